@@ -1,0 +1,70 @@
+"""An array knows where it lives: its module, and the two ways across."""
+
+import sys
+
+import numpy as np
+
+
+def namespace(x):
+    """Return the module that owns an array, and that makes arrays beside it.
+
+    Parameters
+    ----------
+    x : array
+        A NumPy or a CuPy array.
+
+    Returns
+    -------
+    module
+        `numpy` or `cupy`. CuPy is looked up, never imported: whoever made `x` has imported it.
+
+    Raises
+    ------
+    TypeError
+        If `x` is not an array.
+
+    Examples
+    --------
+    >>> namespace(np.ones(3)).__name__
+    'numpy'
+    """
+    if isinstance(x, np.ndarray | np.generic):
+        return np
+    module = sys.modules.get(type(x).__module__.partition(".")[0])
+    if not hasattr(module, "ndarray"):
+        raise TypeError(f"expected a NumPy or CuPy array, got {type(x).__name__}")
+    return module
+
+
+def to_host(x):
+    """Copy an array to the host, and wait for it; a NumPy array comes back as it is.
+
+    Parameters
+    ----------
+    x : array
+        A NumPy or a CuPy array.
+
+    Returns
+    -------
+    numpy.ndarray
+    """
+    xp = namespace(x)
+    return np.asarray(x) if xp is np else xp.asnumpy(x)
+
+
+def to_device(x, xp):
+    """Copy a NumPy array to where the module `xp` keeps its arrays.
+
+    Parameters
+    ----------
+    x : numpy.ndarray
+        With NumPy as `xp` it comes back as it is.
+    xp : module
+        `numpy` or `cupy`, as `load` returns it.
+
+    Returns
+    -------
+    array
+        An array of `xp`.
+    """
+    return xp.asarray(x)

@@ -1,0 +1,78 @@
+"""Choosing a backend by name, with errors that say what is missing and what to do about it."""
+
+import importlib
+import importlib.util
+import os
+
+BACKENDS = ("numpy", "cupy", "auto")
+
+
+class BackendError(RuntimeError):
+    """A backend was asked for that this machine cannot run; the message says why."""
+
+
+def cupy_problem():
+    """Say in one sentence why CuPy cannot be used here.
+
+    Returns
+    -------
+    str or None
+        None when CuPy is installed, sees a GPU, and has multiplied two small matrices on it.
+    """
+    if importlib.util.find_spec("cupy") is None:
+        return (
+            "CuPy is not installed; on a machine with an NVIDIA GPU: "
+            "python -m pip install 'scratch-vlm[gpu]'"
+        )
+    try:
+        import cupy
+    except Exception as error:  # a broken wheel or a NumPy it was not built for: any type
+        return f"CuPy is installed but cannot be imported ({type(error).__name__}: {error})"
+    if not cupy.cuda.is_available():
+        return f"CuPy {cupy.__version__} is installed but finds no usable NVIDIA GPU"
+    try:
+        ones = cupy.ones((2, 2), cupy.float32)
+        right = float((ones @ ones).sum()) == 8.0
+    except Exception as error:  # importing touches neither cuBLAS nor the compiler; this does
+        first_line = str(error).splitlines()[0] if str(error) else ""
+        return (
+            f"CuPy {cupy.__version__} sees a GPU but cannot run on it "
+            f"({type(error).__name__}: {first_line}); the CUDA libraries may be missing: "
+            "python -m pip install 'scratch-vlm[gpu]'"
+        )
+    return None if right else "CuPy runs but multiplied two matrices of ones wrongly"
+
+
+def load(name=None):
+    """Return the array module of a backend.
+
+    Parameters
+    ----------
+    name : {"numpy", "cupy", "auto"}, optional
+        ``"auto"`` takes CuPy where it works and NumPy elsewhere; an explicit name never falls
+        back. By default the environment variable ``SCRATCH_VLM_BACKEND``, else ``"numpy"``.
+
+    Returns
+    -------
+    module
+        `numpy` or `cupy`.
+
+    Raises
+    ------
+    BackendError
+        If the name is unknown, or CuPy was asked for and cannot be used here.
+    """
+    name = name or os.environ.get("SCRATCH_VLM_BACKEND") or "numpy"
+    if name not in BACKENDS:
+        raise BackendError(f"unknown backend {name!r}; choose one of {', '.join(BACKENDS)}")
+    if name == "numpy":
+        return importlib.import_module("numpy")
+    problem = cupy_problem()
+    if problem is None:
+        return importlib.import_module("cupy")
+    if name == "auto":
+        return importlib.import_module("numpy")
+    raise BackendError(
+        f"backend 'cupy' cannot be used: {problem}. "
+        "Use --backend numpy, or --backend auto to fall back to it."
+    )

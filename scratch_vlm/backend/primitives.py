@@ -1,0 +1,145 @@
+"""Primitives that every layer shares and whose fast form is not the obvious one."""
+
+import numpy as np
+
+from scratch_vlm.backend.arrays import namespace
+
+
+def rows(x):
+    """View an array as a matrix with one token in each row.
+
+    Parameters
+    ----------
+    x : array of shape (..., D)
+        C-contiguous, or the result is a copy.
+
+    Returns
+    -------
+    array
+        Of two axes, (tokens, D).
+    """
+    return x.reshape(-1, x.shape[-1])
+
+
+def project(x, w, *, out=None):
+    """Multiply every token by a matrix, as one two-dimensional product.
+
+    A product of more than two dimensions leaves the fast path of BLAS in NumPy and of cuBLAS in
+    CuPy; folding the leading axes keeps it.
+
+    Parameters
+    ----------
+    x : array of shape (..., D)
+        Tokens.
+    w : array of shape (D, M)
+        Weights; a transposed view is as good as a contiguous one.
+    out : array of shape (..., M), optional
+        Where to write the product; C-contiguous.
+
+    Returns
+    -------
+    y : array of shape (..., M)
+
+    Raises
+    ------
+    ValueError
+        If `x` and `w` disagree about D, or `out` is not C-contiguous.
+    """
+    if x.shape[-1] != w.shape[0]:
+        raise ValueError(
+            f"x has {x.shape[-1]} channels and w takes {w.shape[0]}; they must agree "
+            f"(x {x.shape}, w {w.shape})"
+        )
+    if out is None:
+        return namespace(x).matmul(rows(x), w).reshape(*x.shape[:-1], w.shape[1])
+    if not out.flags.c_contiguous:
+        raise ValueError(f"out must be C-contiguous; its strides are {out.strides} bytes")
+    namespace(x).matmul(rows(x), w, out=rows(out))
+    return out
+
+
+def row_mean(x):
+    """Mean over the last axis, kept as an axis of length one.
+
+    Parameters
+    ----------
+    x : array of shape (..., D)
+        Any numbers.
+
+    Returns
+    -------
+    mean : array of shape (..., 1)
+
+    Notes
+    -----
+    A product with the vector (1/D, ..., 1/D): BLAS reads `x` several times faster than
+    ``x.mean(-1)`` does when D is small.
+    """
+    xp = namespace(x)
+    weights = xp.full((x.shape[-1], 1), 1.0 / x.shape[-1], x.dtype)
+    return xp.matmul(rows(x), weights).reshape(*x.shape[:-1], 1)
+
+
+def row_dot(a, b):
+    """Inner product of each row of `a` with the same row of `b`, without conjugation.
+
+    Parameters
+    ----------
+    a, b : array of shape (..., D)
+        Two arrays of one shape.
+
+    Returns
+    -------
+    dot : array of shape (..., 1)
+    """
+    if namespace(a) is np and a.dtype.kind == "f":
+        return np.vecdot(a, b)[..., None]  # conjugates, so for real numbers only
+    return (a * b).sum(-1, keepdims=True)
+
+
+def add_at(target, index, values):
+    """Add rows of `values` to the rows of `target` that `index` names; repeats add up.
+
+    Parameters
+    ----------
+    target : array of shape (V, D)
+        Changed in place.
+    index : integer array of shape (...)
+        Row numbers from 0 to V - 1.
+    values : array of shape (..., D)
+        What to add.
+
+    Notes
+    -----
+    For a small table a product with the one-hot matrix is many times faster than
+    ``np.add.at``, which handles one row after another.
+    """
+    xp = namespace(target)
+    index, values = index.reshape(-1), rows(values)
+    if len(target) <= 1024:
+        one_hot = xp.zeros((index.size, len(target)), values.dtype)
+        one_hot[xp.arange(index.size), index] = 1
+        target += one_hot.T @ values
+    else:
+        xp.add.at(target, index, values)
+
+
+def erf(x):
+    """Error function, elementwise; accepts complex numbers on the host.
+
+    Parameters
+    ----------
+    x : array of shape (...)
+        Any numbers.
+
+    Returns
+    -------
+    array of shape (...)
+    """
+    if namespace(x) is np:
+        from scipy.special import erf as host_erf  # 0.2 s to import, needed by one activation
+
+        return host_erf(x)
+    from cupyx.scipy.special import erf as device_erf
+
+    return device_erf(x)

@@ -1,0 +1,161 @@
+"""Pairs made from pairs: the same function, computed with less memory or on more cores."""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+from scratch_vlm.backend import namespace
+from scratch_vlm.tree import FROZEN, leaves, zeros_like
+
+
+def recomputed(forward, backward):
+    """Trade time for memory: save only the inputs and run the forward again in the backward.
+
+    Parameters
+    ----------
+    forward, backward : callable
+        A pair of this project's contract, with parameters.
+
+    Returns
+    -------
+    forward, backward : callable
+        A pair with the same values and gradients, to the bit.
+
+    Notes
+    -----
+    Activation checkpointing [1]_. A random `rng` option would draw anew in the second run, so
+    a pair with dropout must not be recomputed.
+
+    References
+    ----------
+    .. [1] T. Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016,
+       arXiv:1604.06174.
+    """
+
+    def forward_(*inputs_and_p, **options):
+        return forward(*inputs_and_p, **options)[0], (inputs_and_p, options)
+
+    def backward_(dy, saved, g):
+        inputs_and_p, options = saved
+        return backward(dy, forward(*inputs_and_p, **options)[1], g)
+
+    return forward_, backward_
+
+
+def plain(forward, backward):
+    """Leave a pair as it is: the default of options that take a wrapper.
+
+    Parameters
+    ----------
+    forward, backward : callable
+        A pair of this project's contract.
+
+    Returns
+    -------
+    forward, backward : callable
+        The same two functions.
+    """
+    return forward, backward
+
+
+def chunked(forward, backward, *, size, threads=1, recompute=False):
+    """Run a pair on pieces of the batch, whose outputs and gradients are those of the whole.
+
+    Parameters
+    ----------
+    forward, backward : callable
+        A pair with one input and one output, both with the batch as their first axis, that
+        treats samples independently: an encoder, not a loss.
+    size : int
+        Samples in a piece; the last piece may be smaller. Pieces that fit the cache of a core
+        are faster than one large batch.
+    threads : int, default 1
+        Pieces in flight at once. NumPy lets go of the interpreter in its loops and products, so
+        threads make elementwise work parallel; give BLAS one thread then
+        (``OPENBLAS_NUM_THREADS=1``). Every thread sums into a gradient tree of its own.
+    recompute : bool, default False
+        Save only the pieces' inputs and run each forward again in the backward, so that memory
+        holds the activations of `threads` pieces however large the batch is.
+
+    Returns
+    -------
+    forward, backward : callable
+        A pair with the same contract; equal to the plain pair up to the order of summation, and
+        to the bit from run to run.
+
+    Raises
+    ------
+    ValueError
+        If `size` or `threads` is less than 1.
+
+    Notes
+    -----
+    This is how a contrastive loss is trained on more pairs than fit in memory. Accumulating the
+    gradients of small contrastive batches is another, easier loss, because each pair then meets
+    fewer negatives; encoding in pieces and computing the loss on all embeddings is exact [1]_.
+
+    References
+    ----------
+    .. [1] L. Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited
+       Setup", 2021, arXiv:2101.06983.
+    """
+    if size < 1 or threads < 1:
+        raise ValueError(f"size and threads must be at least 1; got {size} and {threads}")
+    if recompute:
+        forward, backward = recomputed(forward, backward)
+
+    def pieces_of(x):
+        return [x[start : start + size] for start in range(0, len(x), size)]
+
+    def run(work, count):  # work(worker) for each worker
+        return list(_pool(threads).map(work, range(count))) if count > 1 else [work(0)]
+
+    def forward_(x, p, **options):
+        pieces = pieces_of(x) or [x]
+        workers = min(threads, len(pieces))
+        results = [None] * len(pieces)
+
+        def work(worker):
+            for i in range(worker, len(pieces), workers):
+                results[i] = forward(pieces[i], p, **options)
+
+        run(work, workers)
+        y = namespace(results[0][0]).concatenate([y for y, _ in results])
+        return y, {str(i): saved for i, (_, saved) in enumerate(results)}
+
+    def backward_(dy, saved, g):
+        dys = pieces_of(dy) or [dy]
+        workers = min(threads, len(dys))
+        sums = [g] + [zeros_like(g) for _ in range(workers - 1)]
+        dxs = [None] * len(dys)
+
+        def work(worker):
+            for i in range(worker, len(dys), workers):
+                dxs[i] = backward(dys[i], saved[str(i)], sums[worker])
+
+        run(work, workers)
+        for other in sums[1:]:
+            add_trees(g, other)
+        return None if dxs[0] is None else namespace(dy).concatenate(dxs)
+
+    return forward_, backward_
+
+
+def add_trees(target, other):
+    """Add the leaves of one tree to those of another, in place.
+
+    Parameters
+    ----------
+    target : dict
+        Changed in place; frozen branches stay frozen.
+    other : dict
+        The same keys.
+    """
+    if target is FROZEN:
+        return
+    for (_, x), (_, y) in zip(leaves(target), leaves(other), strict=True):
+        x += y
+
+
+@cache
+def _pool(threads):
+    return ThreadPoolExecutor(threads, thread_name_prefix="scratch-vlm")
