@@ -1,6 +1,7 @@
 """Pairs made from pairs: the same function, computed with less memory or on more cores."""
 
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from functools import cache
 
 from scratch_vlm.backend import namespace
@@ -22,8 +23,8 @@ def recomputed(forward, backward):
 
     Notes
     -----
-    Activation checkpointing [1]_. A random `rng` option would draw anew in the second run, so
-    a pair with dropout must not be recomputed.
+    Activation checkpointing [1]_. A generator in the option `rng` is copied before the first run,
+    so that the second draws the same dropout.
 
     References
     ----------
@@ -32,10 +33,14 @@ def recomputed(forward, backward):
     """
 
     def forward_(*inputs_and_p, **options):
-        return forward(*inputs_and_p, **options)[0], (inputs_and_p, options)
+        before = deepcopy(options.get("rng"))
+        y, _ = forward(*inputs_and_p, **options)
+        return y, (inputs_and_p, options, before)
 
     def backward_(dy, saved, g):
-        inputs_and_p, options = saved
+        inputs_and_p, options, before = saved
+        if before is not None:
+            options = {**options, "rng": deepcopy(before)}
         return backward(dy, forward(*inputs_and_p, **options)[1], g)
 
     return forward_, backward_
@@ -64,7 +69,8 @@ def chunked(forward, backward, *, size, threads=1, recompute=False):
     ----------
     forward, backward : callable
         A pair with one input and one output, both with the batch as their first axis, that
-        treats samples independently: an encoder, not a loss.
+        treats samples independently: an encoder, not a loss. A generator in the option `rng`
+        is split into one for each piece.
     size : int
         Samples in a piece; the last piece may be smaller. Pieces that fit the cache of a core
         are faster than one large batch.
@@ -109,14 +115,16 @@ def chunked(forward, backward, *, size, threads=1, recompute=False):
     def run(work, count):  # work(worker) for each worker
         return list(_pool(threads).map(work, range(count))) if count > 1 else [work(0)]
 
-    def forward_(x, p, **options):
+    def forward_(x, p, *, rng=None, **options):
         pieces = pieces_of(x) or [x]
         workers = min(threads, len(pieces))
+        rngs = [None] * len(pieces) if rng is None else rng.spawn(len(pieces))
         results = [None] * len(pieces)
 
         def work(worker):
             for i in range(worker, len(pieces), workers):
-                results[i] = forward(pieces[i], p, **options)
+                dice = {} if rngs[i] is None else {"rng": rngs[i]}
+                results[i] = forward(pieces[i], p, **options, **dice)
 
         run(work, workers)
         y = namespace(results[0][0]).concatenate([y for y, _ in results])

@@ -1,0 +1,528 @@
+"""Something to check every pair of the library with: random inputs, parameters and options.
+
+Pairs are found by their names; a pair without a case is an error, so that none goes unchecked.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+import scratch_vlm
+from scratch_vlm.layers import attention, block, embedding, linear, mlp, norm, pool
+from scratch_vlm.models import bert, clip, text, vit
+from scratch_vlm.recompute import chunked
+from scratch_vlm.tree import tree_map
+
+PACKAGES = ("ops", "layers", "models")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A forward and its backward, found by name.
+
+    Attributes
+    ----------
+    name : str
+        Module and function, such as ``"layers.linear.linear"``.
+    forward, backward : callable
+        The two functions.
+    """
+
+    name: str
+    forward: Callable
+    backward: Callable
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Axis lengths that cases are made of; the letters are those of the shapes in docstrings.
+
+    Attributes
+    ----------
+    B, T, S : int
+        Samples, tokens that ask, tokens that answer.
+    A, K : int
+        Heads and head width.
+    M, E, V : int
+        MLP width, embedding width, vocabulary or classes.
+    C : int
+        Channels of an image.
+    rows, columns : int
+        Patches of an image.
+    """
+
+    B: int = 3
+    T: int = 5
+    S: int = 7
+    A: int = 2
+    K: int = 3
+    M: int = 8
+    E: int = 4
+    V: int = 11
+    C: int = 2
+    rows: int = 2
+    columns: int = 3
+
+    @property
+    def D(self):  # noqa: N802
+        """Model width."""
+        return self.A * self.K
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of a forward.
+
+    Attributes
+    ----------
+    inputs : tuple of array
+        Positional arguments; float64 ones are differentiated.
+    p : dict or None
+        Parameters, random throughout: at initialisation, with gains of one and biases of zero,
+        wrong backwards pass.
+    options : dict
+        Keyword arguments. A callable is called for a fresh value on each use.
+    """
+
+    inputs: tuple
+    p: dict | None = None
+    options: dict = field(default_factory=dict)
+
+    def fresh_options(self):
+        """Return the keyword arguments of one call."""
+        return {
+            k: v() if isinstance(v, partial) and k == "rng" else v for k, v in self.options.items()
+        }
+
+
+def find_pairs():
+    """Find every pair of the library.
+
+    Returns
+    -------
+    dict of str to Pair
+        In the order of packages and names.
+
+    Raises
+    ------
+    LookupError
+        If a forward has no backward or the reverse, or a pair has no case.
+    """
+    pairs = {}
+    for package in PACKAGES:
+        folder = importlib.import_module(f"{scratch_vlm.__name__}.{package}")
+        for info in pkgutil.iter_modules(folder.__path__):
+            module = importlib.import_module(f"{folder.__name__}.{info.name}")
+            own = {
+                name: f
+                for name, f in inspect.getmembers(module, inspect.isfunction)
+                if f.__module__ == module.__name__ and not name.startswith("_")
+            }
+            stems = {n.rpartition("_")[0] for n in own if n.endswith(("_forward", "_backward"))}
+            for stem in sorted(stems):
+                name = f"{package}.{info.name}.{stem}"
+                missing = {f"{stem}_forward", f"{stem}_backward"} - set(own)
+                if missing:
+                    raise LookupError(f"{name} has no {missing.pop()}")
+                pairs[name] = Pair(name, own[f"{stem}_forward"], own[f"{stem}_backward"])
+    without = sorted(set(pairs) - set(CASES))
+    if without:
+        raise LookupError(f"no case in {__name__} for {', '.join(without)}")
+    unknown = sorted(set(CASES) - set(pairs))
+    if unknown:
+        raise LookupError(f"a case in {__name__} but no pair for {', '.join(unknown)}")
+    return pairs
+
+
+def make_case(name, rng, sizes=None):
+    """Draw a case for a pair.
+
+    Parameters
+    ----------
+    name : str
+        A key of `find_pairs`.
+    rng : numpy.random.Generator
+        Draws the numbers, and which variant of the pair is called.
+    sizes : Sizes, optional
+        Axis lengths; by default pairwise different ones, which tell axes apart.
+
+    Returns
+    -------
+    Case
+    """
+    return CASES[name](rng, sizes or Sizes())
+
+
+def random_parameters(rng, tree):
+    """Replace every parameter by random numbers of a size that keeps signals alive.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Where they come from.
+    tree : dict
+        As an init returns it.
+
+    Returns
+    -------
+    dict
+        The same keys and shapes, in float64.
+    """
+
+    def draw(x):
+        if x.ndim > 1:
+            return rng.standard_normal(x.shape) / np.sqrt(len(x))
+        return 0.5 * x + 0.5 * rng.standard_normal(x.shape)
+
+    return tree_map(draw, tree)
+
+
+def random_mask(rng, shape):
+    """Draw a boolean mask of which some rows are empty and some full.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Where it comes from.
+    shape : tuple of int
+        (B, A, T, S), any of them perhaps 1.
+
+    Returns
+    -------
+    boolean array
+    """
+    density = rng.choice([0.0, 0.5, 1.0], size=(*shape[:-1], 1), p=[0.2, 0.6, 0.2])
+    return rng.random(shape) < density
+
+
+CASES = {}
+
+
+def _case(name):
+    def register(make):
+        CASES[name] = make
+        return make
+
+    return register
+
+
+def _normal(rng, *shape):
+    return rng.standard_normal(shape)
+
+
+def _either(rng, *choices):
+    return choices[rng.integers(len(choices))]
+
+
+def _maybe_mask(rng, n, answers):
+    shape = (_either(rng, 1, n.B), _either(rng, 1, n.A), n.T, answers)
+    return _either(rng, None, random_mask(rng, shape), np.tri(n.T, answers, dtype=bool))
+
+
+def _kv_heads(rng, heads):
+    return int(_either(rng, *[g for g in range(1, heads + 1) if heads % g == 0]))
+
+
+def _dice(rng):  # a generator that starts alike for every call, as dropout needs
+    return partial(np.random.default_rng, int(rng.integers(2**32)))
+
+
+def _block_config(rng, n, **fixed):
+    options = {
+        "kv_heads": _kv_heads(rng, n.A),
+        "norm": _either(rng, "layer", "rms"),
+        "mlp": _either(rng, "gelu", "gelu_tanh", "quick_gelu", "squared_relu", "swiglu"),
+        "bias": _either(rng, True, False),
+        "eps": 1e-2,
+    }
+    return block.BlockConfig(n.D, n.A, n.M, **{**options, **fixed})
+
+
+for _name in ("gelu", "gelu_tanh", "quick_gelu", "silu", "squared_relu"):
+    CASES[f"ops.activations.{_name}"] = lambda rng, n: Case((2 * _normal(rng, n.B, n.T),))
+
+for _name in ("softmax", "l2_normalize"):
+    CASES[f"ops.normalize.{_name}"] = lambda rng, n: Case((_normal(rng, n.B, n.T, n.E),))
+
+
+@_case("ops.attend.attend")
+def _(rng, n):
+    groups = _kv_heads(rng, n.A)
+    q, k, v = (
+        _normal(rng, n.B, n.A, n.T, n.K),
+        _normal(rng, n.B, groups, n.S, n.K),
+        _normal(rng, n.B, groups, n.S, n.E),
+    )
+    return Case((q, k, v), options={"mask": _maybe_mask(rng, n, n.S)})
+
+
+@_case("ops.dropout.dropout")
+def _(rng, n):
+    options = {"rate": _either(rng, 0.0, 0.3), "rng": _either(rng, None, _dice(rng))}
+    return Case((_normal(rng, n.B, n.T),), options=options)
+
+
+@_case("ops.losses.cross_entropy")
+def _(rng, n):
+    labels = rng.integers(0, n.V, (n.B, n.T))
+    labels[rng.random(labels.shape) < 0.2] = -100
+    options = {"smoothing": _either(rng, 0.0, 0.1)}
+    return Case((_normal(rng, n.B, n.T, n.V), labels), options=options)
+
+
+@_case("ops.losses.contrastive")
+def _(rng, n):
+    return Case((_normal(rng, n.B, n.E), _normal(rng, n.B, n.E), _normal(rng)))
+
+
+@_case("ops.losses.sigmoid_contrastive")
+def _(rng, n):
+    return Case((_normal(rng, n.B, n.E), _normal(rng, n.B, n.E), _normal(rng), _normal(rng)))
+
+
+def _images(rng, n, patch):
+    return _normal(rng, n.B, n.rows * patch[0], n.columns * patch[1], n.C)
+
+
+@_case("ops.patches.patchify")
+def _(rng, n):
+    patch = _either(rng, (1, 2), (3, 2))
+    return Case((_images(rng, n, patch),), options={"patch": patch})
+
+
+@_case("ops.patches.unpatchify")
+def _(rng, n):
+    patch = _either(rng, (1, 2), (3, 2))
+    patches = _normal(rng, n.B, n.rows * n.columns, patch[0] * patch[1] * n.C)
+    size = (n.rows * patch[0], n.columns * patch[1])
+    return Case((patches,), options={"size": size, "patch": patch})
+
+
+@_case("ops.positions.interpolate_positions")
+def _(rng, n):
+    new = _either(rng, (n.rows, n.columns), (n.rows + 2, n.columns + 1), (1, n.columns))
+    options = {
+        "old": (n.rows, n.columns),
+        "new": new,
+        "method": _either(rng, "bicubic", "bilinear"),
+    }
+    extra = _either(rng, 0, 1)
+    return Case((_normal(rng, extra + n.rows * n.columns, n.D),), options=options)
+
+
+@_case("ops.resize.resize")
+def _(rng, n):
+    options = {
+        "size": (int(rng.integers(1, 9)), int(rng.integers(1, 9))),
+        "method": _either(rng, "bicubic", "bilinear"),
+        "antialias": _either(rng, True, False),
+    }
+    return Case((_normal(rng, n.B, n.T, n.S, n.C),), options=options)
+
+
+@_case("layers.linear.linear")
+def _(rng, n):
+    p = linear.linear_init(rng, n.D, n.M, bias=_either(rng, True, False))
+    return Case((_normal(rng, n.B, n.T, n.D),), random_parameters(rng, p))
+
+
+@_case("layers.norm.layer_norm")
+def _(rng, n):
+    p = random_parameters(rng, norm.layer_norm_init(n.D))
+    return Case((_normal(rng, n.B, n.T, n.D),), p, {"eps": 0.1})
+
+
+@_case("layers.norm.rms_norm")
+def _(rng, n):
+    p = random_parameters(rng, norm.rms_norm_init(n.D))
+    return Case((_normal(rng, n.B, n.T, n.D),), p, {"eps": 0.1})
+
+
+@_case("layers.embedding.embedding")
+def _(rng, n):
+    p = random_parameters(rng, embedding.embedding_init(rng, n.V, n.D))
+    return Case((rng.integers(0, n.V, (n.B, n.T)),), p)
+
+
+@_case("layers.embedding.positions")
+def _(rng, n):
+    p = random_parameters(rng, embedding.embedding_init(rng, n.T + _either(rng, 0, 2), n.D))
+    return Case((_normal(rng, n.B, n.T, n.D),), p)
+
+
+@_case("layers.embedding.grid_positions")
+def _(rng, n):
+    extra = _either(rng, 0, 1)
+    trained = (n.rows, n.columns)
+    grid = _either(rng, trained, (n.rows + 1, n.columns + 2))
+    p = embedding.grid_positions_init(
+        rng, trained, n.D, extra=extra, axial=_either(rng, True, False)
+    )
+    x = _normal(rng, n.B, extra + grid[0] * grid[1], n.D)
+    return Case((x,), random_parameters(rng, p), {"grid": grid, "trained": trained})
+
+
+@_case("layers.attention.self_attention")
+def _(rng, n):
+    options = {"heads": n.A, "kv_heads": _kv_heads(rng, n.A)}
+    p = attention.self_attention_init(rng, n.D, **options, bias=_either(rng, True, False))
+    options["mask"] = _maybe_mask(rng, n, n.T)
+    return Case((_normal(rng, n.B, n.T, n.D),), random_parameters(rng, p), options)
+
+
+@_case("layers.attention.cross_attention")
+def _(rng, n):
+    options = {"heads": n.A, "kv_heads": _kv_heads(rng, n.A)}
+    p = attention.cross_attention_init(rng, n.D, n.E, **options, bias=_either(rng, True, False))
+    options["mask"] = _maybe_mask(rng, n, n.S)
+    inputs = (_normal(rng, n.B, n.T, n.D), _normal(rng, n.B, n.S, n.E))
+    return Case(inputs, random_parameters(rng, p), options)
+
+
+@_case("layers.mlp.mlp")
+def _(rng, n):
+    p = mlp.mlp_init(rng, n.D, n.M, bias=_either(rng, True, False))
+    kind = _either(rng, "gelu", "gelu_tanh", "quick_gelu", "silu", "squared_relu")
+    return Case((_normal(rng, n.B, n.T, n.D),), random_parameters(rng, p), {"kind": kind})
+
+
+@_case("layers.mlp.swiglu")
+def _(rng, n):
+    p = mlp.swiglu_init(rng, n.D, n.M, bias=_either(rng, True, False))
+    return Case((_normal(rng, n.B, n.T, n.D),), random_parameters(rng, p))
+
+
+def _block_case(order, rng, n, init=block.block_init, **init_options):
+    dropout, rng_option = _either(rng, (0.0, None), (0.2, _dice(rng)))
+    config = _block_config(rng, n, order=order, dropout=dropout)
+    p = random_parameters(rng, init(rng, config, **init_options))
+    options = {"config": config, "mask": _maybe_mask(rng, n, n.T), "rng": rng_option}
+    return Case((_normal(rng, n.B, n.T, n.D),), p, options)
+
+
+CASES["layers.block.pre_block"] = partial(_block_case, "pre")
+CASES["layers.block.post_block"] = partial(_block_case, "post")
+CASES["layers.block.tower"] = lambda rng, n: _block_case(
+    _either(rng, "pre", "post"), rng, n, block.tower_init, depth=2
+)
+
+
+@_case("layers.pool.pick")
+def _(rng, n):
+    index = _either(rng, 0, rng.integers(0, n.T, n.B))
+    return Case((_normal(rng, n.B, n.T, n.D),), options={"index": index})
+
+
+@_case("layers.pool.mean_pool")
+def _(rng, n):
+    mask = _either(rng, None, random_mask(rng, (n.B, n.T)))
+    return Case((_normal(rng, n.B, n.T, n.D),), options={"mask": mask})
+
+
+@_case("layers.pool.attention_pool")
+def _(rng, n):
+    p = pool.attention_pool_init(rng, n.D, n.M, heads=n.A)
+    options = {"heads": n.A, "eps": 0.1}
+    return Case((_normal(rng, n.B, n.T, n.D),), random_parameters(rng, p), options)
+
+
+def _vit_config(rng, n, **fixed):
+    patch = (2, 3)
+    options = {
+        "outputs": _either(rng, 0, n.E),
+        "pool": _either(rng, "cls", "mean", "attention"),
+        "positions": _either(rng, "learned", "axial", "sincos") if n.D % 4 == 0 else "axial",
+        "patch_bias": _either(rng, True, False),
+        "head_bias": _either(rng, True, False),
+        "norm_first": _either(rng, True, False),
+    }
+    return vit.ViTConfig(
+        image=(n.rows * patch[0], n.columns * patch[1], n.C),
+        patch=patch,
+        block=_block_config(rng, n),
+        depth=2,
+        **{**options, **fixed},
+    )
+
+
+def _vit_case(rng, n, **fixed):
+    config = _vit_config(rng, n, **fixed)
+    p = random_parameters(rng, vit.vit_init(rng, config))
+    return Case((_images(rng, n, config.patch),), p, {"config": config})
+
+
+@_case("models.vit.vit")
+def _(rng, n):
+    config = _vit_config(rng, n)
+    p = random_parameters(rng, vit.vit_init(rng, config))
+    grow = 0 if config.positions == "axial" else _either(rng, 0, 1)
+    larger = Sizes(**{**n.__dict__, "rows": n.rows + grow})
+    return Case((_images(rng, larger, config.patch),), p, {"config": config})
+
+
+CASES["models.vit.vit_features"] = _vit_case
+CASES["models.clip.encode_images"] = lambda rng, n: _vit_case(rng, n, outputs=n.E)
+
+
+def _text_config(rng, n):
+    return text.TextConfig(
+        vocabulary=n.V,
+        context=n.T + 1,
+        end=n.V - 1,
+        outputs=n.E,
+        block=_block_config(rng, n),
+        depth=2,
+        causal=_either(rng, True, False),
+        head_bias=_either(rng, True, False),
+    )
+
+
+def _texts(rng, n):
+    ids = rng.integers(0, n.V - 1, (n.B, n.T))
+    ids[np.arange(n.B), rng.integers(0, n.T, n.B)] = n.V - 1
+    return ids
+
+
+def _text_case(rng, n):
+    config = _text_config(rng, n)
+    p = random_parameters(rng, text.text_init(rng, config))
+    return Case((_texts(rng, n),), p, {"config": config})
+
+
+CASES["models.text.text"] = _text_case
+CASES["models.clip.encode_texts"] = _text_case
+
+
+@_case("models.clip.clip")
+def _(rng, n):
+    config = clip.CLIPConfig(
+        _vit_config(rng, n, outputs=n.E), _text_config(rng, n), _either(rng, "softmax", "sigmoid")
+    )
+    p = random_parameters(rng, clip.clip_init(rng, config))
+    options = {"config": config}
+    if rng.random() < 0.5:
+        options["wrap"] = partial(chunked, size=2, recompute=True)
+    return Case((_images(rng, n, config.image.patch), _texts(rng, n)), p, options)
+
+
+@_case("models.bert.bert")
+def _(rng, n):
+    config = bert.BERTConfig(n.V, n.T + 1, _block_config(rng, n, order="post"), depth=2)
+    p = random_parameters(rng, bert.bert_init(rng, config))
+    options = {
+        "config": config,
+        "segments": _either(rng, None, rng.integers(0, 2, (n.B, n.T))),
+        "lengths": _either(rng, None, rng.integers(0, n.T + 1, n.B)),
+    }
+    return Case((rng.integers(0, n.V, (n.B, n.T)),), p, options)
+
+
+@_case("models.bert.bert_pool")
+def _(rng, n):
+    p = random_parameters(rng, linear.linear_init(rng, n.D, n.D))
+    return Case((_normal(rng, n.B, n.T, n.D),), p)

@@ -1,0 +1,359 @@
+"""The transformer block, with its norms before the sublayers or after them, and a tower of them."""
+
+from dataclasses import dataclass
+
+from scratch_vlm.layers.attention import (
+    self_attention_backward,
+    self_attention_forward,
+    self_attention_init,
+)
+from scratch_vlm.layers.mlp import (
+    mlp_backward,
+    mlp_forward,
+    mlp_init,
+    swiglu_backward,
+    swiglu_forward,
+    swiglu_init,
+)
+from scratch_vlm.layers.norm import NORMS
+from scratch_vlm.ops.activations import activation
+from scratch_vlm.ops.dropout import dropout_backward, dropout_forward
+
+
+@dataclass(frozen=True)
+class BlockConfig:
+    """What kind of block a tower is made of.
+
+    Attributes
+    ----------
+    width : int
+        D, channels of a token.
+    heads : int
+        A, heads of queries; divides `width`.
+    hidden : int
+        M, channels inside the MLP.
+    kv_heads : int or None
+        G, heads of keys and values; None for as many as `heads`.
+    order : {"pre", "post"}
+        Norms before the sublayers (ViT, GPT, CLIP) or after the residual sums (BERT).
+    norm : {"layer", "rms"}
+        The kind of norm.
+    eps : float
+        Of the norms.
+    mlp : str
+        An activation for a plain MLP, or ``"swiglu"``.
+    bias : bool
+        Whether linear layers have biases.
+    dropout : float
+        Rate on what each sublayer adds to the residual stream, while training.
+    """
+
+    width: int
+    heads: int
+    hidden: int
+    kv_heads: int | None = None
+    order: str = "pre"
+    norm: str = "layer"
+    eps: float = 1e-5
+    mlp: str = "gelu"
+    bias: bool = True
+    dropout: float = 0.0
+
+    def __post_init__(self):
+        kv_heads = self.kv_heads or self.heads
+        if min(self.width, self.heads, self.hidden, kv_heads) < 1:
+            raise ValueError(f"width, heads, hidden and kv_heads must be positive, got {self}")
+        if self.width % self.heads or self.heads % kv_heads:
+            raise ValueError(
+                f"width {self.width} must be a multiple of heads {self.heads}, "
+                f"and heads a multiple of kv_heads {kv_heads}"
+            )
+        if self.order not in ("pre", "post"):
+            raise ValueError(f"order must be 'pre' or 'post', got {self.order!r}")
+        if self.norm not in NORMS:
+            raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
+        if self.mlp != "swiglu":
+            activation(self.mlp)
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+
+
+def block_init(rng, config, *, depth=1):
+    """Draw the parameters of one block.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Where the weights come from.
+    config : BlockConfig
+        The kind of block.
+    depth : int, default 1
+        Blocks in the tower; what each adds to the residual stream starts smaller by
+        sqrt(2 depth), so that the sum does not grow with depth.
+
+    Returns
+    -------
+    p : dict
+        ``ln1``, ``attn``, ``ln2`` and ``mlp``.
+    """
+    norm_init = NORMS[config.norm][0]
+    shrink = (2 * depth) ** -0.5
+    options = {"bias": config.bias}
+    return {
+        "ln1": norm_init(config.width),
+        "attn": self_attention_init(
+            rng,
+            config.width,
+            heads=config.heads,
+            kv_heads=config.kv_heads,
+            out_std=shrink * config.width**-0.5,
+            **options,
+        ),
+        "ln2": norm_init(config.width),
+        "mlp": (swiglu_init if config.mlp == "swiglu" else mlp_init)(
+            rng, config.width, config.hidden, out_std=shrink * config.hidden**-0.5, **options
+        ),
+    }
+
+
+def pre_block_forward(x, p, *, config, mask=None, rng=None):
+    """Read the other tokens, then think; each sublayer normalises what it reads.
+
+    Parameters
+    ----------
+    x : array of shape (B, T, D)
+        Tokens.
+    p : dict
+        As `block_init` makes it.
+    config : BlockConfig
+        The kind of block.
+    mask : boolean array broadcastable to (B, A, T, T), optional
+        True where a token may attend.
+    rng : numpy.random.Generator, optional
+        Draws the dropout; None for none.
+
+    Returns
+    -------
+    y : array of shape (B, T, D)
+    saved : dict
+        For `pre_block_backward`.
+
+    See Also
+    --------
+    pre_block_backward : The gradient of this function.
+
+    Notes
+    -----
+    ``x = x + attn(ln1(x)); y = x + mlp(ln2(x))``: the residual stream runs through untouched,
+    which is what makes depth trainable [1]_.
+
+    References
+    ----------
+    .. [1] R. Xiong et al., "On Layer Normalization in the Transformer Architecture", 2020,
+       arXiv:2002.04745, table 1.
+    """
+    s = {"config": config}
+    norm = NORMS[config.norm][1]
+    h, s["ln1"] = norm(x, p["ln1"], eps=config.eps)
+    h, s["attn"] = self_attention_forward(
+        h, p["attn"], heads=config.heads, kv_heads=config.kv_heads, mask=mask
+    )
+    h, s["drop1"] = dropout_forward(h, rate=config.dropout, rng=rng)
+    x = x + h
+    h, s["ln2"] = norm(x, p["ln2"], eps=config.eps)
+    h, s["mlp"] = _feed_forward(h, p["mlp"], config)
+    h, s["drop2"] = dropout_forward(h, rate=config.dropout, rng=rng)
+    h += x
+    return h, s
+
+
+def pre_block_backward(dy, s, g):
+    """Gradient of `pre_block_forward`, which it reads from the bottom up.
+
+    Parameters
+    ----------
+    dy : array of shape (B, T, D)
+        dL/dy.
+    s : dict
+        As `pre_block_forward` saved it.
+    g : dict
+        Gains the gradients of the parameters; empty if they are frozen.
+
+    Returns
+    -------
+    dx : array of shape (B, T, D)
+    """
+    norm = NORMS[s["config"].norm][2]
+    dh = dropout_backward(dy, s["drop2"])
+    dh = _feed_backward(dh, s["mlp"], g["mlp"], s["config"])
+    dx = norm(dh, s["ln2"], g["ln2"], out=dh)
+    dx += dy
+    dh = dropout_backward(dx, s["drop1"])
+    dh = self_attention_backward(dh, s["attn"], g["attn"])
+    dx += norm(dh, s["ln1"], g["ln1"], out=dh)
+    return dx
+
+
+def post_block_forward(x, p, *, config, mask=None, rng=None):
+    """Read the other tokens, then think; each sum is normalised after.
+
+    Parameters
+    ----------
+    x : array of shape (B, T, D)
+        Tokens.
+    p : dict
+        As `block_init` makes it.
+    config : BlockConfig
+        The kind of block.
+    mask : boolean array broadcastable to (B, A, T, T), optional
+        True where a token may attend.
+    rng : numpy.random.Generator, optional
+        Draws the dropout; None for none.
+
+    Returns
+    -------
+    y : array of shape (B, T, D)
+    saved : dict
+        For `post_block_backward`.
+
+    See Also
+    --------
+    post_block_backward : The gradient of this function.
+
+    Notes
+    -----
+    ``x = ln1(x + attn(x)); y = ln2(x + mlp(x))``, the block of the original transformer and of
+    BERT [1]_.
+
+    References
+    ----------
+    .. [1] A. Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762, section 3.1.
+    """
+    s = {"config": config}
+    norm = NORMS[config.norm][1]
+    h, s["attn"] = self_attention_forward(
+        x, p["attn"], heads=config.heads, kv_heads=config.kv_heads, mask=mask
+    )
+    h, s["drop1"] = dropout_forward(h, rate=config.dropout, rng=rng)
+    h += x
+    x, s["ln1"] = norm(h, p["ln1"], eps=config.eps)
+    h, s["mlp"] = _feed_forward(x, p["mlp"], config)
+    h, s["drop2"] = dropout_forward(h, rate=config.dropout, rng=rng)
+    h += x
+    y, s["ln2"] = norm(h, p["ln2"], eps=config.eps)
+    return y, s
+
+
+def post_block_backward(dy, s, g):
+    """Gradient of `post_block_forward`, which it reads from the bottom up.
+
+    Parameters
+    ----------
+    dy : array of shape (B, T, D)
+        dL/dy.
+    s : dict
+        As `post_block_forward` saved it.
+    g : dict
+        Gains the gradients of the parameters; empty if they are frozen.
+
+    Returns
+    -------
+    dx : array of shape (B, T, D)
+    """
+    norm = NORMS[s["config"].norm][2]
+    dx = norm(dy, s["ln2"], g["ln2"])
+    dh = dropout_backward(dx, s["drop2"])
+    dx += _feed_backward(dh, s["mlp"], g["mlp"], s["config"])
+    dx = norm(dx, s["ln1"], g["ln1"])
+    dh = dropout_backward(dx, s["drop1"])
+    dx += self_attention_backward(dh, s["attn"], g["attn"])
+    return dx
+
+
+BLOCKS = {
+    "pre": (pre_block_forward, pre_block_backward),
+    "post": (post_block_forward, post_block_backward),
+}
+
+
+def tower_init(rng, config, *, depth):
+    """Draw the parameters of a tower of blocks.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Where the weights come from.
+    config : BlockConfig
+        The kind of block.
+    depth : int
+        L, how many.
+
+    Returns
+    -------
+    p : dict
+        A block under each of the keys ``"0"`` to ``str(depth - 1)``.
+    """
+    return {str(i): block_init(rng, config, depth=depth) for i in range(depth)}
+
+
+def tower_forward(x, p, *, config, mask=None, rng=None):
+    """Run a tower of blocks.
+
+    Parameters
+    ----------
+    x : array of shape (B, T, D)
+        Tokens.
+    p : dict
+        As `tower_init` makes it.
+    config : BlockConfig
+        The kind of block.
+    mask : boolean array broadcastable to (B, A, T, T), optional
+        True where a token may attend.
+    rng : numpy.random.Generator, optional
+        Draws the dropout; None for none.
+
+    Returns
+    -------
+    y : array of shape (B, T, D)
+    saved : dict
+        One entry a block, for `tower_backward`.
+
+    See Also
+    --------
+    tower_backward : The gradient of this function.
+    """
+    s = {}
+    for name, p_block in p.items():
+        x, s[name] = BLOCKS[config.order][0](x, p_block, config=config, mask=mask, rng=rng)
+    return x, s
+
+
+def tower_backward(dy, s, g):
+    """Gradient of `tower_forward`.
+
+    Parameters
+    ----------
+    dy : array of shape (B, T, D)
+        dL/dy.
+    s : dict
+        As `tower_forward` saved it.
+    g : dict
+        Gains the gradients of the parameters; empty if they are frozen.
+
+    Returns
+    -------
+    dx : array of shape (B, T, D)
+    """
+    for name in reversed(s):
+        dy = BLOCKS[s[name]["config"].order][1](dy, s[name], g[name])
+    return dy
+
+
+def _feed_forward(x, p, config):
+    if config.mlp == "swiglu":
+        return swiglu_forward(x, p)
+    return mlp_forward(x, p, kind=config.mlp)
+
+
+def _feed_backward(dy, s, g, config):
+    return (swiglu_backward if config.mlp == "swiglu" else mlp_backward)(dy, s, g)

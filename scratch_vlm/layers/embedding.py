@@ -1,0 +1,268 @@
+"""Embeddings: a learned vector for each token id and for each place."""
+
+import numpy as np
+
+from scratch_vlm.backend import add_at, namespace
+from scratch_vlm.ops.positions import (
+    interpolate_positions_backward,
+    interpolate_positions_forward,
+)
+
+
+def embedding_init(rng, vocabulary, width, *, std=0.02):
+    """Draw the vectors of an embedding.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Where the vectors come from.
+    vocabulary, width : int
+        V and D.
+    std : float, default 0.02
+        Standard deviation of each number.
+
+    Returns
+    -------
+    p : dict
+        ``w`` of shape (V, D), in float32.
+    """
+    return {"w": (std * rng.standard_normal((vocabulary, width))).astype("float32")}
+
+
+def embedding_forward(ids, p):
+    """Look up the vector of each token id.
+
+    Parameters
+    ----------
+    ids : integer array of shape (...)
+        From 0 to V - 1. Checked where they are on the host.
+    p : dict
+        ``w`` of shape (V, D).
+
+    Returns
+    -------
+    y : array of shape (..., D)
+    saved : array
+        For `embedding_backward`.
+
+    Raises
+    ------
+    TypeError
+        If the ids are not integers.
+    ValueError
+        If an id is outside the vocabulary.
+
+    See Also
+    --------
+    embedding_backward : The gradient of this function.
+    """
+    _check_ids(ids, len(p["w"]))
+    ids = namespace(p["w"]).asarray(ids)
+    return p["w"][ids], ids
+
+
+def embedding_backward(dy, ids, g):
+    """Gradient of `embedding_forward`; there is none with respect to the ids.
+
+    Parameters
+    ----------
+    dy : array of shape (..., D)
+        dL/dy.
+    ids : array
+        As `embedding_forward` saved it.
+    g : dict
+        Gains the gradient of ``w``; empty if it is frozen.
+
+    Notes
+    -----
+    A vector was read wherever its id stands, so its gradient is the sum over those places.
+    """
+    if g:
+        add_at(g["w"], ids, dy)
+
+
+def positions_forward(x, p):
+    """Add a learned vector for each place of a sequence.
+
+    Parameters
+    ----------
+    x : array of shape (B, T, D)
+        Tokens.
+    p : dict
+        ``w`` of shape (M, D) for up to M places.
+
+    Returns
+    -------
+    y : array of shape (B, T, D)
+    saved : int
+        T, for `positions_backward`.
+
+    Raises
+    ------
+    ValueError
+        If there are more tokens than places.
+
+    See Also
+    --------
+    positions_backward : The gradient of this function.
+    """
+    tokens, places = x.shape[1], len(p["w"])
+    if tokens > places:
+        raise ValueError(f"{tokens} tokens do not fit the {places} places of the position table")
+    return x + p["w"][:tokens], tokens
+
+
+def positions_backward(dy, tokens, g):
+    """Gradient of `positions_forward`.
+
+    Parameters
+    ----------
+    dy : array of shape (B, T, D)
+        dL/dy.
+    tokens : int
+        As `positions_forward` saved it.
+    g : dict
+        Gains the gradient of ``w``; empty if it is frozen.
+
+    Returns
+    -------
+    dx : array of shape (B, T, D)
+        `dy` itself.
+
+    Notes
+    -----
+    Every sample had the same vector added, so its gradient is the sum over the batch.
+    """
+    if g:
+        g["w"][:tokens] += dy.sum(0)
+    return dy
+
+
+def grid_positions_init(rng, grid, width, *, extra=0, axial=False, std=0.02):
+    """Draw the vectors for the places of a grid of patches.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Where the vectors come from.
+    grid : tuple of int
+        Rows and columns of patches.
+    width : int
+        D.
+    extra : int, default 0
+        Tokens before the patches, such as CLS.
+    axial : bool, default False
+        Draw one vector for each row and each column, to be added, instead of one for each patch.
+    std : float, default 0.02
+        Standard deviation of each number.
+
+    Returns
+    -------
+    p : dict
+        ``w`` of shape (extra + N, D), or ``extra``, ``rows`` and ``columns``; in float32.
+    """
+
+    def draw(count):
+        return (std * rng.standard_normal((count, width))).astype("float32")
+
+    if not axial:
+        return {"w": draw(extra + grid[0] * grid[1])}
+    return {"extra": draw(extra), "rows": draw(grid[0]), "columns": draw(grid[1])}
+
+
+def grid_positions_forward(x, p, *, grid, trained):
+    """Add a learned vector for each place of a grid of patches.
+
+    Parameters
+    ----------
+    x : array of shape (B, T, D)
+        Tokens: any that are no patches first, then the patches in reading order.
+    p : dict
+        Either ``w`` with one vector for each token, or ``extra``, ``rows`` and ``columns``: the
+        vector of a patch is then that of its row plus that of its column.
+    grid : tuple of int
+        Rows and columns of patches in `x`.
+    trained : tuple of int
+        Rows and columns of patches that `p` was made for; where they differ from `grid` the
+        table is interpolated.
+
+    Returns
+    -------
+    y : array of shape (B, T, D)
+    saved : tuple
+        For `grid_positions_backward`.
+
+    Raises
+    ------
+    ValueError
+        If the number of tokens does not fit the grid.
+
+    See Also
+    --------
+    grid_positions_backward : The gradient of this function.
+
+    Notes
+    -----
+    One vector for each patch is the choice of [1]_; one for each row and column makes what is
+    learned of a column in one row known in all, which small data rewards.
+
+    References
+    ----------
+    .. [1] A. Dosovitskiy et al., "An Image is Worth 16x16 Words", 2020, arXiv:2010.11929,
+       section 3.1 and appendix D.4.
+    """
+    axial = "rows" in p
+    table = _axial_table(p) if axial else p["w"]
+    table, stretched = interpolate_positions_forward(table, old=trained, new=grid)
+    if x.shape[1] != len(table):
+        raise ValueError(f"{x.shape[1]} tokens do not fit {len(table)} places on the grid {grid}")
+    return x + table, (stretched, axial, trained)
+
+
+def grid_positions_backward(dy, saved, g):
+    """Gradient of `grid_positions_forward`.
+
+    Parameters
+    ----------
+    dy : array of shape (B, T, D)
+        dL/dy.
+    saved : tuple
+        As `grid_positions_forward` saved it.
+    g : dict
+        Gains the gradients of `p`; empty if they are frozen.
+
+    Returns
+    -------
+    dx : array of shape (B, T, D)
+        `dy` itself.
+
+    Notes
+    -----
+    The vector of a row was added in each of its columns, so its gradient is the sum over them.
+    """
+    stretched, axial, trained = saved
+    if g:
+        dtable = interpolate_positions_backward(dy.sum(0), stretched)
+        if axial:
+            extra = len(dtable) - trained[0] * trained[1]
+            dpatches = dtable[extra:].reshape(*trained, -1)
+            g["extra"] += dtable[:extra]
+            g["rows"] += dpatches.sum(1)
+            g["columns"] += dpatches.sum(0)
+        else:
+            g["w"] += dtable
+    return dy
+
+
+def _axial_table(p):
+    patches = p["rows"][:, None] + p["columns"]  # (rows, columns, D)
+    return namespace(patches).concatenate([p["extra"], patches.reshape(-1, patches.shape[-1])])
+
+
+def _check_ids(ids, vocabulary):
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"token ids must be integers, got dtype {ids.dtype}")
+    # On a device looking would mean waiting; and CuPy would wrap a wrong id silently.
+    if namespace(ids) is np and ids.size and not 0 <= ids.min() <= ids.max() < vocabulary:
+        wrong = ids.min() if ids.min() < 0 else ids.max()
+        raise ValueError(f"token id {wrong} is outside the vocabulary, 0 to {vocabulary - 1}")

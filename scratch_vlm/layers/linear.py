@@ -1,0 +1,94 @@
+"""The linear layer: a matrix, and a bias where the tree has one."""
+
+from scratch_vlm.backend import project, rows
+
+
+def linear_init(rng, inputs, outputs, *, bias=True, std=None):
+    """Draw the parameters of a linear layer.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Where the weights come from.
+    inputs, outputs : int
+        D and M, channels in and out.
+    bias : bool, default True
+        Whether to add a bias, which starts at zero.
+    std : float, optional
+        Standard deviation of the weights, by default that which keeps the variance of the
+        tokens, 1 / sqrt(D).
+
+    Returns
+    -------
+    p : dict
+        ``w`` of shape (D, M) and perhaps ``b`` of shape (M,), in float32.
+    """
+    std = inputs**-0.5 if std is None else std
+    p = {"w": (std * rng.standard_normal((inputs, outputs))).astype("float32")}
+    if bias:
+        p["b"] = (0 * p["w"][0]).copy()
+    return p
+
+
+def linear_forward(x, p, *, out=None):
+    """Multiply every token by a matrix and add a bias.
+
+    Parameters
+    ----------
+    x : array of shape (..., D)
+        Tokens.
+    p : dict
+        ``w`` of shape (D, M) and, unless the layer has no bias, ``b`` of shape (M,).
+    out : array of shape (..., M), optional
+        Where to write `y`; C-contiguous.
+
+    Returns
+    -------
+    y : array of shape (..., M)
+    saved : tuple
+        For `linear_backward`.
+
+    Raises
+    ------
+    ValueError
+        If `x` has another number of channels than ``w`` takes.
+
+    See Also
+    --------
+    linear_backward : The gradient of this function.
+    """
+    y = project(x, p["w"], out=out)
+    if "b" in p:
+        y += p["b"]
+    return y, (x, p["w"], "b" in p)
+
+
+def linear_backward(dy, saved, g, *, out=None):
+    r"""Gradient of `linear_forward`.
+
+    Parameters
+    ----------
+    dy : array of shape (..., M)
+        dL/dy.
+    saved : tuple
+        As `linear_forward` saved it.
+    g : dict
+        Gains the gradients of ``w`` and ``b``; empty if they are frozen.
+    out : array of shape (..., D), optional
+        Where to write `dx`; C-contiguous.
+
+    Returns
+    -------
+    dx : array of shape (..., D)
+
+    Notes
+    -----
+    In the forward this was :math:`y = x w + b`, so :math:`dw = x^\top dy` and :math:`db = \sum dy`
+    over all tokens, and :math:`dx = dy\, w^\top`.
+    """
+    x, w, bias = saved
+    if g:
+        g["w"] += rows(x).T @ rows(dy)
+        if bias:
+            g["b"] += rows(dy).sum(0)
+    return project(dy, w.T, out=out)

@@ -1,0 +1,182 @@
+"""The feed-forward half of a block: each token thinks by itself about what it has read."""
+
+from scratch_vlm.backend import namespace
+from scratch_vlm.layers.linear import linear_backward, linear_forward, linear_init
+from scratch_vlm.ops.activations import activation, silu_backward, silu_forward
+
+
+def mlp_init(rng, width, hidden, *, bias=True, out_std=None):
+    """Draw the parameters of `mlp_forward`.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Where the weights come from.
+    width, hidden : int
+        D and M.
+    bias : bool, default True
+        Whether the linear layers have biases.
+    out_std : float, optional
+        Standard deviation of the weights of ``proj``; smaller in deep models.
+
+    Returns
+    -------
+    p : dict
+        ``fc`` of shape (D, M) and ``proj`` of shape (M, D).
+    """
+    return {
+        "fc": linear_init(rng, width, hidden, bias=bias),
+        "proj": linear_init(rng, hidden, width, bias=bias, std=out_std),
+    }
+
+
+def mlp_forward(x, p, *, kind="gelu"):
+    """Widen each token, bend it, and narrow it again.
+
+    Parameters
+    ----------
+    x : array of shape (..., D)
+        Tokens.
+    p : dict
+        ``fc`` and ``proj``, linear layers.
+    kind : str, default "gelu"
+        The activation, a key of ``ops.activations.ACTIVATIONS``.
+
+    Returns
+    -------
+    y : array of shape (..., D)
+    saved : dict
+        For `mlp_backward`.
+
+    Raises
+    ------
+    ValueError
+        If the activation is unknown or shapes do not fit.
+
+    See Also
+    --------
+    mlp_backward : The gradient of this function.
+    swiglu_forward : The gated variant.
+    """
+    s = {"kind": kind}
+    h, s["fc"] = linear_forward(x, p["fc"])  # (..., M)
+    h, s["act"] = activation(kind)[0](h, out=h)
+    h, s["proj"] = linear_forward(h, p["proj"])  # (..., D)
+    return h, s
+
+
+def mlp_backward(dy, s, g):
+    """Gradient of `mlp_forward`.
+
+    Parameters
+    ----------
+    dy : array of shape (..., D)
+        dL/dy.
+    s : dict
+        As `mlp_forward` saved it.
+    g : dict
+        Gains the gradients of the parameters; empty if they are frozen.
+
+    Returns
+    -------
+    dx : array of shape (..., D)
+    """
+    dh = linear_backward(dy, s["proj"], g["proj"])
+    dh = activation(s["kind"])[1](dh, s["act"], out=dh)
+    return linear_backward(dh, s["fc"], g["fc"])
+
+
+def swiglu_init(rng, width, hidden, *, bias=False, out_std=None):
+    """Draw the parameters of `swiglu_forward`.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Where the weights come from.
+    width, hidden : int
+        D and M.
+    bias : bool, default False
+        Whether the linear layers have biases.
+    out_std : float, optional
+        Standard deviation of the weights of ``proj``; smaller in deep models.
+
+    Returns
+    -------
+    p : dict
+        ``fc``, the gate and what it gates in one matrix of shape (D, 2 M), and ``proj`` of shape
+        (M, D).
+    """
+    return {
+        "fc": linear_init(rng, width, 2 * hidden, bias=bias),
+        "proj": linear_init(rng, hidden, width, bias=bias, std=out_std),
+    }
+
+
+def swiglu_forward(x, p):
+    r"""Widen each token twice, let one half gate the other, and narrow it again.
+
+    Parameters
+    ----------
+    x : array of shape (..., D)
+        Tokens.
+    p : dict
+        ``fc`` with the gate in its first M columns, and ``proj``; linear layers.
+
+    Returns
+    -------
+    y : array of shape (..., D)
+    saved : dict
+        For `swiglu_backward`.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit.
+
+    See Also
+    --------
+    swiglu_backward : The gradient of this function.
+
+    Notes
+    -----
+    :math:`y = (\mathrm{silu}(x W_1) \circ x W_2) W_3` [1]_.
+
+    References
+    ----------
+    .. [1] N. Shazeer, "GLU Variants Improve Transformer", 2020, arXiv:2002.05202, equation 6.
+    """
+    s = {}
+    h, s["fc"] = linear_forward(x, p["fc"])  # (..., 2 M)
+    m = h.shape[-1] // 2
+    gate, s["silu"] = silu_forward(h[..., :m])  # (..., M)
+    s["gate"], s["up"] = gate, h[..., m:]
+    y, s["proj"] = linear_forward(gate * s["up"], p["proj"])
+    return y, s
+
+
+def swiglu_backward(dy, s, g):
+    r"""Gradient of `swiglu_forward`.
+
+    Parameters
+    ----------
+    dy : array of shape (..., D)
+        dL/dy.
+    s : dict
+        As `swiglu_forward` saved it.
+    g : dict
+        Gains the gradients of the parameters; empty if they are frozen.
+
+    Returns
+    -------
+    dx : array of shape (..., D)
+
+    Notes
+    -----
+    In the forward this was :math:`h = a \circ u`, so :math:`da = dh \circ u` and
+    :math:`du = dh \circ a`.
+    """
+    dh = linear_backward(dy, s["proj"], g["proj"])
+    dgate = silu_backward(dh * s["up"], s["silu"])
+    dup = dh * s["gate"]
+    dh = namespace(dh).concatenate([dgate, dup], axis=-1)  # (..., 2 M)
+    return linear_backward(dh, s["fc"], g["fc"])

@@ -1,0 +1,177 @@
+"""The text tower of CLIP: a causal transformer whose last token stands for the text."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from scratch_vlm.backend import namespace, to_host
+from scratch_vlm.layers.block import BlockConfig, tower_backward, tower_forward, tower_init
+from scratch_vlm.layers.embedding import (
+    embedding_backward,
+    embedding_forward,
+    embedding_init,
+    positions_backward,
+    positions_forward,
+)
+from scratch_vlm.layers.linear import linear_backward, linear_forward, linear_init
+from scratch_vlm.layers.norm import NORMS
+from scratch_vlm.layers.pool import pick_backward, pick_forward
+from scratch_vlm.ops.masks import causal_mask
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """A text tower.
+
+    Attributes
+    ----------
+    vocabulary : int
+        V, token ids.
+    context : int
+        Longest text in tokens.
+    end : int
+        The id that ends every text; the first one in a row is pooled.
+    outputs : int
+        Width of the embedding.
+    block : BlockConfig
+        The kind of block.
+    depth : int
+        L, blocks.
+    causal : bool
+        Whether a token reads only itself and those before it, as in CLIP.
+    head_bias : bool
+        Whether the projection has a bias; CLIP's has none.
+    """
+
+    vocabulary: int
+    context: int
+    end: int
+    outputs: int
+    block: BlockConfig
+    depth: int
+    causal: bool = True
+    head_bias: bool = False
+
+    def __post_init__(self):
+        if min(self.vocabulary, self.context, self.outputs, self.depth) < 1:
+            raise ValueError(f"vocabulary, context, outputs and depth must be positive, got {self}")
+        if not 0 <= self.end < self.vocabulary:
+            raise ValueError(f"end {self.end} is outside the vocabulary of {self.vocabulary}")
+
+
+def text_init(rng, config):
+    """Draw the parameters of a text tower.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Where the weights come from.
+    config : TextConfig
+        The model.
+
+    Returns
+    -------
+    p : dict
+        ``tokens``, ``positions``, ``blocks``, ``ln`` and ``head``.
+
+    References
+    ----------
+    .. [1] openai/CLIP, clip/model.py, initialize_parameters, for the standard deviations.
+    """
+    width = config.block.width
+    return {
+        "tokens": embedding_init(rng, config.vocabulary, width, std=0.02),
+        "positions": embedding_init(rng, config.context, width, std=0.01),
+        "blocks": tower_init(rng, config.block, depth=config.depth),
+        "ln": NORMS[config.block.norm][0](width),
+        "head": linear_init(rng, width, config.outputs, bias=config.head_bias),
+    }
+
+
+def text_forward(ids, p, *, config, rng=None):
+    """Turn texts into embeddings.
+
+    Parameters
+    ----------
+    ids : integer array of shape (B, T)
+        Token ids; each row holds the end token, and what follows its first one is not read.
+    p : dict
+        As `text_init` makes it.
+    config : TextConfig
+        The model.
+    rng : numpy.random.Generator, optional
+        Draws the dropout; None for none.
+
+    Returns
+    -------
+    y : array of shape (B, E)
+    saved : dict
+        For `text_backward`.
+
+    Raises
+    ------
+    TypeError
+        If the ids are not integers.
+    ValueError
+        If a text is too long, has no end, or holds an id outside the vocabulary.
+
+    See Also
+    --------
+    text_backward : The gradient of this function.
+
+    References
+    ----------
+    .. [1] A. Radford et al., "Learning Transferable Visual Models From Natural Language
+       Supervision", 2021, arXiv:2103.00020, section 2.4.
+    """
+    s = {"config": config}
+    ends = _ends(ids, config)
+    xp = namespace(p["tokens"]["w"])
+    x, s["tokens"] = embedding_forward(ids, p["tokens"])  # (B, T, D)
+    x, s["positions"] = positions_forward(x, p["positions"])
+    places = xp.arange(x.shape[1])
+    mask = (places <= xp.asarray(ends)[:, None])[:, None, None]  # (B, 1, 1, T)
+    if config.causal:  # nothing before the end can see what stands behind it: one mask for all
+        mask = causal_mask(x.shape[1], xp)
+    x, s["blocks"] = tower_forward(x, p["blocks"], config=config.block, mask=mask, rng=rng)
+    x, s["end"] = pick_forward(x, index=ends)  # (B, D)
+    x, s["ln"] = NORMS[config.block.norm][1](x, p["ln"], eps=config.block.eps)
+    x, s["head"] = linear_forward(x, p["head"])  # (B, E)
+    return x, s
+
+
+def text_backward(dy, s, g):
+    """Gradient of `text_forward`; there is none with respect to the ids.
+
+    Parameters
+    ----------
+    dy : array of shape (B, E)
+        dL/dy.
+    s : dict
+        As `text_forward` saved it.
+    g : dict
+        Gains the gradients of the parameters; empty if they are frozen.
+    """
+    dx = linear_backward(dy, s["head"], g["head"])
+    dx = NORMS[s["config"].block.norm][2](dx, s["ln"], g["ln"])
+    dx = pick_backward(dx, s["end"])
+    dx = tower_backward(dx, s["blocks"], g["blocks"])
+    dx = positions_backward(dx, s["positions"], g["positions"])
+    embedding_backward(dx, s["tokens"], g["tokens"])
+
+
+def _ends(ids, config):
+    if ids.ndim != 2:
+        raise ValueError(f"ids must be (B, T), got {ids.shape}")
+    if ids.shape[1] > config.context:
+        raise ValueError(
+            f"texts of {ids.shape[1]} tokens do not fit the context of {config.context}"
+        )
+    ids = to_host(ids)
+    is_end = ids == config.end
+    missing = np.flatnonzero(~is_end.any(1))
+    if missing.size:
+        raise ValueError(
+            f"text {missing[0]} has no end token {config.end}: {ids[missing[0]].tolist()}"
+        )
+    return is_end.argmax(1)

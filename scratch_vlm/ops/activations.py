@@ -1,0 +1,371 @@
+"""Activations: elementwise functions between two linear layers.
+
+Each forward saves its slope, dy/dx, because everything the slope needs is at hand there; each
+backward is then one multiplication. `out` may be the input itself.
+"""
+
+import math
+
+from scratch_vlm.backend import erf, namespace
+
+SQRT_HALF = math.sqrt(0.5)
+SQRT_TWO_OVER_PI = math.sqrt(2 / math.pi)
+TANH_CUBIC = 0.044715  # coefficient of x^3 in the approximation, Hendrycks & Gimpel section 2
+
+
+def gelu_forward(x, *, out=None):
+    r"""Gaussian error linear unit, exact: x times the chance that a standard normal is below x.
+
+    Parameters
+    ----------
+    x : array of shape (...)
+        Any numbers.
+    out : array of shape (...), optional
+        Where to write `y`; may be `x`.
+
+    Returns
+    -------
+    y : array of shape (...)
+    slope : array of shape (...)
+        For `gelu_backward`.
+
+    See Also
+    --------
+    gelu_backward : The gradient of this function.
+    gelu_tanh_forward : The approximation of GPT-2 and JAX; differs by up to 5e-4.
+    quick_gelu_forward : The approximation of CLIP; differs by up to 2e-2.
+
+    Notes
+    -----
+    :math:`y = x \Phi(x)` with :math:`\Phi(x) = (1 + \mathrm{erf}(x / \sqrt 2)) / 2` [1]_. This is
+    the GELU of BERT, of the ViT, and the default of PyTorch.
+
+    References
+    ----------
+    .. [1] D. Hendrycks and K. Gimpel, "Gaussian Error Linear Units (GELUs)", 2016,
+       arXiv:1606.08415, section 2.
+    """
+    xp = namespace(x)
+    cdf = erf(x * SQRT_HALF)
+    cdf += 1
+    cdf *= 0.5
+    slope = x * x
+    slope *= -0.5
+    xp.exp(slope, out=slope)
+    slope *= x
+    slope *= 0.5 * SQRT_TWO_OVER_PI
+    slope += cdf
+    return xp.multiply(x, cdf, out=out), slope
+
+
+def gelu_backward(dy, slope, *, out=None):
+    r"""Gradient of `gelu_forward`.
+
+    Parameters
+    ----------
+    dy : array of shape (...)
+        dL/dy.
+    slope : array of shape (...)
+        As `gelu_forward` saved it.
+    out : array of shape (...), optional
+        Where to write `dx`; may be `dy`.
+
+    Returns
+    -------
+    dx : array of shape (...)
+
+    Notes
+    -----
+    In the forward this was :math:`y = x \Phi(x)`, so :math:`dx = dy (\Phi(x) + x \varphi(x))`
+    with the normal density :math:`\varphi(x) = e^{-x^2/2} / \sqrt{2 \pi} = \Phi'(x)`.
+    """
+    return namespace(dy).multiply(dy, slope, out=out)
+
+
+def gelu_tanh_forward(x, *, out=None):
+    r"""Gaussian error linear unit with a tanh in place of the error function.
+
+    Parameters
+    ----------
+    x : array of shape (...)
+        Any numbers.
+    out : array of shape (...), optional
+        Where to write `y`; may be `x`.
+
+    Returns
+    -------
+    y : array of shape (...)
+    slope : array of shape (...)
+        For `gelu_tanh_backward`.
+
+    See Also
+    --------
+    gelu_tanh_backward : The gradient of this function.
+
+    Notes
+    -----
+    :math:`y = x (1 + \tanh u) / 2` with :math:`u = \sqrt{2/\pi} (x + 0.044715 x^3)` [1]_. Many
+    times cheaper here than the error function.
+
+    References
+    ----------
+    .. [1] D. Hendrycks and K. Gimpel, "Gaussian Error Linear Units (GELUs)", 2016,
+       arXiv:1606.08415, section 2.
+    """
+    xp = namespace(x)
+    squared = x * x
+    tanh = squared * (SQRT_TWO_OVER_PI * TANH_CUBIC)
+    tanh += SQRT_TWO_OVER_PI
+    tanh *= x
+    xp.tanh(tanh, out=tanh)
+    # du/dx, then the slope of y, in the memory of x squared
+    slope = squared
+    slope *= 3 * SQRT_TWO_OVER_PI * TANH_CUBIC
+    slope += SQRT_TWO_OVER_PI
+    slope *= x
+    slope *= 1 - tanh * tanh
+    tanh += 1
+    slope += tanh
+    slope *= 0.5
+    tanh *= 0.5
+    return xp.multiply(x, tanh, out=out), slope
+
+
+def gelu_tanh_backward(dy, slope, *, out=None):
+    r"""Gradient of `gelu_tanh_forward`.
+
+    Parameters
+    ----------
+    dy : array of shape (...)
+        dL/dy.
+    slope : array of shape (...)
+        As `gelu_tanh_forward` saved it.
+    out : array of shape (...), optional
+        Where to write `dx`; may be `dy`.
+
+    Returns
+    -------
+    dx : array of shape (...)
+
+    Notes
+    -----
+    In the forward this was :math:`y = x (1 + \tanh u) / 2`, so
+    :math:`dx = dy\, (1 + \tanh u + x (1 - \tanh^2 u)\, u') / 2` with
+    :math:`u' = \sqrt{2/\pi} (1 + 3 \cdot 0.044715 x^2)`.
+    """
+    return namespace(dy).multiply(dy, slope, out=out)
+
+
+def quick_gelu_forward(x, *, out=None):
+    r"""Multiply by a sigmoid: the activation of OpenAI's CLIP models.
+
+    Parameters
+    ----------
+    x : array of shape (...)
+        Any numbers.
+    out : array of shape (...), optional
+        Where to write `y`; may be `x`.
+
+    Returns
+    -------
+    y : array of shape (...)
+    slope : array of shape (...)
+        For `quick_gelu_backward`.
+
+    See Also
+    --------
+    quick_gelu_backward : The gradient of this function.
+
+    Notes
+    -----
+    :math:`y = x \sigma(1.702 x)` [1]_. The sigmoid is taken from a tanh, which cannot overflow.
+
+    References
+    ----------
+    .. [1] openai/CLIP, clip/model.py, class QuickGELU.
+    """
+    return _swish(x, 1.702, out)
+
+
+def quick_gelu_backward(dy, slope, *, out=None):
+    r"""Gradient of `quick_gelu_forward`.
+
+    Parameters
+    ----------
+    dy : array of shape (...)
+        dL/dy.
+    slope : array of shape (...)
+        As `quick_gelu_forward` saved it.
+    out : array of shape (...), optional
+        Where to write `dx`; may be `dy`.
+
+    Returns
+    -------
+    dx : array of shape (...)
+
+    Notes
+    -----
+    In the forward this was :math:`y = x \sigma`, :math:`\sigma = \sigma(1.702 x)`, so
+    :math:`dx = dy\, \sigma (1 + 1.702 x (1 - \sigma))`.
+    """
+    return namespace(dy).multiply(dy, slope, out=out)
+
+
+def silu_forward(x, *, out=None):
+    r"""Sigmoid linear unit, also called swish: the activation inside SwiGLU.
+
+    Parameters
+    ----------
+    x : array of shape (...)
+        Any numbers.
+    out : array of shape (...), optional
+        Where to write `y`; may be `x`.
+
+    Returns
+    -------
+    y : array of shape (...)
+    slope : array of shape (...)
+        For `silu_backward`.
+
+    See Also
+    --------
+    silu_backward : The gradient of this function.
+
+    Notes
+    -----
+    :math:`y = x \sigma(x)` [1]_.
+
+    References
+    ----------
+    .. [1] S. Elfwing, E. Uchibe and K. Doya, "Sigmoid-Weighted Linear Units", 2017,
+       arXiv:1702.03118, equation 5.
+    """
+    return _swish(x, 1.0, out)
+
+
+def silu_backward(dy, slope, *, out=None):
+    r"""Gradient of `silu_forward`.
+
+    Parameters
+    ----------
+    dy : array of shape (...)
+        dL/dy.
+    slope : array of shape (...)
+        As `silu_forward` saved it.
+    out : array of shape (...), optional
+        Where to write `dx`; may be `dy`.
+
+    Returns
+    -------
+    dx : array of shape (...)
+
+    Notes
+    -----
+    In the forward this was :math:`y = x \sigma`, :math:`\sigma = \sigma(x)`, so
+    :math:`dx = dy\, \sigma (1 + x (1 - \sigma))`.
+    """
+    return namespace(dy).multiply(dy, slope, out=out)
+
+
+def _swish(x, beta, out):  # x * sigmoid(beta x) and its slope
+    xp = namespace(x)
+    sigmoid = x * (0.5 * beta)
+    xp.tanh(sigmoid, out=sigmoid)
+    sigmoid += 1
+    sigmoid *= 0.5
+    slope = 1 - sigmoid
+    slope *= x
+    slope *= beta
+    slope += 1
+    slope *= sigmoid
+    return xp.multiply(x, sigmoid, out=out), slope
+
+
+def squared_relu_forward(x, *, out=None):
+    r"""Square of the positive part: the activation of Flamingo's Resampler and Primer.
+
+    Parameters
+    ----------
+    x : array of shape (...)
+        Any numbers.
+    out : array of shape (...), optional
+        Where to write `y`; may be `x`.
+
+    Returns
+    -------
+    y : array of shape (...)
+    slope : array of shape (...)
+        For `squared_relu_backward`.
+
+    See Also
+    --------
+    squared_relu_backward : The gradient of this function.
+
+    Notes
+    -----
+    :math:`y = \max(x, 0)^2` [1]_, whose slope is continuous, unlike that of a plain ReLU.
+
+    References
+    ----------
+    .. [1] D. So et al., "Primer: Searching for Efficient Transformers for Language Modeling",
+       2021, arXiv:2109.08668, section 4.
+    """
+    xp = namespace(x)
+    positive = xp.maximum(x, 0)
+    y = xp.multiply(positive, positive, out=out)
+    positive *= 2
+    return y, positive
+
+
+def squared_relu_backward(dy, slope, *, out=None):
+    r"""Gradient of `squared_relu_forward`.
+
+    Parameters
+    ----------
+    dy : array of shape (...)
+        dL/dy.
+    slope : array of shape (...)
+        As `squared_relu_forward` saved it.
+    out : array of shape (...), optional
+        Where to write `dx`; may be `dy`.
+
+    Returns
+    -------
+    dx : array of shape (...)
+
+    Notes
+    -----
+    In the forward this was :math:`y = \max(x, 0)^2`, so :math:`dx = 2 \max(x, 0)\, dy`.
+    """
+    return namespace(dy).multiply(dy, slope, out=out)
+
+
+ACTIVATIONS = {
+    "gelu": (gelu_forward, gelu_backward),
+    "gelu_tanh": (gelu_tanh_forward, gelu_tanh_backward),
+    "quick_gelu": (quick_gelu_forward, quick_gelu_backward),
+    "silu": (silu_forward, silu_backward),
+    "squared_relu": (squared_relu_forward, squared_relu_backward),
+}
+
+
+def activation(name):
+    """Look up an activation by its name in a config.
+
+    Parameters
+    ----------
+    name : str
+        A key of ``ACTIVATIONS``.
+
+    Returns
+    -------
+    forward, backward : callable
+
+    Raises
+    ------
+    ValueError
+        If there is no such activation.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {name!r}; choose one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
