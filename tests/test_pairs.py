@@ -1,0 +1,210 @@
+"""What every forward/backward pair of the library must keep, from one table of cases."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scratch_vlm.cases import Case, Sizes, find_pairs, make_case
+from scratch_vlm.gradcheck import check
+from scratch_vlm.recompute import recomputed
+from scratch_vlm.tree import FROZEN, freeze, leaves, tree_map, zeros_like
+
+PAIRS = find_pairs()
+seeds = st.integers(0, 2**32 - 1)
+sizes = st.builds(
+    Sizes,
+    B=st.integers(1, 3),
+    T=st.integers(1, 5),
+    S=st.integers(1, 6),
+    A=st.sampled_from([1, 2, 4]),
+    K=st.integers(2, 4),
+    M=st.integers(1, 7),
+    E=st.integers(2, 5),
+    V=st.integers(2, 9),
+    C=st.integers(1, 3),
+    rows=st.integers(1, 3),
+    columns=st.integers(1, 3),
+)
+
+
+@pytest.fixture(params=PAIRS)
+def pair(request):
+    return PAIRS[request.param]
+
+
+def run(pair, case, inputs=None, p=None):
+    inputs, p = inputs or case.inputs, p or case.p
+    arguments = inputs if p is None else (*inputs, p)
+    return pair.forward(*arguments, **case.fresh_options())
+
+
+def pull(pair, case, dy, saved, g=None):
+    """Run the backward; return the gradients of the inputs as a tuple, and those of p."""
+    if case.p is None:
+        dx = pair.backward(dy, saved)
+    else:
+        g = zeros_like(case.p) if g is None else g
+        dx = pair.backward(dy, saved, g)
+    dx = () if dx is None else dx if isinstance(dx, tuple) else (dx,)
+    return dx, g
+
+
+def cotangent(rng, y):
+    return rng.standard_normal(np.shape(y)).astype(y.real.dtype)
+
+
+def all_gradients(pair, case, dy):
+    _, saved = run(pair, case)
+    dx, g = pull(pair, case, dy, saved)
+    return [*dx, *(x for _, x in leaves(g))]
+
+
+def as_type(case, dtype):
+    def cast(x):
+        return x.astype(dtype) if x.dtype.kind == "f" else x
+
+    p = None if case.p is None else tree_map(cast, case.p)
+    return Case(tuple(map(cast, case.inputs)), p, case.options)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@given(sizes=sizes, seed=seeds)
+def test_backward_is_the_slope_of_the_forward(name, sizes, seed):
+    rng = np.random.default_rng(seed)
+    case = make_case(name, rng, sizes)
+    pair = PAIRS[name]
+    report = check(
+        pair.forward, pair.backward, case.inputs, case.p, options=case.fresh_options, rng=rng
+    )
+    assert report.method == "complex"
+    assert report.entries
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_backward_is_linear_in_dy(pair, seed):
+    rng = np.random.default_rng(seed)
+    case = make_case(pair.name, rng)
+    y, _ = run(pair, case)
+    a, b = cotangent(rng, y), cotangent(rng, y)
+    parts = [all_gradients(pair, case, dy) for dy in (a, b, 3 * a - b)]
+    for from_a, from_b, from_both in zip(*parts, strict=True):
+        np.testing.assert_allclose(from_both, 3 * from_a - from_b, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_gradients_accumulate(pair, seed):
+    rng = np.random.default_rng(seed)
+    case = make_case(pair.name, rng)
+    if case.p is None:
+        pytest.skip("an op has no parameters to accumulate into")
+    y, saved = run(pair, case)
+    dy = cotangent(rng, y)
+    _, once = pull(pair, case, dy, saved)
+    _, saved = run(pair, case)
+    twice = pull(pair, case, dy, saved, pull(pair, case, dy, run(pair, case)[1])[1])[1]
+    for (name, x), (_, y) in zip(leaves(once), leaves(twice), strict=True):
+        np.testing.assert_allclose(2 * x, y, rtol=1e-13, atol=1e-13, err_msg=name)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_frozen_parameters_leave_dx_as_it_is(pair, seed):
+    rng = np.random.default_rng(seed)
+    case = make_case(pair.name, rng)
+    if case.p is None:
+        pytest.skip("an op has no parameters to freeze")
+    y, saved = run(pair, case)
+    dy = cotangent(rng, y)
+    free, _ = pull(pair, case, dy, saved)
+    frozen, g = pull(pair, case, dy, run(pair, case)[1], FROZEN)
+    assert g is FROZEN and len(FROZEN) == 0
+    if pair.name == "models.clip.clip":
+        assert frozen == ()  # a frozen tower is not walked through
+        return
+    for x, y in zip(free, frozen, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_each_leaf_can_be_frozen_alone(pair, seed):
+    rng = np.random.default_rng(seed)
+    case = make_case(pair.name, rng)
+    if case.p is None:
+        pytest.skip("an op has no parameters to freeze")
+    y, _ = run(pair, case)
+    dy = cotangent(rng, y)
+    full = dict(leaves(pull(pair, case, dy, run(pair, case)[1])[1]))
+    frozen = rng.choice(list(full))
+
+    rules = [(re.escape(frozen), False)] + [(".*", True)] * (len(full) > 1)
+    g = freeze(zeros_like(case.p), rules)
+    part = dict(leaves(pull(pair, case, dy, run(pair, case)[1], g)[1]))
+    assert set(part) == set(full) - {frozen}
+    for name, x in part.items():
+        np.testing.assert_array_equal(x, full[name], err_msg=name)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_float32_stays_float32(pair, seed):
+    rng = np.random.default_rng(seed)
+    exact = make_case(pair.name, rng)
+    case = as_type(exact, np.float32)
+    y, saved = run(pair, case)
+    assert y.dtype == np.float32
+    dy = cotangent(rng, y)
+    gradients = pull(pair, case, dy, saved)
+    reference = all_gradients(pair, exact, dy.astype(float))
+    flat = [*gradients[0], *(x for _, x in leaves(gradients[1]))]
+    for x, right in zip(flat, reference, strict=True):
+        assert x.dtype == np.float32
+        scale = max(np.abs(right).max(initial=0), 1e-2)
+        np.testing.assert_allclose(x, right, atol=2e-4 * scale)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_recomputed_pair_is_the_same_to_the_bit(pair, seed):
+    rng = np.random.default_rng(seed)
+    case = make_case(pair.name, rng)
+    if case.p is None:
+        pytest.skip("recomputation wraps pairs with parameters")
+    y, saved = run(pair, case)
+    dy = cotangent(rng, y)
+    dx, g = pull(pair, case, dy, saved)
+    forward, backward = recomputed(pair.forward, pair.backward)
+    again, saved = forward(*case.inputs, case.p, **case.fresh_options())
+    np.testing.assert_array_equal(y, again)
+    g2 = zeros_like(case.p)
+    dx2 = backward(dy, saved, g2)
+    dx2 = () if dx2 is None else dx2 if isinstance(dx2, tuple) else (dx2,)
+    first, second = [*dx, *dict(leaves(g)).values()], [*dx2, *dict(leaves(g2)).values()]
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_out_is_where_the_result_goes(pair, seed):
+    rng = np.random.default_rng(seed)
+    case = make_case(pair.name, rng)
+    takes_out = [
+        "out" in f.__code__.co_varnames[: f.__code__.co_argcount + f.__code__.co_kwonlyargcount]
+        for f in (pair.forward, pair.backward)
+    ]
+    if not any(takes_out):
+        pytest.skip("neither function has an out")
+    y, saved = run(pair, case)
+    dy = cotangent(rng, y)
+    dx, _ = pull(pair, case, dy, saved)
+    arguments = case.inputs if case.p is None else (*case.inputs, case.p)
+    if takes_out[0]:
+        out = np.full_like(y, np.nan)
+        again, _ = pair.forward(*arguments, **case.fresh_options(), out=out)
+        np.testing.assert_array_equal(out, y)
+        assert np.shares_memory(again, out)
+    if takes_out[1]:
+        out = np.full_like(dx[0], np.nan)
+        _, saved = run(pair, case)
+        grads = () if case.p is None else (zeros_like(case.p),)
+        assert pair.backward(dy, saved, *grads, out=out) is out
+        np.testing.assert_array_equal(out, dx[0])
