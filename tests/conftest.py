@@ -1,4 +1,4 @@
-"""Hypothesis profiles: the same examples on every run, or many new ones with --hypothesis-profile."""
+"""Hypothesis profiles: the same examples on every run, or many with --hypothesis-profile=night."""
 
 from hypothesis import settings
 

@@ -1,0 +1,328 @@
+"""One visual language for every figure: two themes, three sizes of letters, lengths in inches."""
+
+import textwrap
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+
+import matplotlib
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.patches import Rectangle
+from matplotlib.textpath import TextPath
+
+WIDTH = 7.5  # inches; 720 px in a browser, the width of a column of the report
+SMALL, TEXT, TITLE = 8, 9, 11  # points; 9 pt are 12 px in a browser
+MARGIN = 0.1  # inches around everything
+FONT = "DejaVu Sans"  # comes with Matplotlib, so a figure has the same layout on every machine
+
+
+@dataclass(frozen=True)
+class Theme:
+    """The colours of a figure.
+
+    Parameters
+    ----------
+    paper, ink, muted, rule : str
+        Background, text, secondary text, thin lines.
+    main, right, wrong : str
+        Data; what is correct; what is not. Meaning never rests on colour alone: the right is
+        also framed in full or ticked, the wrong dashed or crossed.
+
+    Notes
+    -----
+    The hues are those of Okabe and Ito [1]_, which readers with any common colour vision tell
+    apart.
+
+    References
+    ----------
+    .. [1] M. Okabe and K. Ito, "Color Universal Design", 2002, https://jfly.uni-koeln.de/color/
+    """
+
+    paper: str
+    ink: str
+    muted: str
+    rule: str
+    main: str
+    right: str
+    wrong: str
+
+    def ramp(self, colour=None):
+        """Return the colour map from the paper to a colour.
+
+        Parameters
+        ----------
+        colour : str, optional
+            The end of the ramp; default `main`.
+
+        Returns
+        -------
+        matplotlib.colors.LinearSegmentedColormap
+        """
+        return LinearSegmentedColormap.from_list("ramp", [self.paper, colour or self.main])
+
+
+THEMES = {
+    "light": Theme(
+        paper="#ffffff",
+        ink="#1f2328",
+        muted="#5f6771",
+        rule="#d0d5db",
+        main="#0072b2",
+        right="#008a64",
+        wrong="#d55e00",
+    ),
+    "dark": Theme(
+        paper="#16191d",
+        ink="#e8eaed",
+        muted="#a0a8b2",
+        rule="#434a53",
+        main="#56b4e9",
+        right="#20bd90",
+        wrong="#f0883e",
+    ),
+}
+
+
+@contextmanager
+def styled(theme):
+    """Draw in a theme for the length of a ``with`` block; nothing global stays changed.
+
+    Parameters
+    ----------
+    theme : {"light", "dark"}
+        Which colours.
+
+    Yields
+    ------
+    Theme
+
+    Raises
+    ------
+    ValueError
+        If there is no such theme.
+    """
+    if theme not in THEMES:
+        raise ValueError(f"there is no theme {theme!r}; the themes are {', '.join(THEMES)}")
+    look = THEMES[theme]
+    settings = {
+        "font.family": FONT,
+        "font.size": TEXT,
+        "text.color": look.ink,
+        "text.parse_math": False,  # a caption may hold dollar signs
+        "axes.facecolor": look.paper,
+        "axes.edgecolor": look.rule,
+        "axes.labelcolor": look.muted,
+        "axes.labelsize": SMALL,
+        "axes.linewidth": 0.8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.unicode_minus": True,
+        "image.interpolation": "nearest",  # a pixel is a square, never a blur
+        "lines.solid_capstyle": "round",
+    }
+    with matplotlib.rc_context(settings):
+        yield look
+
+
+class Sheet:
+    """A figure whose parts are placed in inches from its upper left corner.
+
+    Natural sizes make letters as large in a gallery of forty images as in a single curve, and
+    leave no layout to luck. Use it inside `styled`.
+
+    Parameters
+    ----------
+    width, height : float
+        Inches, not counting the title.
+    look : Theme
+        The colours.
+    title : str, optional
+        A line above everything, for which the sheet grows.
+
+    Attributes
+    ----------
+    figure : matplotlib.figure.Figure
+        Not registered with pyplot: nothing to close, no display needed.
+    page : matplotlib.axes.Axes
+        Covers the whole sheet, in inches.
+    """
+
+    def __init__(self, width, height, look, title=None):
+        lines = wrap(title, width - 2 * MARGIN, TITLE, bold=True) if title else []
+        self.width, self.look = width, look
+        self.offset = line_height(TITLE) * len(lines) + MARGIN if lines else 0.0
+        self.height = height + self.offset
+        self.figure = Figure(figsize=(width, self.height), facecolor=look.paper)
+        self.page = self.figure.add_axes((0, 0, 1, 1), frameon=False, autoscale_on=False)
+        self.page.set(
+            xlim=(0, width), ylim=(self.height - self.offset, -self.offset), xticks=[], yticks=[]
+        )
+        if lines:
+            self.text(
+                MARGIN, MARGIN - self.offset, "\n".join(lines), size=TITLE, weight="bold", va="top"
+            )
+
+    def axes(self, left, top, width, height):
+        """Add axes.
+
+        Parameters
+        ----------
+        left, top, width, height : float
+            Inches from the left and from under the title.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+        """
+        bottom = self.height - self.offset - top - height
+        axes = self.figure.add_axes(
+            (left / self.width, bottom / self.height, width / self.width, height / self.height)
+        )
+        axes.tick_params(color=self.look.rule, labelcolor=self.look.muted, labelsize=SMALL)
+        return axes
+
+    def text(self, left, top, text, **options):
+        """Write on the sheet.
+
+        Parameters
+        ----------
+        left, top : float
+            Inches from the left and from under the title.
+        text : str
+            What to write.
+        **options
+            Of `matplotlib.text.Text`, such as ``size``, ``color``, ``ha`` and ``va``.
+
+        Returns
+        -------
+        matplotlib.text.Text
+        """
+        defaults = {"size": TEXT, "va": "center", "linespacing": 1.25}
+        return self.page.text(left, top, text, **defaults | options)
+
+    def image(self, left, top, width, image, *, frame=None):
+        """Show an image with square pixels.
+
+        Parameters
+        ----------
+        left, top, width : float
+            Inches; the height follows from the image.
+        image : array of shape (H, W) or (H, W, 3)
+            Grey levels or colours in [0, 1].
+        frame : str, optional
+            The colour of a strong frame; default a thin neutral one.
+
+        Returns
+        -------
+        matplotlib.image.AxesImage
+        """
+        height = width * image.shape[0] / image.shape[1]
+        extent = (left, left + width, top + height, top)
+        self.page.add_patch(
+            Rectangle(
+                (left, top),
+                width,
+                height,
+                fill=False,
+                edgecolor=frame or self.look.rule,
+                linewidth=2.2 if frame else 0.6,
+                zorder=3,
+            )
+        )
+        return self.page.imshow(image, cmap="gray", vmin=0, vmax=1, extent=extent, aspect="auto")
+
+
+def line_height(size):
+    """Height of a line of text.
+
+    Parameters
+    ----------
+    size : float
+        Points.
+
+    Returns
+    -------
+    float
+        Inches.
+    """
+    return 1.46 * size / 72
+
+
+@lru_cache(maxsize=4096)
+def text_width(text, size=TEXT, *, bold=False):
+    """Measure a text as it will be drawn.
+
+    Parameters
+    ----------
+    text : str
+        Its widest line counts.
+    size : float, default TEXT
+        Points.
+    bold : bool, default False
+        Whether it will be bold.
+
+    Returns
+    -------
+    float
+        Inches.
+    """
+    font = FontProperties(family=FONT, weight="bold" if bold else "normal")
+    lines = [line for line in text.split("\n") if line.strip()]
+    paths = [TextPath((0, 0), line, size=size, prop=font, usetex=False) for line in lines]
+    return max((path.get_extents().x1 for path in paths), default=0.0) / 72
+
+
+def wrap(text, width, size=TEXT, *, bold=False):
+    """Break a text into lines.
+
+    Parameters
+    ----------
+    text : str
+        Broken between words, and within a word only if it is longer than a line.
+    width : float
+        Inches that a line may take.
+    size : float, default TEXT
+        Points.
+    bold : bool, default False
+        Whether it will be bold.
+
+    Returns
+    -------
+    list of str
+        At least one line; a single letter may be wider than `width`.
+    """
+    full = text_width(text, size, bold=bold)
+    if full <= width:
+        return [text]
+    for letters in range(max(1, round(1.3 * len(text) * width / full)), 0, -1):
+        lines = textwrap.wrap(text, letters)
+        if all(text_width(line, size, bold=bold) <= width for line in lines):
+            break
+    return lines
+
+
+def ink_on(colour):
+    """Choose the letters that read best on a colour.
+
+    Parameters
+    ----------
+    colour : str or tuple of float
+        Any colour of Matplotlib.
+
+    Returns
+    -------
+    str
+        Nearly black or white.
+
+    Examples
+    --------
+    >>> ink_on("white"), ink_on("navy")
+    ('#1f2328', '#ffffff')
+    """
+    red, green, blue = (
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)
+    )
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue  # of sRGB, IEC 61966-2-1
+    return "#1f2328" if luminance > 0.2 else "#ffffff"
