@@ -69,7 +69,7 @@ class Sizes:
     columns: int = 3
 
     @property
-    def D(self):  # noqa: N802
+    def D(self):
         """Model width."""
         return self.A * self.K
 

@@ -1,0 +1,103 @@
+"""Words as token ids, for captions from a small vocabulary."""
+
+import difflib
+from dataclasses import dataclass
+
+import numpy as np
+
+PAD, BEGIN, END = 0, 1, 2
+SPECIALS = ("<pad>", "<bos>", "<eos>")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A word for each id.
+
+    Attributes
+    ----------
+    words : tuple of str
+        Words without spaces. They get the ids from 3 on; 0 pads, 1 begins and 2 ends a text.
+
+    Examples
+    --------
+    >>> vocabulary = Vocabulary(("red", "seven"))
+    >>> vocabulary.encode(["red seven", "seven"], length=4)
+    array([[1, 3, 4, 2],
+           [1, 4, 2, 0]])
+    """
+
+    words: tuple[str, ...]
+
+    def __post_init__(self):
+        if len(set(self.words)) != len(self.words):
+            raise ValueError("a word stands twice in the vocabulary")
+        spaced = [word for word in self.words if word.split() != [word]]
+        if spaced:
+            raise ValueError(f"{spaced[0]!r} is not a single word")
+        ids = {word: i for i, word in enumerate(self.words, len(SPECIALS))}
+        object.__setattr__(self, "_ids", ids)
+
+    def __len__(self):
+        return len(SPECIALS) + len(self.words)
+
+    def encode(self, texts, length):
+        """Turn texts into rows of token ids.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            Words separated by spaces.
+        length : int
+            T, tokens in a row; shorter texts are padded at the end.
+
+        Returns
+        -------
+        ids : integer array of shape (B, T)
+
+        Raises
+        ------
+        ValueError
+            If a word is unknown or a text does not fit.
+        """
+        ids = np.full((len(texts), length), PAD)
+        for row, text in zip(ids, texts, strict=True):
+            tokens = [BEGIN, *map(self._id, text.split()), END]
+            if len(tokens) > length:
+                raise ValueError(
+                    f"{text!r} is {len(tokens)} tokens with its begin and end; {length} fit"
+                )
+            row[: len(tokens)] = tokens
+        return ids
+
+    def decode(self, ids):
+        """Turn rows of token ids back into texts, up to the end token of each.
+
+        Parameters
+        ----------
+        ids : integer array of shape (B, T)
+            Token ids.
+
+        Returns
+        -------
+        list of str
+
+        Raises
+        ------
+        ValueError
+            If an id is outside the vocabulary.
+        """
+        names = SPECIALS + self.words
+        if ids.size and not 0 <= ids.min() <= ids.max() < len(names):
+            raise ValueError(f"ids must be 0 to {len(names) - 1}, got {ids.min()} to {ids.max()}")
+        texts = []
+        for row in ids.tolist():
+            until = row.index(END) if END in row else len(row)
+            texts.append(" ".join(names[i] for i in row[:until] if i not in (PAD, BEGIN)))
+        return texts
+
+    def _id(self, word):
+        if word in self._ids:
+            return self._ids[word]
+        near = difflib.get_close_matches(word, self.words, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown word {word!r}{hint} The vocabulary is: {', '.join(self.words)}")

@@ -1,0 +1,407 @@
+"""The training loop, for any model whose objective is a forward and a backward.
+
+::
+
+    config = TrainConfig(steps=800, batch_size=128, peak_rate=2e-3, warmup=100, seed=0)
+
+    def batch(step):
+        rng = np.random.default_rng([config.seed, step])
+        return draw_scenes(rng, config.batch_size)  # (images, ids)
+
+    p = clip_init(np.random.default_rng(config.seed), model)
+    p = train(clip_forward, clip_backward, p, batch, config, "runs/clip", after_step=clip_clamp)
+
+Typed again after Ctrl-C, kill -9 or a power cut, the same lines go on from the last checkpoint and
+end with the same curve and the same weights, to the bit.
+"""
+
+import json
+import math
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from time import perf_counter
+
+import numpy as np
+from tqdm import tqdm
+
+from scratch_vlm.backend import namespace, to_device, to_host
+from scratch_vlm.training.checkpoint import (
+    CheckpointError,
+    has_checkpoint,
+    load_checkpoint,
+    match,
+    remove_leftovers,
+    save_checkpoint,
+    sync,
+)
+from scratch_vlm.training.optimizer import EVERYTHING, AdamW
+from scratch_vlm.training.run import RunFolder
+from scratch_vlm.training.schedule import warmup_cosine
+from scratch_vlm.tree import first_bad, leaves, nbytes, tree_map
+
+COLUMNS = "step,loss,gradient_norm,learning_rate,seconds\n"
+
+
+class TrainingDiverged(ArithmeticError):
+    """A loss, a gradient or a parameter is no longer finite; the message says where it began."""
+
+
+class TrainingInterrupted(SystemExit):
+    """Ctrl-C was pressed; the step was finished and saved. Uncaught, it ends the program."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything about a training that is neither the model nor the data.
+
+    Attributes
+    ----------
+    steps : int
+        Steps in all.
+    batch_size : int
+        Samples in a batch; for the function that draws them, the loop takes what it gets.
+    peak_rate : float
+        Highest learning rate.
+    warmup : int
+        Steps in which the rate climbs, see `warmup_cosine`.
+    floor_rate : float
+        Rate after the last step; equal to `peak_rate` for a constant rate.
+    weight_decay : float or tuple of (str, float)
+        One rate for all weight matrices, or rules for all parameters, see `AdamW`.
+    clip : float or None
+        Longest gradient that is followed as it is.
+    betas, eps : (float, float) and float
+        Of `AdamW`.
+    trained : tuple of (str, bool)
+        Which parameters learn, see `tree.freeze`.
+    micro_batches : int
+        Pieces that a batch is computed in, see `add_gradients`.
+    seed : int
+        For whoever draws weights and batches; the loop draws nothing.
+    checkpoint_every : int
+        Steps between checkpoints. There is one at the end in any case.
+    """
+
+    steps: int
+    batch_size: int
+    peak_rate: float
+    warmup: int = 0
+    floor_rate: float = 0.0
+    weight_decay: float | tuple = 0.1
+    clip: float | None = 1.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    trained: tuple = EVERYTHING
+    micro_batches: int = 1
+    seed: int = 0
+    checkpoint_every: int = 100
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "micro_batches", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.batch_size % self.micro_batches:
+            raise ValueError(
+                f"a batch of {self.batch_size} does not split into {self.micro_batches} equal "
+                "micro-batches"
+            )
+        self.rate(0)
+
+    def rate(self, step):
+        """Learning rate of one step.
+
+        Parameters
+        ----------
+        step : int
+            Counted from 0.
+
+        Returns
+        -------
+        float
+        """
+        return warmup_cosine(
+            step,
+            peak=self.peak_rate,
+            warmup=self.warmup,
+            total=self.steps,
+            floor=self.floor_rate,
+        )
+
+
+def train(
+    forward,
+    backward,
+    p,
+    batch,
+    config,
+    folder,
+    *,
+    after_step=None,
+    identity=None,
+    xp=np,
+    progress=True,
+):
+    """Train a model, or go on where an interrupted training of the same run left off.
+
+    Parameters
+    ----------
+    forward, backward : callable
+        The objective: ``loss, saved = forward(*batch, p)`` with a 0-d `loss`, and
+        ``backward(dloss, saved, g)``.
+    p : dict
+        Initial parameters, on the host; not changed.
+    batch : callable
+        ``batch(step)`` returns a tuple of host arrays. It must depend on the step number alone,
+        as with ``np.random.default_rng([seed, step])``, since that is what makes a resumed run
+        equal to an uninterrupted one. It is called in a thread, one step ahead.
+    config : TrainConfig
+        How to train.
+    folder : str or path
+        The run's folder, see `RunFolder`. It gains ``metrics.csv``, a row for each step, whose
+        column of seconds is the only one that differs between runs, and ``checkpoint/``.
+    after_step : callable, optional
+        ``after_step(p)`` changes the parameters in place after each step: CLIP clamps its logit
+        scale here.
+    identity : dict, optional
+        What else makes this run what it is, such as the model's configuration, as JSON can hold
+        it. Resuming with another one is an error, as it is with another `config`.
+    xp : module, optional
+        `numpy` or `cupy`: where to compute. Default `numpy`.
+    progress : bool, default True
+        Show a progress bar if standard error is a terminal.
+
+    Returns
+    -------
+    dict
+        The trained parameters, arrays of `xp`. A run that is finished is returned at once.
+
+    Raises
+    ------
+    TrainingDiverged
+        If the loss or the gradient is not finite. The step is not taken and not saved.
+    TrainingInterrupted
+        After Ctrl-C or a polite kill (SIGTERM), once the step is finished and saved. A second
+        Ctrl-C stops at once.
+    CheckpointError
+        If the folder's checkpoint is damaged or of another model.
+    RunFolderError
+        If the folder cannot be written or has no room for three checkpoints.
+    ValueError
+        If the folder holds a run with another configuration, or an option is outside its range.
+    """
+    run = RunFolder(folder)
+    identity = json.loads(json.dumps({"config": asdict(config), **(identity or {})}))
+    start, moments = 0, None
+    if has_checkpoint(run.checkpoint):
+        remove_leftovers(run.checkpoint)
+        found, moments, state = load_checkpoint(run.checkpoint)
+        _check_same_run(state, identity, run)
+        p, start = match(found, p, run.checkpoint), state["step"]
+    p = tree_map(lambda x: to_device(x, xp), p)
+    if start == config.steps:
+        return p
+
+    optimizer = AdamW(
+        p,
+        trained=config.trained,
+        decay=config.weight_decay,
+        betas=config.betas,
+        eps=config.eps,
+        clip=config.clip,
+    )
+    p, g = optimizer.p, optimizer.g
+    if moments:
+        optimizer.load_state(moments)
+    run.prepare(3 * (nbytes(p) + nbytes(optimizer.state)))
+
+    def save(step):
+        bad = first_bad({"p": p, "optimizer": optimizer.state})
+        if bad:
+            raise TrainingDiverged(_diverged(run, step - 1, f"it left {bad} not finite"))
+        sync(run.curve)  # rows first: a checkpoint must never know more steps than the curve
+        save_checkpoint(run.checkpoint, p, optimizer.state, {"step": step, "run": identity})
+
+    with (
+        _open_curve(run.curve, start) as curve,
+        closing(_drawn_ahead(batch, range(start, config.steps))) as batches,
+        tqdm(
+            batches,
+            total=config.steps,
+            initial=start,
+            unit="step",
+            disable=None if progress else True,  # None: unless standard error is a terminal
+        ) as bar,
+        _interrupts() as interrupted,
+        np.errstate(all="ignore"),  # what is not finite is found and named below
+    ):
+        for step, arrays in bar:
+            began = perf_counter()
+            arrays = tuple(to_device(x, xp) for x in arrays)
+            rate = config.rate(step)
+
+            loss = add_gradients(forward, backward, arrays, p, g, config.micro_batches)
+            norm = optimizer.gradient_norm()
+            loss, norm = to_host(xp.stack([loss, norm])).tolist()  # the one wait for a device
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                where = _first_bad(forward, arrays, p, g, config.micro_batches)
+                what = f"the loss is {loss} and the gradient's norm {norm}; {where}"
+                raise TrainingDiverged(_diverged(run, step, what))
+            optimizer.step(rate, norm)
+            if after_step:
+                after_step(p)
+
+            curve.write(f"{step},{loss!r},{norm!r},{rate!r},{perf_counter() - began:.6f}\n")
+            curve.flush()
+            bar.set_postfix(loss=f"{loss:.4f}", rate=f"{rate:.1e}", refresh=False)
+            done = step + 1
+            stop = interrupted.is_set()
+            if stop or done % config.checkpoint_every == 0 or done == config.steps:
+                save(done)
+            if stop:
+                raise TrainingInterrupted(
+                    f"stopped after {done} of {config.steps} steps, saved in {run.checkpoint}; "
+                    "the same command goes on from there"
+                )
+    return p
+
+
+def add_gradients(forward, backward, batch, p, g, micro_batches=1):
+    """Compute the loss of a batch and add its gradients to a tree.
+
+    Parameters
+    ----------
+    forward, backward : callable
+        The objective, as for `train`.
+    batch : tuple of arrays
+        Each with the samples as its first axis.
+    p : dict
+        Parameters.
+    g : dict
+        Gains the gradients of the loss.
+    micro_batches : int, default 1
+        Equal pieces to cut the batch into; each goes forward and backward before the next, so
+        that memory holds the activations of one.
+
+    Returns
+    -------
+    loss : array of shape ()
+        Mean over the pieces.
+
+    Raises
+    ------
+    ValueError
+        If the batch does not split, or the loss is not one number.
+    TypeError
+        If the loss is not an array.
+
+    Notes
+    -----
+    Pieces are exact for a loss that is the mean over the samples. A contrastive loss compares
+    all samples with each other, and in pieces is another, easier loss: there cut the encoders
+    instead, with `recompute.chunked`.
+    """
+    losses = []
+    for piece in _pieces(batch, micro_batches):
+        loss, saved = forward(*piece, p)
+        xp = namespace(loss)
+        if loss.shape != ():
+            raise ValueError(f"the loss must be one number, its shape is {loss.shape}")
+        backward(xp.full_like(loss, 1 / micro_batches), saved, g)
+        del saved  # before the next forward, or memory would have to hold both
+        losses.append(loss)
+    return sum(losses) / micro_batches
+
+
+def _pieces(batch, count):
+    if count == 1:
+        return [batch]
+    size, rest = divmod(len(batch[0]), count)
+    if rest or any(len(x) != len(batch[0]) for x in batch):
+        raise ValueError(
+            f"arrays of {', '.join(str(len(x)) for x in batch)} samples do not split into "
+            f"{count} equal micro-batches"
+        )
+    return [tuple(x[i * size : (i + 1) * size] for x in batch) for i in range(count)]
+
+
+def _drawn_ahead(batch, steps):
+    # Drawing a batch takes NumPy some milliseconds, and a second core is usually idle.
+    with ThreadPoolExecutor(1, thread_name_prefix="batch") as worker:
+        drawn = worker.submit(batch, steps[0])
+        for step in steps:
+            ready = drawn.result()
+            if not isinstance(ready, tuple):
+                raise TypeError(f"batch(step) must return a tuple, got {type(ready).__name__}")
+            if step + 1 in steps:
+                drawn = worker.submit(batch, step + 1)
+            yield step, ready
+
+
+@contextmanager
+def _interrupts():
+    # While this lasts, Ctrl-C and SIGTERM set the flag it yields; a second one stops at once.
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked  # signals come to the main thread only
+        return
+
+    def ask(number, frame):
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    previous = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _open_curve(path, rows):
+    # Opened for appending after that many steps; later ones were never saved and come again.
+    if not rows:
+        curve = path.open("w", encoding="utf-8", newline="")
+        curve.write(COLUMNS)
+        return curve
+    if not path.exists():
+        raise ValueError(f"{path} is missing: the run cannot go on without its curve so far")
+    curve = path.open("r+", encoding="utf-8", newline="")
+    kept = [curve.readline() for _ in range(rows + 1)]
+    if kept[0] != COLUMNS or not kept[-1].startswith(f"{rows - 1},"):
+        curve.close()
+        raise ValueError(f"{path} is not the curve of this run's first {rows} steps")
+    curve.seek(curve.tell())
+    curve.truncate()
+    return curve
+
+
+def _check_same_run(state, identity, run):
+    if not isinstance(state, dict) or state.keys() != {"step", "run"}:
+        raise CheckpointError(f"{run.checkpoint} was not written by this training loop")
+    old, new = dict(leaves(state["run"])), dict(leaves(identity))
+    for name in [*new, *old]:
+        if old.get(name) != new.get(name):
+            raise ValueError(
+                f"{run.path} holds a run with {name} = {old.get(name)}, not {new.get(name)}: "
+                "choose another folder, or remove this one to start again"
+            )
+
+
+def _first_bad(forward, batch, p, g, micro_batches):
+    # The forward runs again to see what it saved: keeping that of every step costs memory.
+    for piece in _pieces(batch, micro_batches):
+        _, saved = forward(*piece, p)
+        bad = first_bad({"batch": piece, "p": p, "saved": saved, "g": g})
+        if bad:
+            return f"the first tensor that is not finite is {bad}"
+    return "every tensor is finite, but their squares are too large to sum"
+
+
+def _diverged(run, step, what):
+    saved = has_checkpoint(run.checkpoint)
+    kept = f"the last good checkpoint is {run.checkpoint}" if saved else "there is no checkpoint"
+    return f"step {step}: {what}; {kept}"

@@ -1,0 +1,242 @@
+"""AdamW on one flat vector that holds every trained parameter."""
+
+import math
+
+import numpy as np
+
+from scratch_vlm.backend import namespace, to_device
+from scratch_vlm.tree import ALIGN, arena, by_rule, freeze, leaves, zeros_like
+
+EVERYTHING = ((".*", True),)
+
+
+class AdamW:
+    """Adam with decoupled weight decay and clipping by the global norm.
+
+    Parameters
+    ----------
+    p : dict
+        Parameters, all of float32 or all of float64; not changed. The trained ones are copied
+        side by side into one buffer: read and run the model with `AdamW.p` from here on.
+    trained : iterable of (str, bool), optional
+        Rules of `tree.freeze`: a regular expression over names, and whether to train what it
+        matches. Frozen parameters never move. Default everything.
+    decay : float or iterable of (str, float), default 0.01
+        Weight decay: one rate for the parameters that `decays` picks by name, or rules of
+        `tree.by_rule` that give every parameter its own.
+    betas : (float, float), default (0.9, 0.999)
+        How much of the two running means a step keeps; each from 0 to below 1.
+    eps : float, default 1e-8
+        Added to the root of the second moment; positive.
+    clip : float, optional
+        A gradient longer than this is shortened to it. Default never.
+    chunk : int, optional
+        Elements updated at a time. The default fits a core's cache on the host, and makes up
+        for the launch of a kernel on a device. It changes no bit of the result.
+
+    Attributes
+    ----------
+    p : dict
+        The parameters; trained leaves are views of the buffer, frozen ones the arrays given.
+    g : dict
+        The gradient tree, zero at first; backward adds to it and `step` empties it.
+    steps : int
+        Steps done.
+
+    Raises
+    ------
+    ValueError
+        If a number is outside its range, or the rules do not fit the names.
+    TypeError
+        If the parameters are neither float32 nor float64.
+
+    Notes
+    -----
+    With gradient g, rate r, decay d and step number t counted from 1 [1]_, [2]_::
+
+        m = beta1 m + (1 - beta1) g         mhat = m / (1 - beta1^t)
+        v = beta2 v + (1 - beta2) g^2       vhat = v / (1 - beta2^t)
+        p = p - r d p - r mhat / (sqrt(vhat) + eps)
+
+    One vector instead of hundreds of leaves saves the overhead of small calls, and a chunk that
+    stays in the cache for all thirteen passes saves most of the memory traffic.
+
+    References
+    ----------
+    .. [1] D. P. Kingma and J. Ba, "Adam: A Method for Stochastic Optimization", 2014,
+       arXiv:1412.6980, algorithm 1.
+    .. [2] I. Loshchilov and F. Hutter, "Decoupled Weight Decay Regularization", 2017,
+       arXiv:1711.05101, algorithm 2; its schedule multiplies both terms, as here.
+
+    Examples
+    --------
+    >>> optimizer = AdamW({"w": np.array([1.0, -1.0])}, decay=0.0)
+    >>> optimizer.g["w"] += [3.0, -4.0]
+    >>> optimizer.step(0.1)
+    5.0
+    >>> optimizer.p["w"]
+    array([ 0.9, -0.9])
+    """
+
+    def __init__(
+        self,
+        p,
+        *,
+        trained=EVERYTHING,
+        decay=0.01,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        clip=None,
+        chunk=None,
+    ):
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas must be two numbers from 0 to below 1, got {betas}")
+        if not eps > 0:
+            raise ValueError(f"eps must be positive, got {eps}")
+        if clip is not None and not clip > 0:
+            raise ValueError(f"clip must be positive, or None for no clipping; got {clip}")
+        rates = _decay_rates([name for name, _ in leaves(p)], decay)
+        flat_g, self.g = arena(zeros_like(freeze(p, trained)))
+        if flat_g.dtype not in ("float32", "float64"):
+            raise TypeError(f"parameters must be float32 or float64, got {flat_g.dtype}")
+        flat_p, self.p = arena(p, {name for name, _ in leaves(self.g)})
+        flat_m, self._m = arena(self.g)
+        flat_v, self._v = arena(self.g)
+        self.betas, self.eps, self.clip, self.steps = betas, eps, clip, 0
+
+        # A leaf starts on a multiple of ALIGN, so every row of ALIGN elements has one decay rate.
+        vectors = [flat.reshape(-1, ALIGN) for flat in (flat_p, flat_g, flat_m, flat_v)]
+        for name, leaf in leaves(self._m):  # lent for a moment, to learn which rows are whose
+            leaf[...] = rates[name]
+        row_decay = vectors[2][:, :1].copy()
+        flat_m[...] = 0
+        self._flat_g = flat_g
+        self._vectors = (*vectors, row_decay)
+
+        xp = namespace(flat_p)
+        rows = max(1, (chunk or (2**16 if xp is np else 2**22)) // ALIGN)
+        rows = min(rows, len(row_decay))
+        self._chunks = [slice(i, i + rows) for i in range(0, len(row_decay), rows)]
+        self._scratch = [xp.empty((rows, ALIGN), flat_p.dtype) for _ in range(2)]
+
+    def gradient_norm(self):
+        """Measure the gradient of all trained parameters as one vector.
+
+        Returns
+        -------
+        norm : array of shape ()
+            Its Euclidean length; on a device, which is not waited for.
+        """
+        return namespace(self._flat_g).sqrt(self._flat_g @ self._flat_g)
+
+    def step(self, rate, norm=None):
+        """Move the parameters by one step and empty the gradient tree.
+
+        Parameters
+        ----------
+        rate : float
+            Learning rate.
+        norm : float, optional
+            What `gradient_norm` returned, if the caller has fetched it from the device already.
+
+        Returns
+        -------
+        float
+            Length of the gradient before clipping.
+
+        Raises
+        ------
+        ValueError
+            If the length is not finite. Nothing has changed then.
+        """
+        norm = float(self.gradient_norm()) if norm is None else norm
+        if not math.isfinite(norm):
+            raise ValueError(f"the gradient's norm is {norm}; the parameters were not changed")
+        self.steps += 1
+        xp = namespace(self._flat_g)
+        beta1, beta2 = self.betas
+        shorten = self.clip / norm if self.clip is not None and norm > self.clip else 1.0
+        rate_over_bias1 = rate / (1 - beta1**self.steps)
+        root_over_bias2 = 1 / math.sqrt(1 - beta2**self.steps)
+        for rows in self._chunks:
+            p, g, m, v, decay = (vector[rows] for vector in self._vectors)
+            a, b = (scratch[: len(p)] for scratch in self._scratch)
+            xp.multiply(g, shorten, out=a)
+            g[...] = 0
+            xp.multiply(a, 1 - beta1, out=b)
+            m *= beta1
+            m += b
+            a *= a
+            a *= 1 - beta2
+            v *= beta2
+            v += a
+            xp.sqrt(v, out=a)
+            a *= root_over_bias2
+            a += self.eps  # sqrt(vhat) + eps
+            xp.divide(m, a, out=b)
+            b *= rate_over_bias1
+            p *= 1 - rate * decay
+            p -= b
+        return norm
+
+    @property
+    def state(self):
+        """The tree to save beside the parameters: moments ``m`` and ``v``, and ``step``."""
+        return {"m": self._m, "v": self._v, "step": np.array(self.steps)}
+
+    def load_state(self, state):
+        """Go on from a saved state.
+
+        Parameters
+        ----------
+        state : dict
+            As `state` returned it; arrays of the host.
+
+        Raises
+        ------
+        ValueError
+            If it belongs to other parameters, or other ones were frozen.
+        """
+        own, given = dict(leaves(self.state)), dict(leaves(state))
+        for name in [*own, *given]:
+            have, want = (x[name].shape if name in x else "nothing" for x in (given, own))
+            if have != want:
+                raise ValueError(f"optimizer state {name}: found {have}, expected {want}")
+        for name, x in own.items():
+            x[...] = to_device(given[name].astype(x.dtype), namespace(x))
+        self.steps = int(state["step"])
+
+
+def decays(name):
+    """Whether a parameter is a matrix that weight decay should shrink, judged by its name.
+
+    Parameters
+    ----------
+    name : str
+        Name of a leaf.
+
+    Returns
+    -------
+    bool
+        True for weights, the leaves called ``w``; False for positions (``positions/w``), which
+        are addresses, and for everything else: biases ``b``, gains ``gamma`` and ``beta``,
+        learned tokens, logit scales.
+
+    Examples
+    --------
+    >>> [decays(name) for name in ("blocks/0/attn/qkv/w", "ln/gamma", "positions/w")]
+    [True, False, False]
+    """
+    keys = name.split("/")
+    return keys[-1] == "w" and "positions" not in keys
+
+
+def _decay_rates(names, decay):
+    if isinstance(decay, int | float):
+        rates = {name: decay if decays(name) else 0.0 for name in names}
+    else:
+        rates = by_rule(names, decay)
+    for name, rate in rates.items():
+        if not 0 <= rate < math.inf:
+            raise ValueError(f"weight decay must not be negative, got {rate} for {name}")
+    return rates

@@ -1,0 +1,153 @@
+"""The folder that one run writes into."""
+
+import json
+import math
+import numbers
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from scratch_vlm.training.checkpoint import sync
+
+ROOM_FOR_REPORTS = 50 * 2**20  # bytes
+
+
+class RunFolderError(OSError):
+    """A run's folder cannot be written; said before any work is lost."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names of the files of a run.
+
+    Attributes
+    ----------
+    path : path
+        The folder; it need not exist yet.
+
+    Examples
+    --------
+    >>> RunFolder("runs/clip").curve.as_posix()
+    'runs/clip/metrics.csv'
+    """
+
+    path: Path
+
+    def __post_init__(self):
+        object.__setattr__(self, "path", Path(self.path))
+
+    @property
+    def checkpoint(self):
+        """The newest checkpoint, a folder."""
+        return self.path / "checkpoint"
+
+    @property
+    def curve(self):
+        """Loss, gradient norm, learning rate and seconds of every step."""
+        return self.path / "metrics.csv"
+
+    @property
+    def metrics(self):
+        """Results of the finished run, written by `write_metrics`."""
+        return self.path / "metrics.json"
+
+    @property
+    def report(self):
+        """The page with the figures."""
+        return self.path / "report.html"
+
+    def prepare(self, nbytes=0):
+        """Make the folder and try whether it can be written and has room.
+
+        Parameters
+        ----------
+        nbytes : int, default 0
+            Size of what will be written beside the reports.
+
+        Raises
+        ------
+        RunFolderError
+            If it cannot be made or written, or the disk is too full.
+        """
+        for part in (self.path, *self.path.parents):
+            if part.exists() and not part.is_dir():
+                raise RunFolderError(f"cannot write into {self.path}: {part} is a file")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path) as probe:
+                probe.write(b"can this be written?")
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot write into {self.path} ({error.strerror}); choose another folder"
+            ) from error
+        free, needed = shutil.disk_usage(self.path).free, nbytes + ROOM_FOR_REPORTS
+        if free < needed:
+            raise RunFolderError(
+                f"{self.path} needs {needed / 1e6:.0f} MB and its disk has {free / 1e6:.0f} MB "
+                "left; free some or choose another folder"
+            )
+
+
+def write_json(path, content):
+    """Write a JSON file as a whole: readers see the old content or the new, never a part.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+    content : object
+        Anything that JSON can hold; NumPy numbers are written as numbers.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite, which JSON cannot say.
+    """
+    path = Path(path)
+    text = json.dumps(content, indent=2, allow_nan=False, default=lambda x: x.item()) + "\n"
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text, encoding="utf-8")
+    sync(new)
+    os.replace(new, path)
+
+
+def write_metrics(path, metrics):
+    """Write the results of a run.
+
+    Parameters
+    ----------
+    path : str or path
+        The file, usually `RunFolder.metrics`.
+    metrics : dict
+        Nested by name. A leaf is a number, or a dict of ``value`` and, where they are known,
+        ``chance`` and ``baseline``.
+
+    Raises
+    ------
+    ValueError
+        If a leaf is not a finite number or an entry beside ``value`` is not one of the two.
+
+    Examples
+    --------
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> write_metrics(folder / "metrics.json", {"vit": {"test": {"value": 0.96, "chance": 0.1}}})
+    >>> json.loads((folder / "metrics.json").read_text())["vit"]["test"]["value"]
+    0.96
+    """
+    _check_metrics(metrics, "metrics")
+    write_json(path, metrics)
+
+
+def _check_metrics(branch, name):
+    if isinstance(branch, dict):
+        extra = branch.keys() - {"value", "chance", "baseline"}
+        if "value" in branch and extra:
+            raise ValueError(
+                f"{name} has a value and {sorted(extra)[0]!r}; chance and baseline may stand there"
+            )
+        for key, child in branch.items():
+            _check_metrics(child, f"{name}.{key}")
+    elif not isinstance(branch, numbers.Real) or not math.isfinite(branch):
+        raise ValueError(f"{name} must be a finite number, got {branch!r}")
