@@ -75,13 +75,14 @@ def affine(rng, images, amount):
 
 def _sample(images, y, x):
     b, h, w = images.shape
-    padded = np.pad(images, ((0, 0), (1, 1), (1, 1)))
+    padded = np.pad(images, ((0, 0), (1, 2), (1, 2)))
     # Beyond the border of zeros every place is as black as the border itself.
-    y, x = np.clip(y + 1, 0, h + 1 - 1e-4), np.clip(x + 1, 0, w + 1 - 1e-4)
+    y, x = np.clip(y, -1, h) + 1, np.clip(x, -1, w) + 1
     top, left = y.astype(np.intp), x.astype(np.intp)
-    down, right = y - top, x - left  # bilinear weights, 0 to 1
+    # Bilinear weights, 0 to 1. Minus integers, float32 would become float64.
+    down, right = y - top.astype(y.dtype), x - left.astype(x.dtype)
     flat = padded.reshape(-1)
-    first = (np.arange(b)[:, None, None] * (h + 2) + top) * (w + 2) + left
+    first = (np.arange(b)[:, None, None] * (h + 3) + top) * (w + 3) + left
     upper = flat[first] * (1 - right) + flat[first + 1] * right
-    lower = flat[first + w + 2] * (1 - right) + flat[first + w + 3] * right
+    lower = flat[first + w + 3] * (1 - right) + flat[first + w + 4] * right
     return upper * (1 - down) + lower * down

@@ -6,6 +6,8 @@ caption and each caption one meaning. Eight of the forty pairs of colour and dig
 no training scene shows them, though their colours and digits are all known from others.
 """
 
+from functools import cache
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -130,7 +132,14 @@ def draw_scenes(rng, *, held_out=False, items=2):
     Yields
     ------
     Scene
+
+    Raises
+    ------
+    ValueError
+        If `items` is neither 1 nor 2.
     """
+    if items not in (1, 2):
+        raise ValueError(f"a scene shows 1 or 2 digits, got {items}")
     while True:
         # In blocks: one call of the generator for each number would cost more than the rest.
         colours = rng.integers(len(COLOURS), size=(256, 2)).tolist()
@@ -207,7 +216,13 @@ def training_scenes(rng, count, *, single=0.25, hard=0.8):
     -------
     list of Scene
         Without a held-out combination, and without two of the same caption.
+
+    Raises
+    ------
+    ValueError
+        If there are not that many different scenes.
     """
+    _check_count(count, held_out=False)
     pairs, singles = draw_scenes(rng), draw_scenes(rng, items=1)
     scenes = {}  # a dict keeps the order and refuses duplicates
     while len(scenes) < count:
@@ -243,8 +258,15 @@ def render(rng, scenes, pool, warp=None):
         In [0, 1], in float32, on black.
     cells : integer array of shape (B, 2, 2)
         Row and column of the cell of each item; -1 for an item that is not there.
+
+    Raises
+    ------
+    ValueError
+        If there are no scenes.
     """
     b = len(scenes)
+    if not b:
+        raise ValueError("there are no scenes to paint")
     cells = np.full((b, 2, 2), -1)
     line = rng.integers(CELLS, size=b)
     first, second = np.sort(rng.random((b, CELLS)).argsort(1)[:, :2], axis=1).T
@@ -255,7 +277,7 @@ def render(rng, scenes, pool, warp=None):
         cells[chosen, 0, across] = first[chosen]
         cells[chosen, 1, across] = second[chosen]
     alone = relation < 0
-    cells[alone, 0] = np.stack([line, first], axis=1)[alone]
+    cells[alone, 0] = rng.integers(CELLS, size=(alone.sum(), 2))
 
     where, which = np.nonzero(cells[:, :, 0] >= 0)
     items = [scenes[i].items[k] for i, k in zip(where, which, strict=True)]
@@ -316,11 +338,21 @@ def evaluation_set(name, count, *, held_out=False, seed=99):
     SceneSet
         A caption of each scene is right and seven differ from it in one fact: guessing reaches
         1/8, and a reader that knows which words belong but not their order 1/4 (the right
-        caption, and the three that only exchange its words).
+        caption, and the three that only exchange its words). No two scenes have the same
+        caption, so that retrieval has one right answer.
+
+    Raises
+    ------
+    ValueError
+        If there is no such split, or there are not that many different scenes.
     """
+    _check_count(count, held_out=held_out)
     rng = np.random.default_rng([seed, held_out])
     source = draw_scenes(rng, held_out=held_out)
-    scenes = [next(source) for _ in range(count)]
+    scenes = {}  # a dict keeps the order and refuses duplicates
+    while len(scenes) < count:
+        scenes[next(source)] = None
+    scenes = list(scenes)
     images, _ = render(rng, scenes, DigitPool(split(name)))
     candidates = [
         [choice.caption for choice in (scene, *one_fact_changes(rng, scene))] for scene in scenes
@@ -375,3 +407,19 @@ def choose_by_words(said, candidates):
     )
     best = shared == shared.max()
     return best / best.sum()
+
+
+def _check_count(count, held_out):
+    most = _different_scenes(held_out)
+    if not 1 <= count <= most:
+        raise ValueError(f"asked for {count} different scenes; there are 1 to {most} of this kind")
+
+
+@cache
+def _different_scenes(held_out):  # of two digits
+    items = [Item(c, d) for c in range(len(COLOURS)) for d in range(10)]
+    return sum(
+        Scene((a, b), relation).held_out == held_out
+        for a, b, relation in product(items, items, RELATIONS)
+        if a.colour != b.colour and a.digit != b.digit
+    )

@@ -29,8 +29,10 @@ class Vocabulary:
     words: tuple[str, ...]
 
     def __post_init__(self):
-        if len(set(self.words)) != len(self.words):
-            raise ValueError("a word stands twice in the vocabulary")
+        names = SPECIALS + tuple(self.words)
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"{twice!r} stands twice in the vocabulary, which has {SPECIALS}")
         spaced = [word for word in self.words if word.split() != [word]]
         if spaced:
             raise ValueError(f"{spaced[0]!r} is not a single word")
@@ -56,9 +58,13 @@ class Vocabulary:
 
         Raises
         ------
+        TypeError
+            If `texts` is a single string.
         ValueError
             If a word is unknown or a text does not fit.
         """
+        if isinstance(texts, str):
+            raise TypeError(f"texts is a list of strings; write [{texts!r}] for a single one")
         ids = np.full((len(texts), length), PAD)
         for row, text in zip(ids, texts, strict=True):
             tokens = [BEGIN, *map(self._id, text.split()), END]
@@ -99,5 +105,5 @@ class Vocabulary:
         if word in self._ids:
             return self._ids[word]
         near = difflib.get_close_matches(word, self.words, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown word {word!r}{hint} The vocabulary is: {', '.join(self.words)}")
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"unknown word {word!r}; {hint}the vocabulary is: {', '.join(self.words)}")

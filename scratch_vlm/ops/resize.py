@@ -91,6 +91,8 @@ def resize_forward(x, *, size, method="bilinear", antialias=True):
 
     Raises
     ------
+    TypeError
+        If `x` holds integers, to which the weights of the pixels would be rounded.
     ValueError
         If `x` has not four axes, or the size or the method is not possible.
 
@@ -104,6 +106,13 @@ def resize_forward(x, *, size, method="bilinear", antialias=True):
     """
     if x.ndim != 4:
         raise ValueError(f"images must be (B, H, W, C), got {x.shape}")
+    if x.dtype.kind not in "fc":
+        raise TypeError(
+            f"images must be floating point, got {x.dtype}; "
+            "scale bytes with images.astype('float32') / 255"
+        )
+    if len(size) != 2:
+        raise ValueError(f"size is (height, width) in pixels, got {size}")
     xp = namespace(x)
     down, across = (
         to_device(resize_matrix(old, int(new), method, antialias).astype(x.real.dtype), xp)

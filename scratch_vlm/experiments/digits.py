@@ -1,0 +1,152 @@
+"""The first experiment: a Vision Transformer learns to name single handwritten digits."""
+
+from dataclasses import asdict, replace
+
+import numpy as np
+
+from scratch_vlm.backend import namespace, to_device, to_host
+from scratch_vlm.data.augment import Affine, affine
+from scratch_vlm.data.digits import nearest_neighbour, split
+from scratch_vlm.data.images import normalize
+from scratch_vlm.layers.block import BlockConfig
+from scratch_vlm.models.vit import ViTConfig, vit_backward, vit_forward, vit_init
+from scratch_vlm.ops.losses import cross_entropy_backward, cross_entropy_forward
+from scratch_vlm.recompute import chunked
+from scratch_vlm.training.loop import TrainConfig, train
+
+CLASSES = 10
+MODEL = ViTConfig(
+    image=(8, 8, 1),
+    patch=(4, 4),
+    outputs=CLASSES,
+    block=BlockConfig(width=96, heads=4, hidden=384, mlp="gelu_tanh"),
+    depth=4,
+    position_std=0.1,
+)
+TRAINING = TrainConfig(
+    steps=1500,
+    batch_size=128,
+    peak_rate=2e-3,
+    warmup=100,
+    weight_decay=0.1,
+    betas=(0.9, 0.98),
+    checkpoint_every=250,
+)
+WARP = Affine(degrees=15, scale=0.15, shift=0.8, shear=0.2)
+SMOOTHING = 0.1
+INK = (0.3, 0.37)  # mean and standard deviation of the training digits' pixels
+THREADS = 2  # a fixed number, so that sums are taken in the same order on every machine
+
+
+def train_model(folder, *, seed=0, steps=None, xp=np, progress=True):
+    """Train the ViT on the training forms, or go on where an interrupted training left off.
+
+    Parameters
+    ----------
+    folder : str or path
+        Where to keep its curve and checkpoint.
+    seed : int, default 0
+        Of weights and batches.
+    steps : int, optional
+        Training steps; default 1500.
+    xp : module, default numpy
+        Where to compute.
+    progress : bool, default True
+        Show a progress bar.
+
+    Returns
+    -------
+    dict
+        Its parameters.
+    """
+    steps = TRAINING.steps if steps is None else steps
+    warmup = min(TRAINING.warmup, steps // 4)
+    config = replace(TRAINING, seed=seed, steps=steps, warmup=warmup)
+    digits = split("train")
+
+    def batch(step):
+        rng = np.random.default_rng([seed, step])
+        chosen = rng.integers(len(digits), size=config.batch_size)
+        images = affine(rng, digits.images[chosen], WARP)
+        return prepare(images), digits.labels[chosen]
+
+    encode, encode_backward = chunked(
+        vit_forward, vit_backward, size=config.batch_size // THREADS, threads=THREADS
+    )
+
+    def forward(images, labels, p):
+        scores, s_model = encode(images, p, config=MODEL)
+        loss, s_loss = cross_entropy_forward(scores, labels, smoothing=SMOOTHING)
+        return loss, (s_model, s_loss)
+
+    def backward(dloss, saved, g):
+        s_model, s_loss = saved
+        encode_backward(cross_entropy_backward(dloss, s_loss), s_model, g)
+
+    p = vit_init(np.random.default_rng(seed), MODEL)
+    identity = {"model": asdict(MODEL), "warp": asdict(WARP)}
+    return train(
+        forward, backward, p, batch, config, folder, identity=identity, xp=xp, progress=progress
+    )
+
+
+def prepare(images):
+    """Turn grey digits into what the model takes.
+
+    Parameters
+    ----------
+    images : array of shape (B, 8, 8)
+        Ink from 0 to 1.
+
+    Returns
+    -------
+    array of shape (B, 8, 8, 1)
+        Normalised.
+    """
+    return normalize(images[..., None], *INK)
+
+
+def predict(p, images):
+    """Name digits.
+
+    Parameters
+    ----------
+    p : dict
+        Trained parameters.
+    images : numpy.ndarray of shape (B, 8, 8)
+        Ink from 0 to 1.
+
+    Returns
+    -------
+    integer array of shape (B,)
+    """
+    images = to_device(prepare(images), namespace(p["patch"]["w"]))
+    encode, _ = chunked(vit_forward, None, size=256, recompute=True)
+    return to_host(encode(images, p, config=MODEL)[0]).argmax(1)
+
+
+def measure(p, name):
+    """Measure the ViT on handwriting that it was not trained on.
+
+    Parameters
+    ----------
+    p : dict
+        Trained parameters.
+    name : {"val", "test"}
+        Which forms.
+
+    Returns
+    -------
+    dict
+        Accuracy, with chance and that of the nearest neighbour in pixels.
+    """
+    digits = split(name)
+    accuracy = (predict(p, digits.images) == digits.labels).mean()
+    baseline = (nearest_neighbour(split("train"), digits) == digits.labels).mean()
+    return {
+        f"{name}_accuracy": {
+            "value": float(accuracy),
+            "chance": 1 / CLASSES,
+            "baseline": float(baseline),
+        }
+    }
