@@ -163,6 +163,8 @@ def measure(
     ------
     GradientError
         If the backward returns gradients of the wrong number or shape, or changes its inputs.
+    TypeError
+        If `inputs` is one array instead of a sequence, or the forward does not return a pair.
     ValueError
         If the method is unknown.
 
@@ -177,6 +179,8 @@ def measure(
     """
     if method not in ("auto", "complex", "central"):
         raise ValueError(f"method must be 'auto', 'complex' or 'central', got {method!r}")
+    if isinstance(inputs, np.ndarray):
+        raise TypeError("inputs must be a sequence of arrays, got one array; write [x]")
     started = time.perf_counter()
     rng = np.random.default_rng(0) if rng is None else rng
     make_options = options if callable(options) else lambda: dict(options or {})
@@ -190,7 +194,10 @@ def measure(
         arguments = [*tree["input"].values()] + ([] if p is None else [tree["parameter"]])
         return forward(*arguments, **make_options())
 
-    y, saved = run(point)
+    result = run(point)
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise TypeError(f"the forward must return (y, saved), got {type(result).__name__}")
+    y, saved = result
     dy = _map_outputs(lambda part: rng.standard_normal(np.shape(part)), y)
     g = zeros_like(point["parameter"])
     given = _map_outputs(np.copy, dy)

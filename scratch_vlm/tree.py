@@ -4,7 +4,7 @@ import re
 
 from scratch_vlm.backend import namespace
 
-ALIGN = 64  # elements; every leaf of an arena starts on a cache line
+ALIGN = 64  # elements; the leaves of an arena start whole cache lines apart
 
 
 class _Frozen(dict):
@@ -170,8 +170,8 @@ def by_rule(names, rules):
     Raises
     ------
     ValueError
-        If a name matches no rule or a rule is the first to match no name: rules cover all
-        parameters, and none is there for nothing.
+        If a pattern is not a regular expression, a name matches no rule, or a rule is the first
+        to match no name: rules cover all parameters, and none is there for nothing.
 
     Examples
     --------
@@ -179,6 +179,11 @@ def by_rule(names, rules):
     {'image/w': 'frozen', 'text/w': 'trained'}
     """
     rules = list(rules)
+    for pattern, _ in rules:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"the rule {pattern!r} is not a regular expression: {error}") from None
     used, values, missing = set(), {}, []
     for name in names:
         for number, (pattern, value) in enumerate(rules):

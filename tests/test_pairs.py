@@ -133,17 +133,39 @@ def test_each_leaf_can_be_frozen_alone(pair, seed):
     case = make_case(pair.name, rng)
     if case.p is None:
         pytest.skip("an op has no parameters to freeze")
+    assert_frozen_alone(pair, case, rng, rng.choice([name for name, _ in leaves(case.p)]))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_each_branch_can_be_frozen_alone(pair, seed):
+    rng = np.random.default_rng(seed)
+    case = make_case(pair.name, rng)
+    branches = sorted(k for k, v in (case.p or {}).items() if isinstance(v, dict))
+    if not branches:
+        pytest.skip("no branches to freeze")
+    dx = assert_frozen_alone(pair, case, rng, branches[seed % len(branches)])
+    if pair.name == "models.clip.clip":
+        assert (dx == ()) == (branches[seed % len(branches)] == "image")
+
+
+def assert_frozen_alone(pair, case, rng, frozen):
+    """Freeze a leaf or a branch; check that the rest learns as before, and return dx."""
     y, _ = run(pair, case)
     dy = cotangent(rng, y)
-    full = dict(leaves(pull(pair, case, dy, run(pair, case)[1])[1]))
-    frozen = rng.choice(list(full))
+    free, full = pull(pair, case, dy, run(pair, case)[1])
+    full = dict(leaves(full))
+    kept = {name for name in full if name != frozen and not name.startswith(f"{frozen}/")}
 
-    rules = [(re.escape(frozen), False)] + [(".*", True)] * (len(full) > 1)
-    g = freeze(zeros_like(case.p), rules)
-    part = dict(leaves(pull(pair, case, dy, run(pair, case)[1], g)[1]))
-    assert set(part) == set(full) - {frozen}
+    rules = [(re.escape(frozen) + "(/.*)?", False)] + [(".*", True)] * bool(kept)
+    dx, g = pull(pair, case, dy, run(pair, case)[1], freeze(zeros_like(case.p), rules))
+    part = dict(leaves(g))
+    assert set(part) == kept
     for name, x in part.items():
         np.testing.assert_array_equal(x, full[name], err_msg=name)
+    if dx:
+        for x, right in zip(dx, free, strict=True):
+            np.testing.assert_array_equal(x, right)
+    return dx
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -3,7 +3,7 @@
 The only package that knows CuPy exists. Nothing here imports it before it is asked for by name.
 """
 
-from scratch_vlm.backend.arrays import namespace, to_device, to_host
+from scratch_vlm.backend.arrays import floating, namespace, to_device, to_host
 from scratch_vlm.backend.choose import BackendError, cupy_problem, load
 from scratch_vlm.backend.memory import keep_freed_memory
 from scratch_vlm.backend.primitives import add_at, erf, project, row_dot, row_mean, rows
@@ -13,6 +13,7 @@ __all__ = [
     "add_at",
     "cupy_problem",
     "erf",
+    "floating",
     "keep_freed_memory",
     "load",
     "namespace",

@@ -32,8 +32,42 @@ def namespace(x):
         return np
     module = sys.modules.get(type(x).__module__.partition(".")[0])
     if not hasattr(module, "ndarray"):
-        raise TypeError(f"expected a NumPy or CuPy array, got {type(x).__name__}")
+        raise TypeError(
+            f"expected a NumPy or CuPy array, got {type(x).__name__}; numpy.asarray makes one"
+        )
     return module
+
+
+def floating(x, name="x"):
+    """Return the module that owns an array of floating point numbers, and refuse any other.
+
+    Parameters
+    ----------
+    x : array
+        A NumPy or a CuPy array.
+    name : str, default "x"
+        What to call it in the error.
+
+    Returns
+    -------
+    module
+        `numpy` or `cupy`.
+
+    Raises
+    ------
+    TypeError
+        If `x` is not an array, or holds integers or booleans, to which results would be rounded.
+
+    See Also
+    --------
+    namespace : The same for an array of anything.
+    """
+    xp = namespace(x)
+    if x.dtype.kind not in "fc":
+        raise TypeError(
+            f"{name} must be floating point, got {x.dtype}; convert it with astype('float32')"
+        )
+    return xp
 
 
 def to_host(x):

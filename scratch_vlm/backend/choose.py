@@ -22,7 +22,7 @@ def cupy_problem():
     if importlib.util.find_spec("cupy") is None:
         return (
             "CuPy is not installed; on a machine with an NVIDIA GPU: "
-            "python -m pip install 'scratch-vlm[gpu]'"
+            "python -m pip install 'cupy-cuda13x[ctk]'"
         )
     try:
         import cupy
@@ -38,7 +38,7 @@ def cupy_problem():
         return (
             f"CuPy {cupy.__version__} sees a GPU but cannot run on it "
             f"({type(error).__name__}: {first_line}); the CUDA libraries may be missing: "
-            "python -m pip install 'scratch-vlm[gpu]'"
+            "python -m pip install 'cupy-cuda13x[ctk]'"
         )
     return None if right else "CuPy runs but multiplied two matrices of ones wrongly"
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from scratch_vlm.backend.arrays import namespace
+from scratch_vlm.backend.arrays import floating, namespace
 
 
 def rows(x):
@@ -43,18 +43,26 @@ def project(x, w, *, out=None):
     Raises
     ------
     ValueError
-        If `x` and `w` disagree about D, or `out` is not C-contiguous.
+        If `x` and `w` disagree about D, or `out` is not C-contiguous or of another shape.
+    TypeError
+        If `x` does not hold floating point numbers.
     """
+    xp = floating(x)
+    if w.ndim != 2:
+        raise ValueError(f"w must be a matrix (D, M), got {w.shape}")
     if x.shape[-1] != w.shape[0]:
         raise ValueError(
             f"x has {x.shape[-1]} channels and w takes {w.shape[0]}; they must agree "
             f"(x {x.shape}, w {w.shape})"
         )
+    shape = (*x.shape[:-1], w.shape[1])
     if out is None:
-        return namespace(x).matmul(rows(x), w).reshape(*x.shape[:-1], w.shape[1])
+        return xp.matmul(rows(x), w).reshape(shape)
+    if out.shape != shape:
+        raise ValueError(f"out is {out.shape} and must be {shape} (x {x.shape}, w {w.shape})")
     if not out.flags.c_contiguous:
         raise ValueError(f"out must be C-contiguous; its strides are {out.strides} bytes")
-    namespace(x).matmul(rows(x), w, out=rows(out))
+    xp.matmul(rows(x), w, out=rows(out))
     return out
 
 

@@ -208,9 +208,10 @@ def training_scenes(rng, count, *, single=0.25, hard=0.8):
     single : float, default 0.25
         Chance to add a scene of one digit before each scene of two.
     hard : float, default 0.8
-        Chance that a scene of two digits brings three others that differ from it in one fact.
-        Without them the contrastive loss is solved by colours and digits alone, and what stands
-        left of what is never learned.
+        Chance that a scene of two digits brings three others that are easily taken for it: by
+        turns the same digits in all other arrangements, or scenes with one colour or digit
+        changed. Without them colours and digits alone nearly solve the contrastive loss, and
+        what stands left of what is learned late or never.
 
     Returns
     -------
@@ -231,11 +232,19 @@ def training_scenes(rng, count, *, single=0.25, hard=0.8):
         scene = next(pairs)
         scenes[scene] = None
         if rng.random() < hard:
-            changed = one_fact_changes(rng, scene)
-            for i in rng.permutation(len(changed))[:3]:
-                if not changed[i].held_out:
-                    scenes[changed[i]] = None
+            if rng.random() < 0.5:
+                similar = _other_arrangements(scene)
+            else:
+                changed = one_fact_changes(rng, scene)[2:]
+                similar = [changed[i] for i in rng.permutation(len(changed))[:3]]
+            scenes.update(dict.fromkeys(s for s in similar if not s.held_out))
     return list(scenes)[:count]
+
+
+def _other_arrangements(scene):
+    a, b = scene.items
+    every = [Scene(items, relation) for items in ((a, b), (b, a)) for relation in RELATIONS]
+    return [other for other in every if other != scene]
 
 
 def render(rng, scenes, pool, warp=None):

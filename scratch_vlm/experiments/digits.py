@@ -19,7 +19,7 @@ MODEL = ViTConfig(
     image=(8, 8, 1),
     patch=(4, 4),
     outputs=CLASSES,
-    block=BlockConfig(width=96, heads=4, hidden=384, mlp="gelu_tanh"),
+    block=BlockConfig(width=64, heads=4, hidden=256, mlp="gelu_tanh"),
     depth=4,
     position_std=0.1,
 )

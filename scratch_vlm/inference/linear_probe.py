@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scratch_vlm.layers.counts import check_counts
 from scratch_vlm.layers.linear import linear_backward, linear_forward
 from scratch_vlm.ops.losses import cross_entropy_backward, cross_entropy_forward
 from scratch_vlm.tree import arena, zeros_like
@@ -27,6 +28,8 @@ class LinearProbe:
 
     def predict(self, features):
         """Return the class of each row of features, (B, D) -> (B,)."""
+        if features.ndim != 2 or features.shape[1] != len(self.mean):
+            raise ValueError(f"features must be (B, {len(self.mean)}), got {features.shape}")
         scores, _ = linear_forward((features - self.mean) / self.std, self.p)
         return scores.argmax(1)
 
@@ -51,6 +54,13 @@ def fit_linear_probe(features, labels, classes, *, penalty=1e-3, iterations=500)
     -------
     LinearProbe
 
+    Raises
+    ------
+    TypeError
+        If the labels are not integers.
+    ValueError
+        If shapes do not fit, a label is not a class, or the penalty is negative.
+
     Notes
     -----
     The problem is convex; SciPy's L-BFGS-B minimises it with the gradient of this library's own
@@ -62,6 +72,12 @@ def fit_linear_probe(features, labels, classes, *, penalty=1e-3, iterations=500)
        Supervision", 2021, arXiv:2103.00020, section 3.2 and appendix A.3.
     """
     from scipy.optimize import minimize  # slow to import
+
+    if features.ndim != 2 or not features.size:
+        raise ValueError(f"features must be (B, D), neither of them 0; got {features.shape}")
+    check_counts(classes=classes, iterations=iterations)
+    if not penalty >= 0:
+        raise ValueError(f"penalty must be at least 0, got {penalty}")
 
     features = features.astype(np.float64)
     mean, std = features.mean(0), features.std(0) + 1e-8

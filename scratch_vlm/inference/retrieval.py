@@ -15,7 +15,7 @@ def ranks(similarity):
     -------
     ranks : integer array of shape (B,)
         0 for the first place. Candidates that score the same as the partner rank before it: a
-        model that gives everything one score finds nothing.
+        model that gives everything one score, or NaN, finds nothing.
 
     Raises
     ------
@@ -32,7 +32,7 @@ def ranks(similarity):
             f"similarity must be square, query i beside partner i; got {similarity.shape}"
         )
     partner = np.diagonal(similarity)[:, None]
-    return (similarity >= partner).sum(1) - 1
+    return (~(similarity < partner)).sum(1) - 1  # not ">=", which is False for NaN
 
 
 def recall_at_k(similarity, k):

@@ -60,12 +60,19 @@ def zero_shot_probabilities(images, classes, log_scale):
     Raises
     ------
     ValueError
-        If the widths differ.
+        If the shapes do not fit.
     """
+    if images.ndim != 2 or classes.ndim not in (2, 3):
+        raise ValueError(
+            f"images must be (B, E) and classes (V, E) or (B, V, E); "
+            f"got {images.shape} and {classes.shape}"
+        )
     if images.shape[-1] != classes.shape[-1]:
         raise ValueError(
             f"embeddings differ in width: images {images.shape}, classes {classes.shape}"
         )
+    if classes.ndim == 3 and len(classes) != len(images):
+        raise ValueError(f"{len(images)} images and classes for {len(classes)} do not pair up")
     xp = namespace(images)
     scale = math.exp(float(log_scale))
     if classes.ndim == 2:

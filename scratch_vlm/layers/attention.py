@@ -5,6 +5,7 @@ questions at once; fewer heads of keys and values than of queries make grouped-q
 """
 
 from scratch_vlm.backend import namespace
+from scratch_vlm.layers.counts import check_counts
 from scratch_vlm.layers.linear import linear_backward, linear_forward, linear_init
 from scratch_vlm.ops.attend import attend_backward, attend_forward
 
@@ -83,7 +84,7 @@ def self_attention_forward(x, p, *, heads, kv_heads=None, mask=None):
     .. [1] A. Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762, section 3.2.2.
     """
     s = {}
-    kv_heads = kv_heads or heads
+    kv_heads = _check_tokens(x, p["qkv"], heads, kv_heads, parts=(1, 2))
     qkv, s["qkv"] = linear_forward(x, p["qkv"])  # (B, T, (A + 2 G) K)
     q, k, v = _split(qkv, (heads, kv_heads, kv_heads))  # (B, A, T, K), twice (B, G, T, K)
     y, s["attend"] = _attend_into_tokens(q, k, v, mask)  # (B, T, D)
@@ -198,7 +199,9 @@ def cross_attention_forward(x, z, p, *, heads, kv_heads=None, mask=None):
     .. [1] A. Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762, section 3.2.3.
     """
     s = {}
-    kv_heads = kv_heads or heads
+    kv_heads = _check_tokens(x, p["kv"], heads, kv_heads, parts=(0, 2))
+    if z.ndim != 3 or len(z) != len(x):
+        raise ValueError(f"z must be (B, S, E) with the B of x; got x {x.shape} and z {z.shape}")
     q, s["q"] = linear_forward(x, p["q"])
     kv, s["kv"] = linear_forward(z, p["kv"])  # (B, S, 2 G K)
     (q,) = _split(q, (heads,))  # (B, A, T, K)
@@ -241,16 +244,14 @@ def _attend_into_tokens(q, k, v, mask):
     xp, (b, a, t, _) = namespace(q), q.shape
     y = xp.empty((b, t, a, v.shape[-1]), q.dtype)
     _, saved = attend_forward(q, k, v, mask=mask, out=y.swapaxes(1, 2))
-    return y.reshape(b, t, -1), saved
+    return y.reshape(b, t, a * v.shape[-1]), saved
 
 
 def _split(x, counts):
     # (B, T, sum of counts * K) -> a view (B, count, T, K) for each of the counts
     b, t, width = x.shape
     total = sum(counts)
-    if width % total:
-        raise ValueError(f"{width} channels do not divide into {total} heads")
-    x = x.reshape(b, t, total, -1).swapaxes(1, 2)
+    x = x.reshape(b, t, total, width // total).swapaxes(1, 2)
     starts = [sum(counts[:i]) for i in range(len(counts))]
     return [x[:, start : start + count] for start, count in zip(starts, counts, strict=True)]
 
@@ -265,10 +266,25 @@ def _join(parts, counts):
 
 
 def _check_heads(width, heads, kv_heads):
-    kv_heads = kv_heads or heads
+    kv_heads = heads if kv_heads is None else kv_heads
+    check_counts(heads=heads, kv_heads=kv_heads)
     if width % heads or heads % kv_heads:
         raise ValueError(
             f"width {width} must be a multiple of heads {heads}, "
             f"and heads a multiple of kv_heads {kv_heads}"
+        )
+    return kv_heads
+
+
+def _check_tokens(x, p, heads, kv_heads, *, parts):
+    # parts: how often the linear layer p makes heads of queries, and of keys or values
+    if x.ndim != 3:
+        raise ValueError(f"tokens must be (B, T, D), got {x.shape}")
+    kv_heads = _check_heads(x.shape[2], heads, kv_heads)
+    wanted = (parts[0] * heads + parts[1] * kv_heads) * (x.shape[2] // heads)
+    if p["w"].shape[1] != wanted:
+        raise ValueError(
+            f"{heads} heads of queries and {kv_heads} of keys and values on tokens {x.shape} need "
+            f"a matrix of {wanted} columns, but the parameters have {p['w'].shape}"
         )
     return kv_heads

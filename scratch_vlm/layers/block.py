@@ -7,6 +7,7 @@ from scratch_vlm.layers.attention import (
     self_attention_forward,
     self_attention_init,
 )
+from scratch_vlm.layers.counts import check_counts
 from scratch_vlm.layers.mlp import (
     mlp_backward,
     mlp_forward,
@@ -60,9 +61,8 @@ class BlockConfig:
     dropout: float = 0.0
 
     def __post_init__(self):
-        kv_heads = self.kv_heads or self.heads
-        if min(self.width, self.heads, self.hidden, kv_heads) < 1:
-            raise ValueError(f"width, heads, hidden and kv_heads must be positive, got {self}")
+        kv_heads = self.heads if self.kv_heads is None else self.kv_heads
+        check_counts(width=self.width, heads=self.heads, hidden=self.hidden, kv_heads=kv_heads)
         if self.width % self.heads or self.heads % kv_heads:
             raise ValueError(
                 f"width {self.width} must be a multiple of heads {self.heads}, "
@@ -72,6 +72,8 @@ class BlockConfig:
             raise ValueError(f"order must be 'pre' or 'post', got {self.order!r}")
         if self.norm not in NORMS:
             raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
+        if not self.eps >= 0:
+            raise ValueError(f"eps must be at least 0, got {self.eps}")
         if self.mlp != "swiglu":
             activation(self.mlp)
         if not 0 <= self.dropout < 1:
@@ -323,8 +325,8 @@ def tower_forward(x, p, *, config, mask=None, rng=None):
     tower_backward : The gradient of this function.
     """
     s = {}
-    for name, p_block in p.items():
-        x, s[name] = BLOCKS[config.order][0](x, p_block, config=config, mask=mask, rng=rng)
+    for name in map(str, range(len(p))):  # not the order of the dict, which a file may change
+        x, s[name] = BLOCKS[config.order][0](x, p[name], config=config, mask=mask, rng=rng)
     return x, s
 
 
@@ -347,6 +349,28 @@ def tower_backward(dy, s, g):
     for name in reversed(s):
         dy = BLOCKS[s[name]["config"].order][1](dy, s[name], g[name])
     return dy
+
+
+def check_blocks(p, depth):
+    """Refuse the parameters of another model: those without a tower, or with a taller one.
+
+    Parameters
+    ----------
+    p : dict
+        A model's parameters, the tower under ``blocks``.
+    depth : int
+        L, the blocks that the model's config asks for.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many.
+    """
+    found = len(p.get("blocks", ()))
+    if found != depth:
+        raise ValueError(
+            f"the config asks for {depth} blocks; the parameters, {', '.join(p)}, hold {found}"
+        )
 
 
 def _feed_forward(x, p, config):

@@ -56,7 +56,7 @@ def embedding_forward(ids, p):
     --------
     embedding_backward : The gradient of this function.
     """
-    _check_ids(ids, len(p["w"]))
+    check_ids(ids, len(p["w"]))
     ids = namespace(p["w"]).asarray(ids)
     return p["w"][ids], ids
 
@@ -100,12 +100,13 @@ def positions_forward(x, p):
     Raises
     ------
     ValueError
-        If there are more tokens than places.
+        If there are more tokens than places, or they have another width.
 
     See Also
     --------
     positions_backward : The gradient of this function.
     """
+    _check_places(x, p["w"].shape[1])
     tokens, places = x.shape[1], len(p["w"])
     if tokens > places:
         raise ValueError(f"{tokens} tokens do not fit the {places} places of the position table")
@@ -195,7 +196,7 @@ def grid_positions_forward(x, p, *, grid, trained):
     Raises
     ------
     ValueError
-        If the number of tokens does not fit the grid.
+        If the number of tokens does not fit the grid, or they have another width.
 
     See Also
     --------
@@ -213,6 +214,7 @@ def grid_positions_forward(x, p, *, grid, trained):
     """
     axial = "rows" in p
     table = _axial_table(p) if axial else p["w"]
+    _check_places(x, table.shape[1])
     table, stretched = interpolate_positions_forward(table, old=trained, new=grid)
     if x.shape[1] != len(table):
         raise ValueError(f"{x.shape[1]} tokens do not fit {len(table)} places on the grid {grid}")
@@ -259,10 +261,34 @@ def _axial_table(p):
     return namespace(patches).concatenate([p["extra"], patches.reshape(-1, patches.shape[-1])])
 
 
-def _check_ids(ids, vocabulary):
+def check_ids(ids, count, name="token id"):
+    """Refuse ids that name no row of a table.
+
+    Parameters
+    ----------
+    ids : integer array of shape (...)
+        Looked at only on the host: on a device that would mean waiting.
+    count : int
+        Rows of the table.
+    name : str, default "token id"
+        What to call one in the error.
+
+    Raises
+    ------
+    TypeError
+        If the ids are not integers.
+    ValueError
+        If one is not from 0 to `count` - 1. NumPy would take a negative one for a row from the
+        end, CuPy any.
+    """
+    xp = namespace(ids)
     if ids.dtype.kind not in "iu":
-        raise TypeError(f"token ids must be integers, got dtype {ids.dtype}")
-    # On a device looking would mean waiting; and CuPy would wrap a wrong id silently.
-    if namespace(ids) is np and ids.size and not 0 <= ids.min() <= ids.max() < vocabulary:
+        raise TypeError(f"{name}s must be integers, got dtype {ids.dtype}")
+    if xp is np and ids.size and not 0 <= ids.min() <= ids.max() < count:
         wrong = ids.min() if ids.min() < 0 else ids.max()
-        raise ValueError(f"token id {wrong} is outside the vocabulary, 0 to {vocabulary - 1}")
+        raise ValueError(f"{name} {wrong} is none of the {count}, which are 0 to {count - 1}")
+
+
+def _check_places(x, width):
+    if x.ndim != 3 or x.shape[2] != width:
+        raise ValueError(f"x must be (B, T, {width}), like the position table; got {x.shape}")

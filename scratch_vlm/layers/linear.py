@@ -1,6 +1,7 @@
 """The linear layer: a matrix, and a bias where the tree has one."""
 
 from scratch_vlm.backend import project, rows
+from scratch_vlm.layers.counts import check_counts
 
 
 def linear_init(rng, inputs, outputs, *, bias=True, std=None):
@@ -22,7 +23,13 @@ def linear_init(rng, inputs, outputs, *, bias=True, std=None):
     -------
     p : dict
         ``w`` of shape (D, M) and perhaps ``b`` of shape (M,), in float32.
+
+    Raises
+    ------
+    ValueError
+        If `inputs` or `outputs` is not positive.
     """
+    check_counts(inputs=inputs, outputs=outputs)
     std = inputs**-0.5 if std is None else std
     p = {"w": (std * rng.standard_normal((inputs, outputs))).astype("float32")}
     if bias:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from scratch_vlm.backend import namespace, row_dot, row_mean, rows
+from scratch_vlm.backend import floating, namespace, row_dot, row_mean, rows
 
 
 def layer_norm_init(width):
@@ -43,6 +43,8 @@ def layer_norm_forward(x, p, *, eps=1e-5, out=None):
 
     Raises
     ------
+    TypeError
+        If `x` does not hold floating point numbers.
     ValueError
         If `x` and ``gamma`` disagree about D.
 
@@ -156,6 +158,8 @@ def rms_norm_forward(x, p, *, eps=1e-5, out=None):
 
     Raises
     ------
+    TypeError
+        If `x` does not hold floating point numbers.
     ValueError
         If `x` and ``gamma`` disagree about D.
 
@@ -232,6 +236,7 @@ def _mean_times(x, gamma):  # mean over D of x * gamma without the wide product,
 
 
 def _check_width(x, p):
+    floating(x)
     if x.shape[-1] != p["gamma"].shape[0]:
         raise ValueError(
             f"x has {x.shape[-1]} channels and gamma {p['gamma'].shape[0]}; they must agree"

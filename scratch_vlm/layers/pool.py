@@ -1,5 +1,7 @@
 """Pooling: one vector out of a sequence of tokens."""
 
+import numpy as np
+
 from scratch_vlm.backend import namespace
 from scratch_vlm.layers.attention import (
     cross_attention_backward,
@@ -26,11 +28,25 @@ def pick_forward(x, *, index):
     saved : tuple
         For `pick_backward`.
 
+    Raises
+    ------
+    ValueError
+        If `x` is not (B, T, D), or `index` is not one place from 0 to T - 1 for each sequence.
+
     See Also
     --------
     pick_backward : The gradient of this function.
     """
     xp = namespace(x)
+    _check_tokens(x)
+    places = np.asarray(index) if isinstance(index, int | list) else index
+    if (places.ndim and places.shape != x.shape[:1]) or places.dtype.kind not in "iu":
+        raise ValueError(
+            f"index must be a whole number or {len(x)} of them; "
+            f"got dtype {places.dtype} and shape {places.shape}"
+        )
+    if namespace(places) is np and ((places < 0) | (places >= x.shape[1])).any():
+        raise ValueError(f"index must be from 0 to {x.shape[1] - 1}, got {places.tolist()}")
     batch = xp.arange(len(x))
     index = index if isinstance(index, int) else xp.asarray(index)
     return x[batch, index], (x.shape, batch, index)
@@ -74,18 +90,23 @@ def mean_pool_forward(x, *, mask=None):
 
     Raises
     ------
+    TypeError
+        If the mask is not boolean.
     ValueError
-        If the mask does not fit.
+        If `x` is not (B, T, D) or the mask does not fit.
 
     See Also
     --------
     mean_pool_backward : The gradient of this function.
     """
     xp = namespace(x)
+    _check_tokens(x)
     if mask is None:
         mask = xp.ones(x.shape[:2], bool)
     if mask.shape != x.shape[:2]:
         raise ValueError(f"mask {mask.shape} must have the shape (B, T) of x, {x.shape[:2]}")
+    if mask.dtype != bool:
+        raise TypeError(f"a mask must be boolean, True = counts; got dtype {mask.dtype}")
     weight = mask / xp.maximum(mask.sum(1, keepdims=True), 1)  # (B, T)
     weight = weight.astype(x.real.dtype)[..., None]  # (B, T, 1)
     return (x * weight).sum(1), weight
@@ -155,6 +176,11 @@ def attention_pool_forward(x, p, *, heads, kind="gelu", eps=1e-6):
     saved : dict
         For `attention_pool_backward`.
 
+    Raises
+    ------
+    ValueError
+        If shapes do not fit or the activation is unknown.
+
     See Also
     --------
     attention_pool_backward : The gradient of this function.
@@ -171,6 +197,9 @@ def attention_pool_forward(x, p, *, heads, kind="gelu", eps=1e-6):
     """
     s = {}
     xp = namespace(x)
+    _check_tokens(x)
+    if x.shape[2] != len(p["probe"]):
+        raise ValueError(f"x has {x.shape[2]} channels and the probe {len(p['probe'])}")
     probe = xp.broadcast_to(p["probe"], (len(x), 1, x.shape[2]))
     h, s["attn"] = cross_attention_forward(
         xp.ascontiguousarray(probe), x, p["attn"], heads=heads
@@ -205,3 +234,8 @@ def attention_pool_backward(dy, s, g):
     if g:
         g["probe"] += dprobe[:, 0].sum(0)
     return dx
+
+
+def _check_tokens(x):
+    if x.ndim != 3 or not x.shape[1]:
+        raise ValueError(f"tokens must be (B, T, D) with T at least 1, got {x.shape}")

@@ -5,8 +5,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from scratch_vlm.backend import namespace
-from scratch_vlm.layers.block import BlockConfig, tower_backward, tower_forward, tower_init
+from scratch_vlm.layers.block import (
+    BlockConfig,
+    check_blocks,
+    tower_backward,
+    tower_forward,
+    tower_init,
+)
+from scratch_vlm.layers.counts import check_counts
 from scratch_vlm.layers.embedding import (
+    check_ids,
     embedding_backward,
     embedding_forward,
     embedding_init,
@@ -45,10 +53,12 @@ class BERTConfig:
     segments: int = 2
 
     def __post_init__(self):
-        if min(self.vocabulary, self.context, self.depth, self.segments) < 1:
-            raise ValueError(
-                f"vocabulary, context, depth and segments must be positive, got {self}"
-            )
+        check_counts(
+            vocabulary=self.vocabulary,
+            context=self.context,
+            depth=self.depth,
+            segments=self.segments,
+        )
 
 
 def bert_init(rng, config):
@@ -107,7 +117,8 @@ def bert_forward(ids, p, *, config, segments=None, lengths=None, rng=None):
     TypeError
         If the ids are not integers.
     ValueError
-        If a text is too long or holds an id outside the vocabulary.
+        If a text is too long or holds an id outside the vocabulary, or segments or lengths do
+        not fit.
 
     See Also
     --------
@@ -120,8 +131,9 @@ def bert_forward(ids, p, *, config, segments=None, lengths=None, rng=None):
        Understanding", 2018, arXiv:1810.04805, section 3 and figure 2.
     """
     s = {}
-    mask = None if lengths is None else padding_mask(lengths, ids.shape[1])
     segments = np.zeros(ids.shape, int) if segments is None else segments
+    _check_texts(ids, segments, lengths, p, config)
+    mask = None if lengths is None else padding_mask(lengths, ids.shape[1])
     x, s["tokens"] = embedding_forward(ids, p["tokens"])  # (B, T, D)
     h, s["segments"] = embedding_forward(segments, p["segments"])
     x += h
@@ -203,3 +215,17 @@ def bert_pool_backward(dy, saved, g):
     picked, projected, y = saved
     dx = linear_backward(dy * (1 - y * y), projected, g)
     return pick_backward(dx, picked)
+
+
+def _check_texts(ids, segments, lengths, p, config):
+    check_blocks(p, config.depth)
+    namespace(ids)  # refuses a list
+    if ids.ndim != 2:
+        raise ValueError(f"ids must be (B, T), got {ids.shape}")
+    if segments.shape != ids.shape:
+        raise ValueError(f"segments {segments.shape} must have the shape of ids, {ids.shape}")
+    check_ids(segments, config.segments, "segment")
+    if lengths is not None and np.shape(lengths) != ids.shape[:1]:
+        raise ValueError(
+            f"lengths {np.shape(lengths)} must be one for each text of ids {ids.shape}"
+        )

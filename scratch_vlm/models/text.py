@@ -5,7 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from scratch_vlm.backend import namespace, to_host
-from scratch_vlm.layers.block import BlockConfig, tower_backward, tower_forward, tower_init
+from scratch_vlm.layers.block import (
+    BlockConfig,
+    check_blocks,
+    tower_backward,
+    tower_forward,
+    tower_init,
+)
+from scratch_vlm.layers.counts import check_counts
 from scratch_vlm.layers.embedding import (
     embedding_backward,
     embedding_forward,
@@ -53,8 +60,12 @@ class TextConfig:
     head_bias: bool = False
 
     def __post_init__(self):
-        if min(self.vocabulary, self.context, self.outputs, self.depth) < 1:
-            raise ValueError(f"vocabulary, context, outputs and depth must be positive, got {self}")
+        check_counts(
+            vocabulary=self.vocabulary,
+            context=self.context,
+            outputs=self.outputs,
+            depth=self.depth,
+        )
         if not 0 <= self.end < self.vocabulary:
             raise ValueError(f"end {self.end} is outside the vocabulary of {self.vocabulary}")
 
@@ -125,6 +136,7 @@ def text_forward(ids, p, *, config, rng=None):
        Supervision", 2021, arXiv:2103.00020, section 2.4.
     """
     s = {"config": config}
+    check_blocks(p, config.depth)
     ends = _ends(ids, config)
     xp = namespace(p["tokens"]["w"])
     x, s["tokens"] = embedding_forward(ids, p["tokens"])  # (B, T, D)
@@ -161,6 +173,7 @@ def text_backward(dy, s, g):
 
 
 def _ends(ids, config):
+    namespace(ids)  # refuses a list
     if ids.ndim != 2:
         raise ValueError(f"ids must be (B, T), got {ids.shape}")
     if ids.shape[1] > config.context:

@@ -8,7 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from scratch_vlm.backend import namespace, to_device
-from scratch_vlm.layers.block import BlockConfig, tower_backward, tower_forward, tower_init
+from scratch_vlm.layers.block import (
+    BlockConfig,
+    check_blocks,
+    tower_backward,
+    tower_forward,
+    tower_init,
+)
+from scratch_vlm.layers.counts import check_counts
 from scratch_vlm.layers.embedding import (
     grid_positions_backward,
     grid_positions_forward,
@@ -36,8 +43,8 @@ class ViTConfig:
     Attributes
     ----------
     image : tuple of int
-        Height, width and channels of the images it is made for; others work if the patch
-        divides them, unless positions are axial or fixed and differ in grid.
+        Height, width and channels of the images it is made for. Other heights and widths work
+        if the patch divides them: learned positions are then interpolated.
     patch : tuple of int
         Height and width of a patch in pixels.
     outputs : int
@@ -77,9 +84,12 @@ class ViTConfig:
     norm_first: bool = False
 
     def __post_init__(self):
+        if not isinstance(self.image, tuple | list) or len(self.image) != 3:
+            raise ValueError(f"image must be (height, width, channels), got {self.image}")
         patch_grid(self.image, self.patch)
-        if self.depth < 1 or self.outputs < 0:
-            raise ValueError(f"depth must be at least 1 and outputs at least 0, got {self}")
+        check_counts(channels=self.image[2], depth=self.depth)
+        if self.outputs:  # 0 is for none
+            check_counts(outputs=self.outputs)
         if self.pool not in ("cls", "mean", "attention"):
             raise ValueError(f"pool must be 'cls', 'mean' or 'attention', got {self.pool!r}")
         if self.positions not in ("learned", "axial", "sincos"):
@@ -159,7 +169,7 @@ def vit_forward(images, p, *, config, rng=None):
     Parameters
     ----------
     images : array of shape (B, H, W, C)
-        Normalised images; H and W may differ from the config's where positions are learned.
+        Normalised images; H and W may differ from the config's if the patch divides them.
     p : dict
         As `vit_init` makes it.
     config : ViTConfig
@@ -269,6 +279,7 @@ def vit_features_forward(images, p, *, config, rng=None):
     --------
     vit_features_backward : The gradient of this function.
     """
+    check_blocks(p, config.depth)
     _check_images(images, config)
     xp, s = namespace(images), {"config": config}
     grid = patch_grid(images.shape[1:], config.patch)

@@ -2,7 +2,7 @@
 
 import math
 
-from scratch_vlm.backend import namespace, row_dot
+from scratch_vlm.backend import floating, namespace, row_dot
 from scratch_vlm.ops.masks import check_mask
 
 
@@ -31,7 +31,7 @@ def attend_forward(q, k, v, *, mask=None, out=None):
     Raises
     ------
     TypeError
-        If the mask is not boolean.
+        If the mask is not boolean or the others are not floating point.
     ValueError
         If the shapes do not fit.
 
@@ -53,9 +53,11 @@ def attend_forward(q, k, v, *, mask=None, out=None):
     .. [2] J. Ainslie et al., "GQA: Training Generalized Multi-Query Transformer Models", 2023,
        arXiv:2305.13245, section 2.2.
     """
+    xp = floating(q, "q")
     _check(q, k, v)
-    xp = namespace(q)
     shape = (*q.shape[:3], k.shape[2])  # (B, A, T, S)
+    if out is not None and out.shape != (*q.shape[:3], v.shape[3]):
+        raise ValueError(f"out is {out.shape} and must be {(*q.shape[:3], v.shape[3])}")
     q = _grouped(q, k.shape[1]) * (1 / math.sqrt(q.shape[-1]))  # (B, G, A/G, T, K)
     k, v = k[:, :, None], v[:, :, None]  # (B, G, 1, S, K)
     e = xp.matmul(q, k.swapaxes(-1, -2)).reshape(shape)
@@ -68,7 +70,7 @@ def attend_forward(q, k, v, *, mask=None, out=None):
     total = e.sum(-1, keepdims=True)  # (B, A, T, 1)
     scale = (total != 0) / xp.where(total == 0, 1, total)  # 0 for a row without any True
     y = xp.matmul(_grouped(e, k.shape[1]), v)
-    y = xp.multiply(y.reshape(q.shape[0], *shape[1:3], -1), scale, out=out)
+    y = xp.multiply(y.reshape(*shape[:3], v.shape[-1]), scale, out=out)
     return y, {"q": q, "k": k, "v": v, "e": e, "scale": scale, "y": y}
 
 
@@ -113,7 +115,7 @@ def attend_backward(dy, saved):
     dq = xp.matmul(dz, k)
     dq *= 1 / math.sqrt(q.shape[-1])
     dk = xp.matmul(dz.swapaxes(-1, -2), q)  # the saved q carries the 1 / sqrt(K)
-    return dq.reshape(*e.shape[:3], -1), _sum_over_sharers(dk), _sum_over_sharers(dv)
+    return dq.reshape(*e.shape[:3], q.shape[-1]), _sum_over_sharers(dk), _sum_over_sharers(dv)
 
 
 def attention_weights(saved):
@@ -133,7 +135,7 @@ def attention_weights(saved):
 
 
 def _grouped(x, groups):  # (B, A, T, K) -> (B, G, A/G, T, K), a view
-    return x.reshape(x.shape[0], groups, -1, *x.shape[2:])
+    return x.reshape(x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
 
 
 def _sum_over_sharers(x):  # (B, G, A/G, S, K) -> (B, G, S, K)
@@ -141,7 +143,7 @@ def _sum_over_sharers(x):  # (B, G, A/G, S, K) -> (B, G, S, K)
 
 
 def _check(q, k, v):
-    if q.ndim != 4 or k.ndim != 4 or k.shape[:3] != v.shape[:3]:
+    if not q.ndim == k.ndim == v.ndim == 4 or k.shape[:3] != v.shape[:3]:
         raise ValueError(
             f"q must be (B, A, T, K), k (B, G, S, K) and v (B, G, S, J); "
             f"got {q.shape}, {k.shape}, {v.shape}"
@@ -150,5 +152,5 @@ def _check(q, k, v):
         raise ValueError(f"k {k.shape} has no tokens to attend to; mask them out instead")
     if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
         raise ValueError(f"q {q.shape} and k {k.shape} must agree in batch and head width")
-    if q.shape[1] % k.shape[1]:
+    if not k.shape[1] or q.shape[1] % k.shape[1]:
         raise ValueError(f"{q.shape[1]} query heads do not divide into {k.shape[1]} groups")

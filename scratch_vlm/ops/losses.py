@@ -4,8 +4,7 @@ import math
 
 import numpy as np
 
-from scratch_vlm.backend import namespace
-from scratch_vlm.ops.normalize import softmax_forward
+from scratch_vlm.backend import floating, namespace
 
 IGNORE = -100  # a label that stands for "no label here", as in PyTorch and LLaVA
 
@@ -34,7 +33,7 @@ def cross_entropy_forward(logits, labels, *, smoothing=0.0, ignore=IGNORE):
     Raises
     ------
     TypeError
-        If the labels are not integers.
+        If the labels are not integers or the logits not floating point.
     ValueError
         If shapes do not fit or a label is not a class.
 
@@ -59,13 +58,13 @@ def cross_entropy_forward(logits, labels, *, smoothing=0.0, ignore=IGNORE):
     >>> bool(np.isclose(loss, np.log(4)))
     True
     """
-    classes = logits.shape[-1]
+    xp, classes = floating(logits, "logits"), logits.shape[-1]
+    namespace(labels)  # refuses a list
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing must be at least 0 and below 1, got {smoothing}")
     if labels.shape != logits.shape[:-1]:
         raise ValueError(f"labels {labels.shape} must have the shape {logits.shape[:-1]}")
     _check_classes(labels, classes, ignore)
-    xp = namespace(logits)
     z = logits.reshape(-1, classes)
     labels = xp.asarray(labels).reshape(-1)
     counted = labels != ignore
@@ -147,7 +146,7 @@ def contrastive_forward(images, texts, log_scale):
     Raises
     ------
     ValueError
-        If the two sets differ in shape.
+        If the two sets differ in shape, are empty, or the scale or bias is not one number.
 
     See Also
     --------
@@ -164,15 +163,14 @@ def contrastive_forward(images, texts, log_scale):
     .. [1] A. Radford et al., "Learning Transferable Visual Models From Natural Language
        Supervision", 2021, arXiv:2103.00020, figure 3.
     """
-    _check_paired(images, texts)
-    xp, n = namespace(images), len(images)
+    _check_paired(images, texts, log_scale)
+    xp = namespace(images)
     scale = xp.exp(log_scale)
     z = scale * (images @ texts.T)  # (B, B)
-    by_image, _ = softmax_forward(z)
-    by_text = softmax_forward(z.T)[0].T
-    i = xp.arange(n)
-    loss = -(xp.log(by_image[i, i]) + xp.log(by_text[i, i])).sum() / (2 * n)
-    return xp.asarray(loss), (images, texts, scale, z, by_image, by_text)
+    labels = xp.arange(len(z))
+    by_image, s_image = cross_entropy_forward(z, labels)
+    by_text, s_text = cross_entropy_forward(z.T, labels)
+    return xp.asarray((by_image + by_text) / 2), (images, texts, scale, z, s_image, s_text)
 
 
 def contrastive_backward(dloss, saved):
@@ -193,18 +191,15 @@ def contrastive_backward(dloss, saved):
 
     Notes
     -----
-    In the forward this was :math:`z = e^s I T^\top` and two cross-entropies, each of gradient
-    softmax minus target, so :math:`dz = (P_{rows} + P_{columns} - 2 \cdot 1) / (2 B)` with the
-    identity matrix 1, and :math:`dI = e^s dz\, T`, :math:`dT = e^s dz^\top I`,
-    :math:`ds = \sum dz \circ z`.
+    In the forward this was :math:`z = e^s I T^\top` and the mean of two cross-entropies, each of
+    gradient softmax minus target over B, so
+    :math:`dz = (P_{rows} + P_{columns} - 2 \cdot 1) / (2 B)` with the identity matrix 1, and
+    :math:`dI = e^s dz\, T`, :math:`dT = e^s dz^\top I`, :math:`ds = \sum dz \circ z`.
     """
-    images, texts, scale, z, by_image, by_text = saved
-    xp, n = namespace(z), len(z)
-    dz = by_image + by_text
-    i = xp.arange(n)
-    dz[i, i] -= 2
-    dz *= dloss / (2 * n)
-    dlog_scale = xp.asarray((dz * z).sum())
+    images, texts, scale, z, s_image, s_text = saved
+    dz = cross_entropy_backward(dloss / 2, s_image)
+    dz += cross_entropy_backward(dloss / 2, s_text).T
+    dlog_scale = namespace(z).asarray((dz * z).sum())
     dz *= scale
     return dz @ texts, dz.T @ images, dlog_scale
 
@@ -233,7 +228,7 @@ def sigmoid_contrastive_forward(images, texts, log_scale, bias):
     Raises
     ------
     ValueError
-        If the two sets differ in shape.
+        If the two sets differ in shape, are empty, or the scale or bias is not one number.
 
     See Also
     --------
@@ -249,7 +244,7 @@ def sigmoid_contrastive_forward(images, texts, log_scale, bias):
     .. [1] X. Zhai et al., "Sigmoid Loss for Language Image Pre-Training", 2023,
        arXiv:2303.15343, algorithm 1.
     """
-    _check_paired(images, texts)
+    _check_paired(images, texts, log_scale, bias)
     xp, n = namespace(images), len(images)
     scale = xp.exp(log_scale)
     cosine = images @ texts.T
@@ -296,7 +291,8 @@ def sigmoid_contrastive_backward(dloss, saved):
     return dz @ texts, dz.T @ images, dlog_scale, dbias
 
 
-def _check_paired(images, texts):
+def _check_paired(images, texts, *scalars):
+    floating(images, "images")
     if images.ndim != 2 or images.shape != texts.shape:
         raise ValueError(
             f"images and texts must both be (B, E), row i beside row i; "
@@ -304,6 +300,9 @@ def _check_paired(images, texts):
         )
     if not len(images):
         raise ValueError("a contrastive loss needs at least one pair, got an empty batch")
+    for scalar in scalars:
+        if getattr(scalar, "ndim", 0):
+            raise ValueError(f"scale and bias must be single numbers, got shape {scalar.shape}")
 
 
 def chance_loss(candidates):
@@ -318,5 +317,12 @@ def chance_loss(candidates):
     -------
     float
         ln of their number, in nats.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
     """
+    if candidates < 1:
+        raise ValueError(f"a guess needs at least one candidate, got {candidates}")
     return math.log(candidates)

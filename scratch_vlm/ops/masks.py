@@ -46,13 +46,28 @@ def padding_mask(lengths, tokens):
     -------
     mask : boolean array of shape (B, 1, 1, S)
 
+    Raises
+    ------
+    TypeError
+        If the lengths are not integers.
+    ValueError
+        If there is not one length for each sequence, or one is out of range; looked at only on
+        the host.
+
     Examples
     --------
     >>> padding_mask(np.array([1, 3]), 3)[:, 0, 0].astype(int)
     array([[1, 0, 0],
            [1, 1, 1]])
     """
-    return (namespace(lengths).arange(tokens) < lengths[:, None])[:, None, None]
+    xp = namespace(lengths)
+    if lengths.dtype.kind not in "iu":
+        raise TypeError(f"lengths must be integers, got dtype {lengths.dtype}")
+    if lengths.ndim != 1:
+        raise ValueError(f"lengths must be (B,), one for each sequence; got {lengths.shape}")
+    if xp is np and ((lengths < 0) | (lengths > tokens)).any():
+        raise ValueError(f"lengths must be from 0 to {tokens}, got {lengths.tolist()}")
+    return (xp.arange(tokens) < lengths[:, None])[:, None, None]
 
 
 def check_mask(mask, shape):
@@ -72,6 +87,7 @@ def check_mask(mask, shape):
     ValueError
         If it does not broadcast to `shape`.
     """
+    namespace(mask)  # refuses a list
     if mask.dtype != bool:
         raise TypeError(
             f"a mask must be boolean, True = may attend; got dtype {mask.dtype} "

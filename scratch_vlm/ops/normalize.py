@@ -1,6 +1,6 @@
 """Normalisations without parameters: the softmax of a row, and a row of length one."""
 
-from scratch_vlm.backend import namespace, row_dot
+from scratch_vlm.backend import floating, row_dot
 
 
 def softmax_forward(x):
@@ -33,8 +33,9 @@ def softmax_forward(x):
     >>> softmax_forward(np.log([[1.0, 1.0, 2.0]]))[0]
     array([[0.25, 0.25, 0.5 ]])
     """
+    xp = floating(x)
     y = x - x.real.max(-1, keepdims=True)
-    namespace(x).exp(y, out=y)
+    xp.exp(y, out=y)
     y /= y.sum(-1, keepdims=True)
     return y, y
 
@@ -91,7 +92,7 @@ def l2_normalize_forward(x):
     .. [1] A. Radford et al., "Learning Transferable Visual Models From Natural Language
        Supervision", 2021, arXiv:2103.00020, figure 3.
     """
-    xp = namespace(x)
+    xp = floating(x)
     length = xp.sqrt(xp.maximum(row_dot(x, x), xp.finfo(x.dtype).tiny))  # (..., 1)
     y = x / length
     return y, (y, length)

@@ -94,15 +94,19 @@ def unpatchify_forward(patches, *, size, patch):
     --------
     unpatchify_backward : The gradient of this function.
     """
+    if patches.ndim != 3:
+        raise ValueError(f"patches must be (B, N, P), got {patches.shape}")
+    if len(size) != 2:
+        raise ValueError(f"size must be (height, width) in pixels, got {size}")
+    rows, columns = patch_grid((*size, 1), patch)
     b, n, numbers = patches.shape
     h, w = patch
-    rows, columns = patch_grid((*size, 1), patch)
     if n != rows * columns or numbers % (h * w):
         raise ValueError(
             f"patches {patches.shape} do not fill images of {size[0]} x {size[1]} px: "
-            f"{rows * columns} patches of {h} x {w} px are needed"
+            f"{rows * columns} patches of {h} x {w} px are needed, of {h * w} numbers a channel"
         )
-    x = patches.reshape(b, rows, columns, h, w, -1).transpose(0, 1, 3, 2, 4, 5)
+    x = patches.reshape(b, rows, columns, h, w, numbers // (h * w)).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(b, *size, numbers // (h * w)), patch
 
 
@@ -140,16 +144,19 @@ def patch_grid(image, patch):
     Raises
     ------
     ValueError
-        If the patch does not divide the image; the message names sizes that would fit.
+        If the patch is not two positive lengths, or does not divide the image; the message
+        names sizes that would fit.
     """
     if len(image) != 3:
         raise ValueError(
             f"images must be (B, H, W, C); got {len(image) + 1} axes"
             + ("; add a channel axis with images[..., None]" if len(image) == 2 else "")
         )
+    if not isinstance(patch, tuple | list) or len(patch) != 2 or min(patch) < 1:
+        raise ValueError(f"patch must be (height, width) in pixels, got {patch}")
     for side, length, piece in zip(("height", "width"), image, patch, strict=False):
-        if piece < 1 or length % piece or length < piece:
-            below = max(length // max(piece, 1), 1) * piece
+        if length % piece or length < piece:
+            below = max(length // piece, 1) * piece
             raise ValueError(
                 f"image {side} {length} px is not a multiple of the patch {side} {piece} px; "
                 f"{below} or {below + piece} px would be"

@@ -26,7 +26,7 @@ def sincos_positions(places, width, *, longest=10000.0):
     Raises
     ------
     ValueError
-        If `width` is odd.
+        If `width` is odd or not positive.
 
     Notes
     -----
@@ -42,8 +42,8 @@ def sincos_positions(places, width, *, longest=10000.0):
     >>> sincos_positions(np.array([0.0]), 4)
     array([[0., 0., 1., 1.]])
     """
-    if width % 2:
-        raise ValueError(f"sin-cos positions need an even width, got {width}")
+    if width < 2 or width % 2:
+        raise ValueError(f"sin-cos positions need a positive even width, got {width}")
     places = np.asarray(places, float)
     frequencies = longest ** -(np.arange(width // 2) / (width // 2))
     angles = np.outer(places, frequencies)  # (T, D/2)
@@ -70,14 +70,14 @@ def sincos_positions_2d(rows, columns, width, *, longest=10000.0):
     Raises
     ------
     ValueError
-        If `width` is not a multiple of 4.
+        If `width` is not a positive multiple of 4.
 
     References
     ----------
     .. [1] X. Chen, S. Xie and K. He, "An Empirical Study of Training Self-Supervised Vision
        Transformers", 2021, arXiv:2104.02057, section 5.
     """
-    if width % 4:
+    if width < 4 or width % 4:
         raise ValueError(f"2-D sin-cos positions need a width that 4 divides, got {width}")
     down = sincos_positions(np.repeat(np.arange(rows), columns), width // 2, longest=longest)
     across = sincos_positions(np.tile(np.arange(columns), rows), width // 2, longest=longest)
@@ -108,7 +108,7 @@ def interpolate_positions_forward(table, *, old, new, method="bicubic", antialia
     Raises
     ------
     ValueError
-        If the table has fewer rows than the old grid has patches.
+        If the table is not (T, D) or has fewer rows than the old grid has patches.
 
     See Also
     --------
@@ -123,6 +123,8 @@ def interpolate_positions_forward(table, *, old, new, method="bicubic", antialia
     .. [1] A. Dosovitskiy et al., "An Image is Worth 16x16 Words", 2020, arXiv:2010.11929,
        section 3.2.
     """
+    if table.ndim != 2:
+        raise ValueError(f"a position table must be (T, D), got {table.shape}")
     extra = len(table) - old[0] * old[1]
     if extra < 0:
         raise ValueError(f"a table of {len(table)} rows does not cover {old[0]} x {old[1]} patches")

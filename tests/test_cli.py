@@ -1,0 +1,103 @@
+"""The command line: what it prints, what it writes, and how it says no."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from scratch_vlm import cli
+from scratch_vlm.backend import cupy_problem
+from scratch_vlm.layers import linear
+
+
+def test_module_and_command_are_the_same():
+    done = subprocess.run(
+        [sys.executable, "-m", "scratch_vlm", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "scratch-vlm demo" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "gradcheck", "info"])
+def test_every_command_takes_backend_seed_and_out(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert all(option in text for option in ("--backend", "--seed", "--out"))
+
+
+def test_info_says_versions_and_why_cupy_is_not_usable(tmp_path, capsys):
+    assert cli.main(["info", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert np.__version__ in printed
+    assert (cupy_problem() or "works") in printed
+    assert json.loads((tmp_path / "info.json").read_text())["versions"]["numpy"] == np.__version__
+
+
+def test_gradcheck_writes_what_it_found(tmp_path, capsys):
+    file = tmp_path / "new" / "gradcheck.json"
+    assert cli.main(["gradcheck", "--pair", "layers.mlp", "--json", str(file)]) == 0
+    pairs = json.loads(file.read_text())["pairs"]
+    assert [pair["name"] for pair in pairs] == ["layers.mlp.mlp", "layers.mlp.swiglu"]
+    for pair in pairs:
+        assert set(pair) == {"name", "worst", "method", "inputs", "parameters", "seconds"}
+        assert 0 < pair["worst"] <= 1e-12 and pair["method"] == "complex"
+        assert pair["inputs"] > 0 and pair["parameters"] > 0
+    assert "2 pairs, 0 wrong" in capsys.readouterr().out
+
+
+def test_gradcheck_of_a_wrong_pair_exits_with_1_and_names_the_parameter(monkeypatch, capsys):
+    right = linear.linear_backward
+
+    def wrong(dy, saved, g, *, out=None):
+        dx = right(dy, saved, g, out=out)
+        if g:
+            g["w"] *= 1 + 1e-9
+        return dx
+
+    wrong.__module__ = right.__module__
+    monkeypatch.setattr(linear, "linear_backward", wrong)
+    assert cli.main(["gradcheck", "--pair", "layers.linear"]) == 1
+    printed = capsys.readouterr().out
+    assert "1 wrong" in printed
+    (line,) = [line for line in printed.splitlines() if line.startswith("w ")]
+    assert line.endswith("<- wrong")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["gradcheck", "--pair", "nothing-like-this"], "no pair has 'nothing-like-this'"),
+        (["info", "--backend", "tpu"], "choose one of numpy, cupy, auto"),
+        (["train", "vit", "--steps", "0"], "at least 1"),
+    ],
+)
+def test_a_request_that_cannot_be_met_exits_with_2_and_says_why(arguments, said, capsys):
+    assert cli.main(arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.skipif(cupy_problem() is None, reason="CuPy works here")
+def test_asking_for_cupy_where_it_does_not_work_is_an_error_not_a_fall_back(tmp_path, capsys):
+    assert cli.main(["demo", "--backend", "cupy", "--out", str(tmp_path / "run")]) == 2
+    assert "backend 'cupy' cannot be used" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_training(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert cli.main(["demo", "--quick", "--out", str(tmp_path / "file" / "run")]) == 2
+    captured = capsys.readouterr()
+    assert "is a file" in captured.err and "ViT" not in captured.out
+
+
+def test_blas_gets_one_thread_unless_the_user_says_otherwise(monkeypatch, capsys):
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    cli.main(["info"])
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "1"
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    cli.main(["info"])
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "3"
