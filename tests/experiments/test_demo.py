@@ -86,9 +86,11 @@ def test_single_digit_scenes_show_each_digit_once():
     np.testing.assert_allclose(brightest.sum(1), ink.sum(1), rtol=1e-5)
 
 
-def test_untrained_clip_guesses(untrained):
+def test_untrained_clip_does_not_beat_chance(untrained):
+    # It is far below: the right caption lies between those that differ from it in one fact, and
+    # the best of eight random scores is rarely that of the one in the middle.
     measured = scenes.measure(untrained, "val")
-    assert abs(measured["zero_shot_8way"]["val"]["value"] - 1 / 8) < 0.1
+    assert measured["zero_shot_8way"]["val"]["value"] < 1 / 8
     assert measured["retrieval_r_at_1_of_128"]["val"]["value"] < 0.1
 
 
