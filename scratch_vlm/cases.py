@@ -233,7 +233,7 @@ def _dice(rng):  # a generator that starts alike for every call, as dropout need
 
 
 def _maybe_dice(rng):
-    return {"rng": _either(rng, None, _dice(rng))}
+    return {"rng": None if rng.random() < 0.25 else _dice(rng)}
 
 
 def _block_config(rng, n, **fixed):

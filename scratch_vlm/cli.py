@@ -76,8 +76,8 @@ def main(arguments=None):
     int
         Exit status: 0, 1 if a check failed, 2 if the request could not be carried out.
     """
-    # Two threads with half a batch each beat two BLAS threads; see recompute.chunked. NumPy
-    # reads this when it is first imported, so it must not have been by now.
+    # One BLAS thread: several wait for each other on a busy machine, and the second core is needed
+    # to draw batches. NumPy reads this when it is first imported, so it must not have been yet.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     options = _parser().parse_args(arguments)
     from scratch_vlm.backend import BackendError, keep_freed_memory

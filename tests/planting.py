@@ -25,7 +25,7 @@ from scratch_vlm.cases import Pair, Sizes, find_pairs, make_case
 from scratch_vlm.gradcheck import GradientError, measure
 
 EXAMPLES = 40  # variants of a pair that an error must survive to count as surviving
-ONES = Sizes(B=1, T=1, S=1, M=1, E=1, C=1, rows=1, columns=1)  # of every fourth example
+ONES = Sizes(B=1, T=1, S=1, M=1, C=1, rows=1, columns=1)  # of every fourth example
 CONTRACT = (  # what else a backward must keep, tried on the first examples
     test_pairs.test_gradients_accumulate,
     test_pairs.test_frozen_parameters_leave_dx_as_it_is,
@@ -348,8 +348,30 @@ def _operation(node, known):
         yield "operand dropped", node.right
 
 
+def _scaled(node, field):
+    # An expression of the node with the wrong sign, or twice as large.
+    value = getattr(node, field)
+    yield "wrong sign", _but(node, **{field: ast.UnaryOp(ast.USub(), value)})
+    yield "twice as large", _but(node, **{field: _doubled(value)})
+
+
+def _doubled(value):
+    return ast.BinOp(ast.Constant(2.0), ast.Mult(), value)
+
+
+def _returned(node, known):
+    if node.value and not isinstance(node.value, ast.Tuple):
+        yield from _scaled(node, "value")
+    for number, element in enumerate(getattr(node.value, "elts", ())):
+        elements = list(node.value.elts)
+        elements[number] = _doubled(element)
+        yield "twice as large", ast.Return(_but(node.value, elts=elements))
+
+
 def _augmented(node, known):
     yield "statement dropped", PASS
+    if isinstance(node.op, ast.Add | ast.Sub):
+        yield "twice as large", _but(node, value=_doubled(node.value))
     if type(node.op) in OTHER:
         yield "wrong operator", _but(node, op=OTHER[type(node.op)]())
     yield "overwritten, not accumulated", ast.Assign([node.target], node.value)
@@ -358,6 +380,8 @@ def _augmented(node, known):
 def _assigned(node, known):
     if isinstance(node.targets[0], ast.Subscript):
         yield "statement dropped", PASS
+    if getattr(node.targets[0], "id", None) in known.gradients:
+        yield from _scaled(node, "value")
 
 
 def _expression_statement(node, known):
@@ -417,6 +441,13 @@ def _choice(node, known):
     yield "branch always taken", _but(node, test=ast.Constant(True))
 
 
+def _conditional(node, known):
+    yield from _choice(node, known)
+    for field in ("body", "orelse"):
+        if not isinstance(getattr(node, field), ast.Constant):
+            yield from _scaled(node, field)
+
+
 def _compare(node, known):
     if type(node.ops[0]) in OTHER:
         yield "wrong comparison", _but(node, ops=[OTHER[type(node.ops[0])]()])
@@ -447,13 +478,14 @@ _EDITS = {
     ast.AugAssign: _augmented,
     ast.Assign: _assigned,
     ast.Expr: _expression_statement,
+    ast.Return: _returned,
     ast.UnaryOp: _unary,
     ast.Attribute: _attribute,
     ast.Call: _call,
     ast.Constant: _constant,
     ast.Slice: _slice,
     ast.If: _choice,
-    ast.IfExp: _choice,
+    ast.IfExp: _conditional,
     ast.Compare: _compare,
     ast.BoolOp: _both,
     ast.Tuple: _tuple,

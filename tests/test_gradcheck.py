@@ -67,7 +67,7 @@ def test_one_wrong_number_among_many_is_caught():
         w[1, 2] *= 1.01
         return w
 
-    with pytest.raises(GradientError, match="w .*<- wrong"):
+    with pytest.raises(GradientError, match=r"w .*<- wrong"):
         check(linear_forward, wrong(one_off), inputs, p)
 
 
@@ -80,9 +80,7 @@ def test_a_backward_that_sums_wrongly_passes_only_where_dy_is_one():
 
 
 def test_a_gradient_of_another_shape_is_refused():
-    with pytest.raises(
-        GradientError, match=r"input 0 has shape \(2, 3\) and its gradient \(3, 2\)"
-    ):
+    with pytest.raises(GradientError, match=r"shape \(2, 3\) and its gradient \(3, 2\)"):
         check(cube_forward, lambda dy, x: cube_backward(dy, x).T, [numbers(2, 3)])
 
 

@@ -121,7 +121,7 @@ def test_a_rule_must_match_the_whole_name():
 
 def test_uncovered_parameters_are_named_and_counted():
     names = [f"layer{i}" for i in range(7)]
-    with pytest.raises(ValueError, match="layer0.*layer4 and 2 more; end with a rule"):
+    with pytest.raises(ValueError, match=r"layer0.*layer4 and 2 more; end with a rule"):
         by_rule(names, [("other", 1)])
 
 

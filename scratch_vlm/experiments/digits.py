@@ -35,7 +35,6 @@ TRAINING = TrainConfig(
 WARP = Affine(degrees=15, scale=0.15, shift=0.8, shear=0.2)
 SMOOTHING = 0.1
 INK = (0.3, 0.37)  # mean and standard deviation of the training digits' pixels
-THREADS = 2  # a fixed number, so that sums are taken in the same order on every machine
 
 
 def train_model(folder, *, seed=0, steps=None, xp=np, progress=True):
@@ -70,18 +69,14 @@ def train_model(folder, *, seed=0, steps=None, xp=np, progress=True):
         images = affine(rng, digits.images[chosen], WARP)
         return prepare(images), digits.labels[chosen]
 
-    encode, encode_backward = chunked(
-        vit_forward, vit_backward, size=config.batch_size // THREADS, threads=THREADS
-    )
-
     def forward(images, labels, p):
-        scores, s_model = encode(images, p, config=MODEL)
+        scores, s_model = vit_forward(images, p, config=MODEL)
         loss, s_loss = cross_entropy_forward(scores, labels, smoothing=SMOOTHING)
         return loss, (s_model, s_loss)
 
     def backward(dloss, saved, g):
         s_model, s_loss = saved
-        encode_backward(cross_entropy_backward(dloss, s_loss), s_model, g)
+        vit_backward(cross_entropy_backward(dloss, s_loss), s_model, g)
 
     p = vit_init(np.random.default_rng(seed), MODEL)
     identity = {"model": asdict(MODEL), "warp": asdict(WARP)}

@@ -34,7 +34,6 @@ from scratch_vlm.layers.block import BlockConfig
 from scratch_vlm.models.clip import CLIPConfig, clip_backward, clip_clamp, clip_forward, clip_init
 from scratch_vlm.models.text import TextConfig
 from scratch_vlm.models.vit import ViTConfig
-from scratch_vlm.recompute import chunked, plain
 from scratch_vlm.training.loop import TrainConfig, train
 
 EMBEDDING = 64
@@ -74,7 +73,6 @@ WARP = Affine(degrees=15, scale=0.15, shift=0.8, shear=0.2)
 # Subtracted from pixels, and what they are then divided by. With their true mean and deviation
 # (0.04 and 0.15) the ink drowns the position vectors, and relations are not learned.
 PIXELS = (0.0, 0.5)
-THREADS = 2  # a fixed number, so that sums are taken in the same order on every machine
 RETRIEVAL = 128  # captions to find the right one among
 
 
@@ -109,10 +107,8 @@ def train_model(folder, *, seed=0, steps=None, xp=np, progress=True):
         images, ids = training_batch(rng, config.batch_size, pool, WARP)
         return prepare(images), ids
 
-    halves = partial(chunked, size=config.batch_size // THREADS, threads=THREADS)
-    wrap = halves if xp is np else plain
     return train(
-        partial(clip_forward, config=MODEL, wrap=wrap),
+        partial(clip_forward, config=MODEL),
         clip_backward,
         clip_init(np.random.default_rng(seed), MODEL),
         batch,

@@ -54,9 +54,10 @@ def save_checkpoint(folder, p, optimizer_state, state):
         folder.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
         new.mkdir()
+        (new / STATE).write_text(text, encoding="utf-8")
         for file, tree in ((PARAMETERS, p), (OPTIMIZER, optimizer_state)):
             save_file({name: _contiguous(x) for name, x in leaves(tree)}, new / file)
-        (new / STATE).write_text(text, encoding="utf-8")
+            shutil.copymode(new / STATE, new / file)  # safetensors shuts others out
         for path in (*new.iterdir(), new):
             sync(path)
         if folder.exists():

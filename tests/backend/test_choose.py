@@ -47,7 +47,7 @@ def test_auto_falls_back_to_numpy(broken_cupy):
 
 def test_a_missing_cupy_is_named_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(BackendError, match=r"not installed.*pip install 'scratch-vlm\[gpu\]'"):
+    with pytest.raises(BackendError, match=r"not installed; .*python -m pip install"):
         load("cupy")
 
 
