@@ -13,7 +13,6 @@ import textwrap
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pytest
@@ -24,7 +23,7 @@ from scratch_vlm.backend import primitives
 from scratch_vlm.cases import Pair, Sizes, find_pairs, make_case
 from scratch_vlm.gradcheck import GradientError, measure
 
-EXAMPLES = 40  # variants of a pair that an error must survive to count as surviving
+EXAMPLES = 24  # variants of a pair that an error must survive to count as surviving
 ONES = Sizes(B=1, T=1, S=1, M=1, C=1, rows=1, columns=1)  # of every fourth example
 CONTRACT = (  # what else a backward must keep, tried on the first examples
     test_pairs.test_gradients_accumulate,
@@ -84,21 +83,27 @@ class Use:
 
 @dataclass(frozen=True)
 class Planted:
-    """One error.
+    """One error; no two of a subject have the same statements before and after.
 
     Attributes
     ----------
     kind : str
         What sort of error it is.
-    what : str
-        Function, statement before and statement after; no two errors of a subject share it.
+    before : str
+        Name of the function and the right statement; of a compound one its first line.
+    after : str
+        The wrong statement.
     function : callable
         The first function of the subject with the error in it, or in a helper that it calls.
     """
 
     kind: str
-    what: str
+    before: str
+    after: str
     function: Callable
+
+    def __str__(self):
+        return f"{self.before}  ->  {self.after}"
 
 
 def find_subjects():
@@ -183,17 +188,17 @@ def plant(functions):
         known = _Known(definition)
         seen = set()
         for statement, parent, place, node in _places(definition):
-            before = _header(statement)
+            right = _header(statement)
+            before = f"{definition.name}: {right}"
             for kind, replacement in _edits(node, known):
                 _put(parent, place, replacement)
                 ast.fix_missing_locations(tree)
                 after = _header(replacement if node is statement else statement)
-                what = f"{definition.name}: {before}  ->  {after}"
-                if after != before and what not in seen:
-                    seen.add(what)
+                if after != right and (before, after) not in seen:
+                    seen.add((before, after))
                     changed = dict(names)
                     exec(compile(tree, "<planted>", "exec"), changed)
-                    yield Planted(kind, what, changed[functions[0].__name__])
+                    yield Planted(kind, before, after, changed[functions[0].__name__])
                 _put(parent, place, node)
 
 
@@ -310,9 +315,7 @@ OTHER = {  # what an operator is taken for
     ast.IsNot: ast.Is,
     ast.LtE: ast.Gt,
 }
-
-
-COMMUTATIVE = ("min", "multiply", "row_dot", "swapaxes", "vecdot")
+COMMUTATIVE = ("min", "multiply", "row_dot", "swapaxes", "vecdot")  # nothing to exchange
 
 
 def _but(node, **fields):
@@ -493,13 +496,45 @@ _EDITS = {
 }
 
 
+def try_all(subject):
+    """Plant every error in a subject, and see which are noticed.
+
+    Parameters
+    ----------
+    subject : Subject
+        Where to plant.
+
+    Yields
+    ------
+    planted : Planted
+    how : {"numbers", "contract", "exception", None}
+        As `Judge.notices` says.
+
+    Raises
+    ------
+    AssertionError
+        If something is noticed without any error planted: then nothing else would mean anything.
+    """
+    judge = Judge(subject)
+    how = judge.notices(subject.functions[0])
+    if how:
+        raise AssertionError(f"{subject.name} is wrong ({how}) before anything is planted")
+    for planted in plant(subject.functions):
+        yield planted, judge.notices(planted.function)
+
+
 class Judge:
-    """Tries backwards of one subject; remembers what its forwards gave."""
+    """Tries backwards of one subject; remembers what its forwards gave.
+
+    Parameters
+    ----------
+    subject : Subject
+        Whose.
+    """
 
     def __init__(self, subject):
         self.subject = subject
         self.memory = {}  # outputs of the forward's complex steps, by example
-        self.latest = 0
 
     def notices(self, function):
         """Say how the tests notice that something is wrong with a function.
@@ -518,10 +553,9 @@ class Judge:
             warnings.simplefilter("ignore")
             for example in range(EXAMPLES):
                 use = self.subject.uses[example % len(self.subject.uses)]
-                self.latest=example
                 try:
                     backward = use.backward(function)
-                    if not self._measure(use, backward, example).passed:
+                    if not self.measure(use, backward, example).passed:
                         return "numbers"
                     if example < CONTRACT_EXAMPLES and not use.sizes:
                         _keep_contract(Pair(use.case, use.forward, backward), example)
@@ -531,7 +565,22 @@ class Judge:
                     return "exception"
         return None
 
-    def _measure(self, use, backward, example):
+    def measure(self, use, backward, example):
+        """Run the gradient check on one example.
+
+        Parameters
+        ----------
+        use : Use
+            One of the subject's.
+        backward : callable
+            What to check behind the forward of `use`.
+        example : int
+            Seeds all random numbers.
+
+        Returns
+        -------
+        gradcheck.Report
+        """
         rng = np.random.default_rng(example)
         case = make_case(use.case, rng, use.sizes or (ONES if example % 4 == 3 else None))
         replay = iter(self.memory.get(example, ()))
