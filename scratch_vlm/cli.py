@@ -11,13 +11,13 @@ DESCRIPTION = """\
 Vision language models from scratch: every forward with its backward, no autograd.
 
 Start with
-  scratch-vlm demo            train a ViT and a CLIP on real handwriting, classify zero-shot (3 min)
+  scratch-vlm demo            train a ViT and a CLIP on real handwriting, classify zero-shot (2 min)
   scratch-vlm gradcheck       check the gradient of every layer and model to machine precision
   scratch-vlm info            what is installed here, and whether a GPU can be used
 """
 
 DEMO = """\
-Train two models on real handwritten digits, on two cores in about three minutes:
+Train two models on real handwritten digits, on two cores in two to three minutes:
 
   1. a Vision Transformer that names single digits,
   2. a CLIP that matches scenes of two coloured digits with captions such as
