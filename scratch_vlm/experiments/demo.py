@@ -163,8 +163,8 @@ def write_report(path, vit, clip, metrics, curves, facts):
             )
     report.section(
         "Which caption belongs to which scene",
-        "Cosines between the embeddings of scenes and captions. A trained CLIP is bright on the "
-        "diagonal and dark elsewhere.",
+        "Cosines between the embeddings of scenes and captions. In a trained CLIP they are large on "
+        "the diagonal and small elsewhere.",
     )
     report.figure(
         partial(
