@@ -2,7 +2,7 @@
 
     python benchmarks/demo.py --seeds 0 1 2 --out benchmarks/results/demo.json
 
-Reads the test forms once for each seed. Takes about three minutes a seed on two cores.
+Reads the test forms once for each seed. Takes about two minutes a seed on two cores.
 """
 
 import argparse

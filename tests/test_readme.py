@@ -4,7 +4,12 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from scratch_vlm.layers.block import BlockConfig
+from scratch_vlm.models.vit import ViTConfig, vit_forward, vit_init
+from scratch_vlm.ops.attend import attention_weights
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,6 +33,8 @@ def row(start):
         ("Eight-way, new handwriting", "clip.zero_shot_8way.test"),
         ("Eight-way, unseen combinations", "clip.zero_shot_8way.heldout_combinations"),
         ("Finding one of 128 captions", "clip.retrieval_r_at_1_of_128.test"),
+        ("Single digits named by words", "clip.zero_shot_digit.test"),
+        ("Single digits by a linear probe", "clip.linear_probe_digit.test"),
     ],
 )
 def test_results_table_is_the_committed_mean_of_three_seeds(start, name):
@@ -53,14 +60,22 @@ def test_speed_table_is_the_committed_one():
 
 def test_planted_errors_are_counted_as_committed():
     total = read("planted_errors.json")["total"]
-    said = re.search(r"(\d+) planted, (\d+) caught, (\d+) listed .* and\s(\d+) missed", README)
-    caught = total["numbers"] + total["contract"] + total["exception"]
-    assert [int(n) for n in said.groups()] == [
-        total["planted"],
-        caught,
-        total["equivalent"],
-        total["survived"],
-    ]
+    said = re.search(
+        r"(\d+) planted: (\d+) give a wrong number and (\d+) break another promise, all noticed; "
+        r"(\d+) raise by themselves, (\d+) compute the same numbers, and (\d+) were missed",
+        " ".join(README.split()),
+    )
+    kinds = ("planted", "numbers", "contract", "exception", "equivalent", "survived")
+    assert [int(n) for n in said.groups()] == [total[kind] for kind in kinds]
+
+
+def test_attention_map_is_where_it_says():
+    config = ViTConfig((4, 6, 1), (2, 2), 0, BlockConfig(4, 2, 4), depth=2)
+    p = vit_init(np.random.default_rng(0), config)
+    _, saved = vit_forward(np.ones((3, 4, 6, 1), "float32"), p, config=config)
+    (expression,) = re.findall(r"`(attention_weights\(saved.*?\))`", README)
+    weights = eval(expression, {"attention_weights": attention_weights, "saved": saved})
+    assert weights.shape == (3, 2, 7, 7)
 
 
 def test_example_runs(capsys):
