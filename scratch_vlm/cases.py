@@ -13,8 +13,19 @@ from functools import partial
 import numpy as np
 
 import scratch_vlm
-from scratch_vlm.layers import attention, block, embedding, linear, mlp, norm, pool
-from scratch_vlm.models import bert, clip, text, vit
+from scratch_vlm.layers import (
+    attention,
+    block,
+    embedding,
+    linear,
+    mlp,
+    norm,
+    perceiver,
+    pool,
+    resampler,
+)
+from scratch_vlm.models import bert, clip, lm, text, video, vit
+from scratch_vlm.models import perceiver as perceivers
 from scratch_vlm.recompute import chunked
 from scratch_vlm.tree import tree_map
 
@@ -228,6 +239,10 @@ def _kv_heads(rng, heads):
     return int(_either(rng, *[g for g in range(1, heads + 1) if heads % g == 0]))
 
 
+def _positions(rng, n):
+    return _either(rng, rng.integers(0, 9, n.T), rng.integers(0, 9, (n.B, n.T)))
+
+
 def _dice(rng):  # a generator that starts alike for every call, as dropout needs
     return partial(np.random.default_rng, int(rng.integers(2**32)))
 
@@ -244,6 +259,7 @@ def _block_config(rng, n, **fixed):
         "bias": _either(rng, True, False),
         "dropout": _either(rng, 0.0, 0.2),
         "eps": 1e-2,
+        "rotary_base": _either(rng, None, 20.0) if n.K % 2 == 0 else None,
     }
     return block.BlockConfig(n.D, n.A, n.M, **{**options, **fixed})
 
@@ -320,6 +336,12 @@ def _(rng, n):
     return Case((_normal(rng, extra + n.rows * n.columns, n.D),), options=options)
 
 
+@_case("ops.rotary.rotary")
+def _(rng, n):
+    options = {"positions": _positions(rng, n), "base": 20.0}
+    return Case((_normal(rng, n.B, n.A, n.T, 2 * n.K),), options=options)
+
+
 @_case("ops.resize.resize")
 def _(rng, n):
     options = {
@@ -357,8 +379,10 @@ def _(rng, n):
 
 @_case("layers.embedding.positions")
 def _(rng, n):
-    p = random_parameters(rng, embedding.embedding_init(rng, n.T + _either(rng, 0, 2), n.D))
-    return Case((_normal(rng, n.B, n.T, n.D),), p)
+    places = n.T + _either(rng, 0, 2, 1025)  # gradients of large tables add up in another way
+    p = random_parameters(rng, embedding.embedding_init(rng, places, n.D))
+    options = {"places": _either(rng, None, rng.integers(0, places, (n.B, n.T)))}
+    return Case((_normal(rng, n.B, n.T, n.D),), p, options)
 
 
 @_case("layers.embedding.grid_positions")
@@ -376,15 +400,22 @@ def _(rng, n):
 @_case("layers.attention.self_attention")
 def _(rng, n):
     options = {"heads": n.A, "kv_heads": _kv_heads(rng, n.A)}
-    p = attention.self_attention_init(rng, n.D, **options, bias=_either(rng, True, False))
+    width = _either(rng, n.K, 2 * n.K)  # of a head, perhaps not D / A
+    p = attention.self_attention_init(
+        rng, n.D, **options, head_width=width, bias=_either(rng, True, False)
+    )
     options["mask"] = _maybe_mask(rng, n, n.T)
+    if width % 2 == 0 and rng.random() < 0.5:
+        options |= {"rotary_base": 20.0, "positions": _either(rng, None, _positions(rng, n))}
     return Case((_normal(rng, n.B, n.T, n.D),), random_parameters(rng, p), options)
 
 
 @_case("layers.attention.cross_attention")
 def _(rng, n):
     options = {"heads": n.A, "kv_heads": _kv_heads(rng, n.A)}
-    p = attention.cross_attention_init(rng, n.D, n.E, **options, bias=_either(rng, True, False))
+    p = attention.cross_attention_init(
+        rng, n.D, n.E, **options, head_width=n.K + 1, bias=_either(rng, True, False)
+    )
     options["mask"] = _maybe_mask(rng, n, n.S)
     inputs = (_normal(rng, n.B, n.T, n.D), _normal(rng, n.B, n.S, n.E))
     return Case(inputs, random_parameters(rng, p), options)
@@ -407,6 +438,7 @@ def _block_case(order, rng, n, init=block.block_init, **init_options):
     config = _block_config(rng, n, order=order)
     p = random_parameters(rng, init(rng, config, **init_options))
     options = {"config": config, "mask": _maybe_mask(rng, n, n.T), **_maybe_dice(rng)}
+    options["positions"] = _either(rng, None, _positions(rng, n))
     return Case((_normal(rng, n.B, n.T, n.D),), p, options)
 
 
@@ -532,3 +564,177 @@ def _(rng, n):
 def _(rng, n):
     p = random_parameters(rng, linear.linear_init(rng, n.D, n.D))
     return Case((_normal(rng, n.B, n.T, n.D),), p)
+
+
+def _lm(rng, n):
+    config = lm.LMConfig(n.V, n.T + 1, _block_config(rng, n), 2, tied=_either(rng, True, False))
+    return config, random_parameters(rng, lm.lm_init(rng, config))
+
+
+def _real(rng, n):  # padding before a text, behind it, or both; perhaps nothing else
+    start, end = np.sort(rng.integers(0, n.T + 1, (2, n.B, 1)), axis=0)
+    places = np.arange(n.T)
+    return _either(rng, None, (start <= places) & (places < end))
+
+
+def _labels(rng, n):
+    labels = rng.integers(0, n.V, (n.B, n.T))
+    labels[rng.random(labels.shape) < 0.2] = -100
+    return labels
+
+
+@_case("models.lm.lm")
+def _(rng, n):
+    config, p = _lm(rng, n)
+    options = {"config": config, "real": _real(rng, n), **_maybe_dice(rng)}
+    return Case((rng.integers(0, n.V, (n.B, n.T)),), p, options)
+
+
+@_case("models.lm.lm_loss")
+def _(rng, n):
+    config, p = _lm(rng, n)
+    options = {"config": config, "real": _real(rng, n), **_maybe_dice(rng)}
+    return Case((rng.integers(0, n.V, (n.B, n.T)), _labels(rng, n)), p, options)
+
+
+@_case("models.lm.lm_trunk")
+def _(rng, n):
+    config, p = _lm(rng, n)
+    options = {"config": config, "mask": _maybe_mask(rng, n, n.T), **_maybe_dice(rng)}
+    options["positions"] = _either(rng, None, rng.integers(0, config.context, (n.B, n.T)))
+    return Case((_normal(rng, n.B, n.T, n.D),), p, options)
+
+
+@_case("models.lm.lm_head")
+def _(rng, n):
+    _, p = _lm(rng, n)
+    return Case((_normal(rng, n.B, n.T, n.D),), p)
+
+
+@_case("models.lm.next_token")
+def _(rng, n):
+    return Case((_normal(rng, n.B, n.T, n.V), _labels(rng, n)))
+
+
+def _videos(rng, n, box=(1, 2, 3)):
+    shape = (n.B, n.S * box[0], n.rows * box[1], n.columns * box[2], n.C)
+    return _normal(rng, *shape)
+
+
+@_case("ops.frames.fold_frames")
+def _(rng, n):
+    return Case((_videos(rng, n),))
+
+
+@_case("ops.frames.unfold_frames")
+def _(rng, n):
+    return Case((_normal(rng, n.B * n.S, n.T, n.D),), options={"frames": n.S})
+
+
+@_case("ops.frames.tubelets")
+def _(rng, n):
+    box = _either(rng, (1, 2, 3), (2, 3, 1))
+    return Case((_videos(rng, n, box),), options={"tubelet": box})
+
+
+CASES["models.video.patch_features"] = _vit_case
+
+
+@_case("models.video.encode_frames")
+def _(rng, n):
+    encoder = _either(
+        rng,
+        video.PATCHES,
+        video.EMBEDDING,
+        (clip.encode_images_forward, clip.encode_images_backward),
+    )
+    case = _vit_case(rng, n, outputs=n.E)
+    options = {**case.options, "encoder": encoder}
+    options["mask"] = _either(rng, None, random_mask(rng, (n.B, n.S)))
+    if rng.random() < 0.5:
+        options["wrap"] = partial(chunked, size=2, recompute=True)
+    return Case((_videos(rng, n, (1, *case.options["config"].patch)),), case.p, options)
+
+
+@_case("models.video.tubelet_embedding")
+def _(rng, n):
+    box = _either(rng, (1, 2, 3), (2, 3, 1))
+    p = video.tubelet_embedding_init(rng, box, n.C, n.D, bias=_either(rng, True, False))
+    return Case((_videos(rng, n, box),), random_parameters(rng, p), {"tubelet": box})
+
+
+@_case("layers.perceiver.cross_block")
+def _(rng, n):
+    config = _block_config(rng, n, rotary_base=None)
+    beside = _either(rng, True, False)  # whether the latents are read, too
+    width, answers = (n.D, n.S + n.T) if beside else (n.E, n.S)
+    p = perceiver.cross_block_init(rng, config, width, head_width=_either(rng, None, n.K + 1))
+    options = {
+        "config": config,
+        "mask": _maybe_mask(rng, n, answers),
+        "residual": _either(rng, True, False),
+        "with_latents": beside,
+        **_maybe_dice(rng),
+    }
+    inputs = (_normal(rng, n.B, n.T, n.D), _normal(rng, n.B, n.S, width))
+    return Case(inputs, random_parameters(rng, p), options)
+
+
+def _lengths(rng, n):
+    return _either(rng, None, rng.integers(0, n.T + 1, n.B))
+
+
+@_case("layers.resampler.time_embedding")
+def _(rng, n):
+    trained = int(rng.integers(1, 2 * n.T + 1))
+    p = resampler.time_embedding_init(rng, trained, n.D)
+    options = {"lengths": _lengths(rng, n), "stretch": _either(rng, "longer", "always")}
+    return Case((_normal(rng, n.B, n.T, n.S, n.D),), random_parameters(rng, p), options)
+
+
+@_case("layers.resampler.resampler")
+def _(rng, n):
+    config = resampler.ResamplerConfig(
+        _block_config(rng, n, rotary_base=None),
+        latents=n.V,
+        depth=2,
+        frames=int(rng.integers(0, 2 * n.T + 1)),
+        stretch=_either(rng, "longer", "always"),
+        head_width=_either(rng, None, n.K + 1),
+    )
+    p = random_parameters(rng, resampler.resampler_init(rng, config))
+    options = {"config": config, "lengths": _lengths(rng, n), **_maybe_dice(rng)}
+    return Case((_normal(rng, n.B, n.T, n.S, n.D),), p, options)
+
+
+def _perceiver_case(rng, n):
+    repeats = int(rng.integers(1, 4))
+    variant = _either(rng, "original", "io")
+    config = perceivers.PerceiverConfig(
+        shape=(n.rows, n.columns),
+        channels=n.C,
+        outputs=_either(rng, 0, n.V),
+        block=_block_config(rng, n),
+        latents=n.T,
+        depth=_either(rng, 1, 2),
+        repeats=repeats,
+        variant=variant,
+        crosses=int(rng.integers(1, repeats + 1)) if variant == "original" else 1,
+        towers=int(rng.integers(1, repeats + 1)),
+        bands=_either(rng, None, 0, 2),
+        cross_heads=_either(rng, 1, n.A),
+        cross_head_width=_either(rng, None, n.K + 1),
+        cross_hidden=_either(rng, None, n.M + 1),
+        query_residual=_either(rng, True, False),
+        decoder=_either(rng, "mean", "query"),
+    )
+    p = random_parameters(rng, perceivers.perceiver_init(rng, config))
+    shape = _either(rng, None, (n.rows + 1, n.columns))
+    places = (n.rows + (shape is not None)) * n.columns
+    real = _either(rng, None, random_mask(rng, (n.B, places)))
+    options = {"config": config, "shape": shape, "real": real, **_maybe_dice(rng)}
+    return Case((_normal(rng, n.B, places, n.C),), p, options)
+
+
+CASES["models.perceiver.perceiver"] = _perceiver_case
+CASES["models.perceiver.perceiver_features"] = _perceiver_case

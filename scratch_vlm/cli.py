@@ -1,11 +1,14 @@
 """The command ``scratch-vlm``. Each command imports what it needs when it is called."""
 
 import argparse
+import importlib
 import os
 import sys
 from pathlib import Path
 
 import scratch_vlm
+
+EXPERIMENTS = {"vit": "digits", "clip": "scenes", "lm": "language", "perceiver": "perceiver"}
 
 DESCRIPTION = """\
 Vision language models from scratch: every forward with its backward, no autograd.
@@ -16,8 +19,12 @@ Start with
   scratch-vlm info            what is installed here, and whether a GPU can be used
 """
 
+EPILOG = """\
+An error is one line that says what to do. To see where it comes from, set SCRATCH_VLM_TRACEBACK=1.
+"""
+
 DEMO = """\
-Train two models on real handwritten digits, on two cores in two to three minutes:
+Train two models on real handwritten digits, on two cores in about two minutes:
 
   1. a Vision Transformer that names single digits,
   2. a CLIP that matches scenes of two coloured digits with captions such as
@@ -37,10 +44,13 @@ same numbers to the last bit.
 """
 
 TRAIN = """\
-Train one of the demo's models and measure it on the validation forms.
+Train one model and measure it on validation data: the demo's ViT and CLIP or a Perceiver on
+handwriting, or a language model on captions.
 
   scratch-vlm train vit --steps 500 --seed 1
   scratch-vlm train clip --seed 3 --out runs/clip-3
+  scratch-vlm train perceiver
+  scratch-vlm train lm --style llama
 
 An interrupted training goes on when the same command is given again.
 """
@@ -74,12 +84,25 @@ def main(arguments=None):
     Returns
     -------
     int
-        Exit status: 0, 1 if a check failed, 2 if the request could not be carried out.
+        Exit status: 0, 1 if a check failed, 2 if the request could not be carried out, 130 if
+        it was stopped by Ctrl-C.
     """
     # One BLAS thread: several wait for each other on a busy machine, and the second core is needed
     # to draw batches. NumPy reads this when it is first imported, so it must not have been yet.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     options = _parser().parse_args(arguments)
+    try:
+        return _run(options)
+    except SystemExit as stop:  # TrainingInterrupted, which only the training commands import
+        message = stop
+    except KeyboardInterrupt:
+        goes_on = options.command in ("demo", "train")
+        message = "stopped; the same command goes on" if goes_on else "stopped"
+    print(f"scratch-vlm {options.command}: {message}", file=sys.stderr)
+    return 130
+
+
+def _run(options):
     from scratch_vlm.backend import BackendError, keep_freed_memory
 
     keep_freed_memory()
@@ -96,6 +119,7 @@ def _parser():
     parser = argparse.ArgumentParser(
         prog="scratch-vlm",
         description=DESCRIPTION,
+        epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -117,7 +141,9 @@ def _parser():
             help="numpy, cupy, or auto for cupy where it works (default numpy, or "
             "SCRATCH_VLM_BACKEND)",
         )
-        sub.add_argument("--seed", type=_seed, default=0, help="of all random numbers (default 0)")
+        sub.add_argument(
+            "--seed", type=_at_least(0), default=0, help="of all random numbers (default 0)"
+        )
         sub.add_argument("--out", type=Path, default=None, metavar="DIR", help=out)
         return sub
 
@@ -135,10 +161,13 @@ def _parser():
         _train,
         "train one model",
         TRAIN,
-        "folder to write (default runs/MODEL-SEED)",
+        "folder to write (default runs/MODEL-SEED, for lm runs/lm-STYLE-SEED)",
     )
-    train.add_argument("model", choices=("vit", "clip"), help="which model")
-    train.add_argument("--steps", type=int, default=None, help="training steps")
+    train.add_argument("model", choices=tuple(EXPERIMENTS), help="which model")
+    train.add_argument("--steps", type=_at_least(1), default=None, help="training steps")
+    train.add_argument(
+        "--style", choices=("gpt", "llama"), help="kind of language model (default gpt)"
+    )
 
     check = command(
         "gradcheck",
@@ -149,7 +178,7 @@ def _parser():
     )
     check.add_argument("--pair", default="", metavar="TEXT", help="only pairs whose name has TEXT")
     check.add_argument(
-        "--examples", type=_positive, default=6, help="random variants of each pair (default 6)"
+        "--examples", type=_at_least(1), default=6, help="random variants of each pair (default 6)"
     )
     check.add_argument("--json", type=Path, default=None, metavar="FILE", help="write results here")
 
@@ -163,18 +192,19 @@ def _parser():
     return parser
 
 
-def _seed(text):
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"a seed is 0 or larger, got {value}")
-    return value
+def _at_least(least):
+    def whole_number(text):
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or value < least:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number of at least {least}, got {text!r}"
+            )
+        return value
 
-
-def _positive(text):
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
+    return whole_number
 
 
 def _demo(options):
@@ -189,16 +219,18 @@ def _demo(options):
 
 def _train(options):
     from scratch_vlm.backend import load
-    from scratch_vlm.experiments import digits, scenes
+    from scratch_vlm.training.run import RunFolder, write_metrics
     from scratch_vlm.viz.table import results_table
 
-    experiment = {"vit": digits, "clip": scenes}[options.model]
-    out = options.out or Path("runs") / f"{options.model}-{options.seed}"
+    if options.style and options.model != "lm":
+        raise ValueError(f"--style is for the language model lm; {options.model} has none")
+    style = {"style": options.style or "gpt"} if options.model == "lm" else {}
+    name = "-".join([options.model, *style.values()])
+    experiment = importlib.import_module(f"scratch_vlm.experiments.{EXPERIMENTS[options.model]}")
+    out = options.out or Path("runs") / f"{name}-{options.seed}"
     xp = load(options.backend)
-    p = experiment.train_model(out, seed=options.seed, steps=options.steps, xp=xp)
-    metrics = {options.model: experiment.measure(p, "val")}
-    from scratch_vlm.training.run import RunFolder, write_metrics
-
+    p = experiment.train_model(out, seed=options.seed, steps=options.steps, xp=xp, **style)
+    metrics = {name: experiment.measure(p, "val", **style)}
     write_metrics(RunFolder(out).metrics, metrics)
     print(results_table(metrics))
     return 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 
 from scratch_vlm import cli
 from scratch_vlm.backend import cupy_problem
+from scratch_vlm.experiments import digits
 from scratch_vlm.layers import linear
 
 
@@ -72,12 +74,87 @@ def test_gradcheck_of_a_wrong_pair_exits_with_1_and_names_the_parameter(monkeypa
     [
         (["gradcheck", "--pair", "nothing-like-this"], "no pair has 'nothing-like-this'"),
         (["info", "--backend", "tpu"], "choose one of numpy, cupy, auto"),
-        (["train", "vit", "--steps", "0"], "at least 1"),
     ],
 )
 def test_a_request_that_cannot_be_met_exits_with_2_and_says_why(arguments, said, capsys):
     assert cli.main(arguments) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["info", "--seed", "x"], "--seed: must be a whole number of at least 0, got 'x'"),
+        (["info", "--seed", "-1"], "--seed: must be a whole number of at least 0, got '-1'"),
+        (["gradcheck", "--examples", "0"], "--examples: must be a whole number of at least 1"),
+        (["train", "vit", "--steps", "1.5"], "--steps: must be a whole number of at least 1"),
+    ],
+)
+def test_numbers_outside_their_range_are_said_in_plain_words(arguments, said, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def press_ctrl_c(*args, **options):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("arguments", "function", "said"),
+    [
+        (["demo"], "demo.run_demo", "demo: stopped; the same command goes on"),
+        (["train", "vit"], "digits.train_model", "train: stopped; the same command goes on"),
+        (["gradcheck"], "checks.check_pairs", "gradcheck: stopped"),
+        (["info"], "checks.describe_installation", "info: stopped"),
+    ],
+)
+def test_ctrl_c_is_one_line_and_exits_with_130(monkeypatch, capsys, arguments, function, said):
+    monkeypatch.setattr(f"scratch_vlm.experiments.{function}", press_ctrl_c)
+    assert cli.main(arguments) == 130
+    assert capsys.readouterr().err == f"scratch-vlm {said}\n"
+
+
+def test_ctrl_c_while_training_exits_with_130_and_says_what_was_saved(
+    monkeypatch, capsys, tmp_path
+):
+    forward = digits.vit_forward
+
+    def interrupted(*args, **options):
+        os.kill(os.getpid(), signal.SIGINT)
+        return forward(*args, **options)
+
+    monkeypatch.setattr(digits, "vit_forward", interrupted)
+    assert cli.main(["train", "vit", "--steps", "2", "--out", str(tmp_path)]) == 130
+    assert "train: stopped after 1 of 2 steps, saved in" in capsys.readouterr().err
+
+
+def test_help_says_how_to_see_where_an_error_comes_from(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    assert "SCRATCH_VLM_TRACEBACK=1" in capsys.readouterr().out
+    monkeypatch.setenv("SCRATCH_VLM_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="no pair"):
+        cli.main(["gradcheck", "--pair", "nothing-like-this"])
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "name"),
+    [
+        ("gradcheck", "--json", ""),
+        ("gradcheck", "--out", "gradcheck.json"),
+        ("info", "--out", "info.json"),
+    ],
+)
+def test_folder_in_place_of_a_result_is_said_before_the_work(
+    command, option, name, tmp_path, capsys
+):
+    (tmp_path / name).mkdir(exist_ok=True)
+    assert cli.main([command, option, str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    assert f"cannot write {tmp_path / name}: it is a folder" in captured.err
+    assert captured.out == ""
 
 
 @pytest.mark.skipif(cupy_problem() is None, reason="CuPy works here")

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scratch_vlm.backend import cupy_problem, load, to_device, to_host
 from scratch_vlm.cases import Case, Sizes, find_pairs, make_case
 from scratch_vlm.gradcheck import check
 from scratch_vlm.recompute import recomputed
@@ -244,3 +245,91 @@ def test_out_is_where_the_result_goes(pair, seed):
         grads = () if case.p is None else (zeros_like(case.p),)
         assert pair.backward(dy, saved, *grads, out=out) is out
         np.testing.assert_array_equal(out, dx[0])
+
+
+BATCH = 13  # no other axis of a case is as long: an array of this length has a batch axis
+MEANS = "a mean over the batch is not the sum of two means"
+MERGED = "the batch shares its axis with the frames"
+NOT_BY_SAMPLE = {
+    "ops.losses.cross_entropy": MEANS,
+    "ops.losses.contrastive": "every sample meets all others",
+    "ops.losses.sigmoid_contrastive": "every sample meets all others",
+    "ops.frames.fold_frames": MERGED,
+    "ops.frames.unfold_frames": MERGED,
+    "ops.positions.interpolate_positions": "a table of places has no batch",
+    "models.clip.clip": "every sample meets all others",
+    "models.lm.lm_loss": MEANS,
+    "models.lm.next_token": MEANS,
+}
+
+
+def without_dropout(case):
+    """Return the case with no dice: two calls would throw them in another order, or library."""
+    if "rng" not in case.options:
+        return case
+    return Case(case.inputs, case.p, {**case.options, "rng": None})
+
+
+def batch_slice(case, part):
+    def cut(x):
+        return x[part] if isinstance(x, np.ndarray) and x.shape[:1] == (BATCH,) else x
+
+    options = {name: cut(option) for name, option in case.options.items()}
+    return Case(tuple(map(cut, case.inputs)), case.p, options)
+
+
+def test_pairs_that_mix_samples_are_pairs():
+    assert set(NOT_BY_SAMPLE) <= set(PAIRS)
+
+
+@pytest.mark.parametrize("pair", [n for n in PAIRS if n not in NOT_BY_SAMPLE], indirect=True)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_batch_is_two_smaller_batches(pair, seed):
+    rng = np.random.default_rng(seed)
+    case = without_dropout(make_case(pair.name, rng, Sizes(B=BATCH)))
+    y, saved = run(pair, case)
+    dy = cotangent(rng, y)
+    dx, g = pull(pair, case, dy, saved)
+    assert all(len(x) == BATCH for x in (y, *case.inputs, *dx))
+
+    g2 = None if case.p is None else zeros_like(case.p)
+    for part in (slice(0, 5), slice(5, BATCH)):
+        half = batch_slice(case, part)
+        y2, saved = run(pair, half)
+        np.testing.assert_allclose(y2, y[part], rtol=1e-10, atol=1e-11)
+        dx2, _ = pull(pair, half, dy[part], saved, g2)
+        for x2, x in zip(dx2, dx, strict=True):
+            np.testing.assert_allclose(x2, x[part], rtol=1e-10, atol=1e-11)
+    for (name, x2), (_, x) in zip(leaves(g2), leaves(g), strict=True):
+        np.testing.assert_allclose(x2, x, rtol=1e-10, atol=1e-10, err_msg=name)
+
+
+def moved(case, xp):
+    """Return the case with all its arrays on the device."""
+
+    def move(x):
+        return to_device(x, xp) if isinstance(x, np.ndarray) else x
+
+    p = None if case.p is None else tree_map(move, case.p)
+    options = {name: move(option) for name, option in case.options.items()}
+    return Case(tuple(map(move, case.inputs)), p, options)
+
+
+@pytest.mark.skipif(cupy_problem() is not None, reason=str(cupy_problem()))
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 2e-4), (np.float64, 1e-9)])
+@pytest.mark.parametrize("seed", range(4))
+def test_numpy_and_cupy_agree(pair, seed, dtype, tolerance):
+    xp, rng = load("cupy"), np.random.default_rng(seed)
+    case = as_type(without_dropout(make_case(pair.name, rng)), dtype)
+    there = moved(case, xp)
+    y, saved = run(pair, case)
+    y2, saved2 = run(pair, there)
+    dy = cotangent(rng, y)
+    dx, g = pull(pair, case, dy, saved)
+    dx2, g2 = pull(pair, there, to_device(dy, xp), saved2)
+    here, device = ([a, *b, *dict(leaves(c)).values()] for a, b, c in ((y, dx, g), (y2, dx2, g2)))
+    for x, x2 in zip(here, device, strict=True):
+        assert isinstance(x2, xp.ndarray)
+        assert x2.dtype == dtype
+        scale = max(np.abs(x).max(initial=0), 1e-2)
+        np.testing.assert_allclose(to_host(x2), x, rtol=0, atol=tolerance * scale)

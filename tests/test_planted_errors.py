@@ -79,6 +79,10 @@ EQUIVALENT = {
             "the backward of unpatchify does not read what this saves"
         )
     },
+    "tubelets_backward: dx = dboxes.reshape(b, f // t, height // h, width // w, t, h, w, c)": {
+        "dx = dboxes.reshape(f // t, b, height // h, width // w, t, h, w, c)": MERGED,
+        "dx = dboxes.reshape(b, f // t, height // h, width // w, t, h, c, w)": MERGED,
+    },
     "interpolate_positions_backward: "
     "dgrid = resize_backward(dtable[extra:].reshape(1, *new, -1), resized)": {
         "dgrid = resize_backward(dtable[extra:].reshape(1, *new, -2), resized)": ANY_NEGATIVE
@@ -121,6 +125,20 @@ EQUIVALENT = {
     "pick_backward: dx = namespace(dy).zeros(shape, dy.dtype)": {
         "dx = -namespace(dy).zeros(shape, dy.dtype)": ZERO,
         "dx = 2.0 * namespace(dy).zeros(shape, dy.dtype)": ZERO,
+    },
+    "resampler_backward: if g:": {"if True:": SKIPS},
+    "time_embedding_backward: if g:": {"if True:": SKIPS},
+    "perceiver_features_backward: if g:": {"if True:": SKIPS},
+    "perceiver_backward: if g:": {"if True:": SKIPS},
+    "perceiver_backward: dx = linear_backward(dx, s['head'], g['head'])": {
+        "dx = linear_backward(dy, s['head'], g['head'])": ALIAS
+    },
+    "perceiver_backward: g['query'] += dquery[:, 0].sum(0)": {
+        "g['query'] += dquery[:, -1].sum(0)": "one query is the first and the last"
+    },
+    "patch_features_backward: dtokens = namespace(dx).zeros(shape, dx.dtype)": {
+        "dtokens = -namespace(dx).zeros(shape, dx.dtype)": ZERO,
+        "dtokens = 2.0 * namespace(dx).zeros(shape, dx.dtype)": ZERO,
     },
     "attention_pool_backward: g['probe'] += dprobe[:, 0].sum(0)": {
         "g['probe'] += dprobe[:, -1].sum(0)": "one probe is the first and the last"

@@ -3,6 +3,7 @@
 import numpy as np
 
 from scratch_vlm.backend import namespace
+from scratch_vlm.ops.patches import check_pixels
 
 # Means and standard deviations of the channels of CLIP's training images (openai/CLIP,
 # clip/clip.py) and of ImageNet's, for images in [0, 1].
@@ -29,7 +30,7 @@ def normalize(images, mean, std):
     Raises
     ------
     TypeError
-        If the images are integers.
+        If the images are not an array of floating point numbers.
     ValueError
         If there are neither one nor C means and deviations, or a deviation is not positive.
     """
@@ -54,7 +55,7 @@ def denormalize(images, mean, std):
     Raises
     ------
     TypeError
-        If the images are integers.
+        If the images are not an array of floating point numbers.
     ValueError
         If there are neither one nor C means and deviations, or a deviation is not positive.
     """
@@ -79,9 +80,13 @@ def center_crop(images, size):
 
     Raises
     ------
+    TypeError
+        If the images are not an array.
     ValueError
-        If the images are smaller than `size`.
+        If the images are smaller than `size`, or it is not a height and a width.
     """
+    namespace(images)  # refuses a list
+    check_pixels(size=size)
     if images.ndim != 4 or images.shape[1] < size[0] or images.shape[2] < size[1]:
         raise ValueError(
             f"cannot cut {size[0]} x {size[1]} px out of images {images.shape}, (B, H, W, C)"
@@ -91,12 +96,15 @@ def center_crop(images, size):
 
 
 def _per_channel(images, mean, std):
+    xp = namespace(images)
     if images.dtype.kind != "f":
         raise TypeError(
             f"images must be floating point, got {images.dtype}; "
             "scale bytes with images.astype('float32') / 255"
         )
-    xp, channels = namespace(images), images.shape[-1]
+    if not images.ndim:
+        raise ValueError("images must be (..., C), got a single number, shape ()")
+    channels = images.shape[-1]
     mean, std = (np.atleast_1d(np.asarray(v, images.dtype)) for v in (mean, std))
     if mean.shape != std.shape or mean.shape not in ((1,), (channels,)) or not (std > 0).all():
         raise ValueError(

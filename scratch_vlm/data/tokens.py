@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scratch_vlm.backend import namespace
+
 PAD, BEGIN, END = 0, 1, 2
 SPECIALS = ("<pad>", "<bos>", "<eos>")
 
@@ -89,9 +91,16 @@ class Vocabulary:
 
         Raises
         ------
+        TypeError
+            If `ids` is not an array of integers.
         ValueError
-            If an id is outside the vocabulary.
+            If it is not (B, T), or an id is outside the vocabulary.
         """
+        namespace(ids)  # refuses a list
+        if ids.dtype.kind not in "iu":
+            raise TypeError(f"ids must be integers, got dtype {ids.dtype}")
+        if ids.ndim != 2:
+            raise ValueError(f"ids must be (B, T), got {ids.shape}")
         names = SPECIALS + self.words
         if ids.size and not 0 <= ids.min() <= ids.max() < len(names):
             raise ValueError(f"ids must be 0 to {len(names) - 1}, got {ids.min()} to {ids.max()}")

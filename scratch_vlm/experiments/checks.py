@@ -11,7 +11,7 @@ import scratch_vlm
 from scratch_vlm.backend import cupy_problem, load
 from scratch_vlm.cases import find_pairs, make_case
 from scratch_vlm.gradcheck import measure
-from scratch_vlm.training.run import RunFolder, write_json
+from scratch_vlm.training.run import prepare_file, write_json
 
 LIBRARIES = ("numpy", "scipy", "matplotlib", "safetensors", "tqdm", "torch")
 
@@ -29,7 +29,7 @@ def check_pairs(text="", *, seed=0, examples=6, backend=None, files=()):
         Random variants of each pair.
     backend : str, optional
         Which backend to name; gradients are exact in float64 and complex numbers on the host.
-    files : iterable of path
+    files : sequence of path
         Where to write the results as JSON.
 
     Returns
@@ -41,6 +41,8 @@ def check_pairs(text="", *, seed=0, examples=6, backend=None, files=()):
     ------
     ValueError
         If no pair matches, or the backend is not NumPy.
+    RunFolderError
+        If a file cannot be written; said before anything is checked.
     """
     if load(backend) is not np:
         raise ValueError(
@@ -51,6 +53,8 @@ def check_pairs(text="", *, seed=0, examples=6, backend=None, files=()):
     chosen = {name: pair for name, pair in every.items() if text in name}
     if not chosen:
         raise ValueError(f"no pair has {text!r} in its name; there are {', '.join(every)}")
+    for file in files:
+        prepare_file(file)
     width = max(map(len, chosen))
     print(f"{'pair':{width}}  inputs  parameters  worst error  method   seconds")
     results, wrong = [], []
@@ -97,7 +101,6 @@ def check_pairs(text="", *, seed=0, examples=6, backend=None, files=()):
         f"worst error {worst['worst']:.1e} ({worst['name']})"
     )
     for file in files:
-        RunFolder(file.parent).prepare()
         write_json(file, {"pairs": results})
     return not wrong
 
@@ -116,7 +119,14 @@ def describe_installation(backend=None, folder=None):
         Say an error if this one cannot be used.
     folder : path, optional
         Where to write ``info.json``.
+
+    Raises
+    ------
+    RunFolderError
+        If it cannot be written; said before anything is printed.
     """
+    if folder:
+        prepare_file(folder / "info.json")
     versions = {"scratch_vlm": scratch_vlm.__version__, "python": platform.python_version()}
     for library in LIBRARIES:
         try:
@@ -138,5 +148,4 @@ def describe_installation(backend=None, folder=None):
         print(f"{name:12} {state}")
     print(f"{'chosen':12} {load(backend).__name__}")
     if folder:
-        RunFolder(folder).prepare()
         write_json(folder / "info.json", info)

@@ -37,6 +37,29 @@ SMOOTHING = 0.1
 INK = (0.3, 0.37)  # mean and standard deviation of the training digits' pixels
 
 
+def settings(seed=0, steps=None):
+    """Say what tells one run of this experiment from another.
+
+    Parameters
+    ----------
+    seed : int, default 0
+        Of weights and batches.
+    steps : int, optional
+        Training steps; default 1500.
+
+    Returns
+    -------
+    config : TrainConfig
+        How to train.
+    identity : dict
+        The rest: the model and how its images are drawn.
+    """
+    steps = TRAINING.steps if steps is None else steps
+    warmup = min(TRAINING.warmup, steps // 4)
+    config = replace(TRAINING, seed=seed, steps=steps, warmup=warmup)
+    return config, {"model": asdict(MODEL), "warp": asdict(WARP)}
+
+
 def train_model(folder, *, seed=0, steps=None, xp=np, progress=True):
     """Train the ViT on the training forms, or go on where an interrupted training left off.
 
@@ -58,9 +81,7 @@ def train_model(folder, *, seed=0, steps=None, xp=np, progress=True):
     dict
         Its parameters.
     """
-    steps = TRAINING.steps if steps is None else steps
-    warmup = min(TRAINING.warmup, steps // 4)
-    config = replace(TRAINING, seed=seed, steps=steps, warmup=warmup)
+    config, identity = settings(seed, steps)
     digits = split("train")
 
     def batch(step):
@@ -79,7 +100,6 @@ def train_model(folder, *, seed=0, steps=None, xp=np, progress=True):
         vit_backward(cross_entropy_backward(dloss, s_loss), s_model, g)
 
     p = vit_init(np.random.default_rng(seed), MODEL)
-    identity = {"model": asdict(MODEL), "warp": asdict(WARP)}
     return train(
         forward, backward, p, batch, config, folder, identity=identity, xp=xp, progress=progress
     )

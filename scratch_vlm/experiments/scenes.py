@@ -76,6 +76,29 @@ PIXELS = (0.0, 0.5)
 RETRIEVAL = 128  # captions to find the right one among
 
 
+def settings(seed=0, steps=None):
+    """Say what tells one run of this experiment from another.
+
+    Parameters
+    ----------
+    seed : int, default 0
+        Of weights and batches.
+    steps : int, optional
+        Training steps; default 2400.
+
+    Returns
+    -------
+    config : TrainConfig
+        How to train.
+    identity : dict
+        The rest: the model and how its images are drawn.
+    """
+    steps = TRAINING.steps if steps is None else steps
+    warmup = min(TRAINING.warmup, steps // 4)
+    config = replace(TRAINING, seed=seed, steps=steps, warmup=warmup)
+    return config, {"model": asdict(MODEL), "warp": asdict(WARP)}
+
+
 def train_model(folder, *, seed=0, steps=None, xp=np, progress=True):
     """Train the CLIP on the training forms, or go on where an interrupted training left off.
 
@@ -97,9 +120,7 @@ def train_model(folder, *, seed=0, steps=None, xp=np, progress=True):
     dict
         Its parameters.
     """
-    steps = TRAINING.steps if steps is None else steps
-    warmup = min(TRAINING.warmup, steps // 4)
-    config = replace(TRAINING, seed=seed, steps=steps, warmup=warmup)
+    config, identity = settings(seed, steps)
     pool = DigitPool(split("train"))
 
     def batch(step):
@@ -115,7 +136,7 @@ def train_model(folder, *, seed=0, steps=None, xp=np, progress=True):
         config,
         folder,
         after_step=clip_clamp,
-        identity={"model": asdict(MODEL), "warp": asdict(WARP)},
+        identity=identity,
         xp=xp,
         progress=progress,
     )

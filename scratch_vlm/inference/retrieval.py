@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from scratch_vlm.backend import namespace
+
 
 def ranks(similarity):
     """Find at which place each query finds its partner.
@@ -19,14 +21,17 @@ def ranks(similarity):
 
     Raises
     ------
+    TypeError
+        If the matrix is not an array.
     ValueError
-        If the matrix is not square.
+        If it is not square.
 
     Examples
     --------
     >>> ranks(np.array([[0.9, 0.1], [0.8, 0.3]]))
     array([0, 1])
     """
+    namespace(similarity)  # refuses a list
     if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1]:
         raise ValueError(
             f"similarity must be square, query i beside partner i; got {similarity.shape}"
@@ -52,9 +57,12 @@ def recall_at_k(similarity, k):
 
     Raises
     ------
+    TypeError
+        If the matrix is not an array.
     ValueError
-        If the matrix is not square or `k` is out of range.
+        If it is not square or `k` is out of range.
     """
+    places = ranks(similarity)
     if not 1 <= k <= len(similarity):
         raise ValueError(f"k must be from 1 to {len(similarity)}, got {k}")
-    return float((ranks(similarity) < k).mean())
+    return float((places < k).mean())

@@ -8,9 +8,12 @@ from scratch_vlm.backend import namespace
 from scratch_vlm.layers.counts import check_counts
 from scratch_vlm.layers.linear import linear_backward, linear_forward, linear_init
 from scratch_vlm.ops.attend import attend_backward, attend_forward
+from scratch_vlm.ops.rotary import rotary_backward, rotary_forward
 
 
-def self_attention_init(rng, width, *, heads, kv_heads=None, bias=True, out_std=None):
+def self_attention_init(
+    rng, width, *, heads, kv_heads=None, head_width=None, bias=True, out_std=None
+):
     """Draw the parameters of `self_attention_forward`.
 
     Parameters
@@ -18,11 +21,13 @@ def self_attention_init(rng, width, *, heads, kv_heads=None, bias=True, out_std=
     rng : numpy.random.Generator
         Where the weights come from.
     width : int
-        D, a multiple of `heads`.
+        D.
     heads : int
         A, heads of queries.
     kv_heads : int, optional
         G, heads of keys and values; divides `heads`. Default `heads`.
+    head_width : int, optional
+        K, channels of a head. Default D / A, which must be whole then.
     bias : bool, default True
         Whether the linear layers have biases.
     out_std : float, optional
@@ -32,22 +37,23 @@ def self_attention_init(rng, width, *, heads, kv_heads=None, bias=True, out_std=
     -------
     p : dict
         ``qkv``, queries, keys and values in one matrix of shape (D, (A + 2 G) K), and ``out`` of
-        shape (D, D).
+        shape (A K, D).
 
     Raises
     ------
     ValueError
         If the heads do not divide.
     """
-    kv_heads = _check_heads(width, heads, kv_heads)
-    k = width // heads
+    k, kv_heads = _head_width(width, heads, kv_heads, head_width)
     return {
         "qkv": linear_init(rng, width, (heads + 2 * kv_heads) * k, bias=bias),
-        "out": linear_init(rng, width, width, bias=bias, std=out_std),
+        "out": linear_init(rng, heads * k, width, bias=bias, std=out_std),
     }
 
 
-def self_attention_forward(x, p, *, heads, kv_heads=None, mask=None):
+def self_attention_forward(
+    x, p, *, heads, kv_heads=None, mask=None, rotary_base=None, positions=None, cache=None
+):
     """Let every token read all tokens of its sequence.
 
     Parameters
@@ -55,13 +61,20 @@ def self_attention_forward(x, p, *, heads, kv_heads=None, mask=None):
     x : array of shape (B, T, D)
         Tokens.
     p : dict
-        ``qkv`` and ``out``, linear layers.
+        ``qkv`` and ``out``, linear layers; their sizes say how wide a head is.
     heads : int
         A, heads of queries.
     kv_heads : int, optional
         G, heads of keys and values. Default `heads`.
-    mask : boolean array broadcastable to (B, A, T, T), optional
-        True where a token may attend.
+    mask : boolean array broadcastable to (B, A, T, S), optional
+        True where a token may attend; S is T, and with a cache all tokens so far.
+    rotary_base : float, optional
+        Turn queries and keys by their positions, see `rotary_forward`. Default not at all.
+    positions : integer array of shape (T,) or of shape (B, T), optional
+        Where the tokens stand, for `rotary_base`. Default one after another, behind the cache.
+    cache : KVCache, optional
+        Keys and values of the tokens before; gains those of `x`. For generation: nothing goes
+        backward through it.
 
     Returns
     -------
@@ -84,9 +97,18 @@ def self_attention_forward(x, p, *, heads, kv_heads=None, mask=None):
     .. [1] A. Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762, section 3.2.2.
     """
     s = {}
-    kv_heads = _check_tokens(x, p["qkv"], heads, kv_heads, parts=(1, 2))
+    kv_heads = _check_tokens(x, p, "qkv", heads, kv_heads, parts=(1, 2))
     qkv, s["qkv"] = linear_forward(x, p["qkv"])  # (B, T, (A + 2 G) K)
     q, k, v = _split(qkv, (heads, kv_heads, kv_heads))  # (B, A, T, K), twice (B, G, T, K)
+    if rotary_base is not None:
+        if positions is None:
+            past = 0 if cache is None else cache.length
+            positions = namespace(x).arange(past, past + x.shape[1])
+        q, s["rotary"] = rotary_forward(q, positions=positions, base=rotary_base)
+        k, _ = rotary_forward(k, positions=positions, base=rotary_base)
+    if cache is not None:
+        k, v = cache.extend(k, v)  # (B, G, S, K)
+    s["cached"] = cache is not None
     y, s["attend"] = _attend_into_tokens(q, k, v, mask)  # (B, T, D)
     y, s["out"] = linear_forward(y, p["out"])
     return y, s
@@ -108,20 +130,29 @@ def self_attention_backward(dy, s, g):
     -------
     dx : array of shape (B, T, D)
 
+    Raises
+    ------
+    ValueError
+        If the forward had a cache.
+
     Notes
     -----
     Queries, keys and values were three products with the same x; side by side in one matrix
     their three gradients add up within one product.
     """
+    if s["cached"]:
+        raise ValueError("nothing goes backward through a KV cache; run the forward without one")
     heads, kv_heads = s["attend"]["e"].shape[1], s["attend"]["k"].shape[1]
     dy = linear_backward(dy, s["out"], g["out"])
     (dy,) = _split(dy, (heads,))
-    gradients = attend_backward(dy, s["attend"])
-    return linear_backward(_join(gradients, (heads, kv_heads, kv_heads)), s["qkv"], g["qkv"])
+    dq, dk, dv = attend_backward(dy, s["attend"])
+    if "rotary" in s:  # one rotation for both: queries and keys stand at the same positions
+        dq, dk = rotary_backward(dq, s["rotary"]), rotary_backward(dk, s["rotary"])
+    return linear_backward(_join((dq, dk, dv), (heads, kv_heads, kv_heads)), s["qkv"], g["qkv"])
 
 
 def cross_attention_init(
-    rng, width, source_width, *, heads, kv_heads=None, bias=True, out_std=None
+    rng, width, source_width, *, heads, kv_heads=None, head_width=None, bias=True, out_std=None
 ):
     """Draw the parameters of `cross_attention_forward`.
 
@@ -130,13 +161,15 @@ def cross_attention_init(
     rng : numpy.random.Generator
         Where the weights come from.
     width : int
-        D of the tokens that ask, a multiple of `heads`.
+        D of the tokens that ask.
     source_width : int
         Channels of the tokens that answer.
     heads : int
         A, heads of queries.
     kv_heads : int, optional
         G, heads of keys and values; divides `heads`. Default `heads`.
+    head_width : int, optional
+        K, channels of a head. Default D / A, which must be whole then.
     bias : bool, default True
         Whether the linear layers have biases.
     out_std : float, optional
@@ -145,18 +178,19 @@ def cross_attention_init(
     Returns
     -------
     p : dict
-        ``q`` of shape (D, D), ``kv``, keys and values in one matrix, and ``out`` of shape (D, D).
+        ``q`` of shape (D, A K), ``kv``, keys and values in one matrix, and ``out`` of shape
+        (A K, D).
 
     Raises
     ------
     ValueError
         If the heads do not divide.
     """
-    kv_heads = _check_heads(width, heads, kv_heads)
+    k, kv_heads = _head_width(width, heads, kv_heads, head_width)
     return {
-        "q": linear_init(rng, width, width, bias=bias),
-        "kv": linear_init(rng, source_width, 2 * kv_heads * (width // heads), bias=bias),
-        "out": linear_init(rng, width, width, bias=bias, std=out_std),
+        "q": linear_init(rng, width, heads * k, bias=bias),
+        "kv": linear_init(rng, source_width, 2 * kv_heads * k, bias=bias),
+        "out": linear_init(rng, heads * k, width, bias=bias, std=out_std),
     }
 
 
@@ -199,7 +233,7 @@ def cross_attention_forward(x, z, p, *, heads, kv_heads=None, mask=None):
     .. [1] A. Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762, section 3.2.3.
     """
     s = {}
-    kv_heads = _check_tokens(x, p["kv"], heads, kv_heads, parts=(0, 2))
+    kv_heads = _check_tokens(x, p, "kv", heads, kv_heads, parts=(0, 2))
     if z.ndim != 3 or len(z) != len(x):
         raise ValueError(f"z must be (B, S, E) with the B of x; got x {x.shape} and z {z.shape}")
     q, s["q"] = linear_forward(x, p["q"])
@@ -265,6 +299,15 @@ def _join(parts, counts):
     return x
 
 
+def _head_width(width, heads, kv_heads, head_width):
+    # K, and G with its default filled in
+    if head_width is not None:
+        check_counts(head_width=head_width)
+        return head_width, _check_heads(heads * head_width, heads, kv_heads)
+    kv_heads = _check_heads(width, heads, kv_heads)
+    return width // heads, kv_heads
+
+
 def _check_heads(width, heads, kv_heads):
     kv_heads = heads if kv_heads is None else kv_heads
     check_counts(heads=heads, kv_heads=kv_heads)
@@ -276,15 +319,17 @@ def _check_heads(width, heads, kv_heads):
     return kv_heads
 
 
-def _check_tokens(x, p, heads, kv_heads, *, parts):
-    # parts: how often the linear layer p makes heads of queries, and of keys or values
+def _check_tokens(x, p, name, heads, kv_heads, *, parts):
+    # parts: how often the linear layer of that name makes heads of queries, and of keys or values
     if x.ndim != 3:
         raise ValueError(f"tokens must be (B, T, D), got {x.shape}")
-    kv_heads = _check_heads(x.shape[2], heads, kv_heads)
-    wanted = (parts[0] * heads + parts[1] * kv_heads) * (x.shape[2] // heads)
-    if p["w"].shape[1] != wanted:
+    joined, columns = len(p["out"]["w"]), p[name]["w"].shape[1]  # A K of the heads side by side
+    kv_heads = _check_heads(joined, heads, kv_heads)
+    wanted = (parts[0] * heads + parts[1] * kv_heads) * (joined // heads)
+    if columns != wanted:
         raise ValueError(
-            f"{heads} heads of queries and {kv_heads} of keys and values on tokens {x.shape} need "
-            f"a matrix of {wanted} columns, but the parameters have {p['w'].shape}"
+            f"{heads} heads of queries and {kv_heads} of keys and values, {joined // heads} "
+            f"channels wide, need a matrix of {wanted} columns, but {name} has "
+            f"{p[name]['w'].shape}"
         )
     return kv_heads

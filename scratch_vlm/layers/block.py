@@ -7,6 +7,7 @@ from scratch_vlm.layers.attention import (
     self_attention_forward,
     self_attention_init,
 )
+from scratch_vlm.layers.config import check_keys
 from scratch_vlm.layers.counts import check_counts
 from scratch_vlm.layers.mlp import (
     mlp_backward,
@@ -47,6 +48,8 @@ class BlockConfig:
         Whether linear layers have biases.
     dropout : float
         Rate on what each sublayer adds to the residual stream, while training.
+    rotary_base : float or None
+        Of the rotary positions of queries and keys, see `rotary_forward`; None for none.
     """
 
     width: int
@@ -59,6 +62,7 @@ class BlockConfig:
     mlp: str = "gelu"
     bias: bool = True
     dropout: float = 0.0
+    rotary_base: float | None = None
 
     def __post_init__(self):
         kv_heads = self.heads if self.kv_heads is None else self.kv_heads
@@ -78,6 +82,14 @@ class BlockConfig:
             activation(self.mlp)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+        if self.rotary_base is not None:
+            if not self.rotary_base > 1:
+                raise ValueError(f"rotary_base must be above 1, got {self.rotary_base}")
+            if self.width // self.heads % 2:
+                raise ValueError(
+                    f"rotary positions turn pairs of channels; width {self.width} over "
+                    f"{self.heads} heads makes {self.width // self.heads} a head, an odd number"
+                )
 
 
 def block_init(rng, config, *, depth=1):
@@ -118,7 +130,7 @@ def block_init(rng, config, *, depth=1):
     }
 
 
-def pre_block_forward(x, p, *, config, mask=None, rng=None):
+def pre_block_forward(x, p, *, config, mask=None, rng=None, positions=None, cache=None):
     """Read the other tokens, then think; each sublayer normalises what it reads.
 
     Parameters
@@ -129,10 +141,14 @@ def pre_block_forward(x, p, *, config, mask=None, rng=None):
         As `block_init` makes it.
     config : BlockConfig
         The kind of block.
-    mask : boolean array broadcastable to (B, A, T, T), optional
+    mask : boolean array broadcastable to (B, A, T, S), optional
         True where a token may attend.
     rng : numpy.random.Generator, optional
         Draws the dropout; None for none.
+    positions : integer array of shape (T,) or of shape (B, T), optional
+        Where the tokens stand, if positions are rotary.
+    cache : KVCache, optional
+        Of the tokens before, see `self_attention_forward`.
 
     Returns
     -------
@@ -157,9 +173,7 @@ def pre_block_forward(x, p, *, config, mask=None, rng=None):
     s = {"config": config}
     norm = NORMS[config.norm][1]
     h, s["ln1"] = norm(x, p["ln1"], eps=config.eps)
-    h, s["attn"] = self_attention_forward(
-        h, p["attn"], heads=config.heads, kv_heads=config.kv_heads, mask=mask
-    )
+    h, s["attn"] = _attend(h, p["attn"], config, mask=mask, positions=positions, cache=cache)
     h, s["drop1"] = dropout_forward(h, rate=config.dropout, rng=rng)
     x = x + h
     h, s["ln2"] = norm(x, p["ln2"], eps=config.eps)
@@ -196,7 +210,7 @@ def pre_block_backward(dy, s, g):
     return dx
 
 
-def post_block_forward(x, p, *, config, mask=None, rng=None):
+def post_block_forward(x, p, *, config, mask=None, rng=None, positions=None, cache=None):
     """Read the other tokens, then think; each sum is normalised after.
 
     Parameters
@@ -207,10 +221,14 @@ def post_block_forward(x, p, *, config, mask=None, rng=None):
         As `block_init` makes it.
     config : BlockConfig
         The kind of block.
-    mask : boolean array broadcastable to (B, A, T, T), optional
+    mask : boolean array broadcastable to (B, A, T, S), optional
         True where a token may attend.
     rng : numpy.random.Generator, optional
         Draws the dropout; None for none.
+    positions : integer array of shape (T,) or of shape (B, T), optional
+        Where the tokens stand, if positions are rotary.
+    cache : KVCache, optional
+        Of the tokens before, see `self_attention_forward`.
 
     Returns
     -------
@@ -233,9 +251,7 @@ def post_block_forward(x, p, *, config, mask=None, rng=None):
     """
     s = {"config": config}
     norm = NORMS[config.norm][1]
-    h, s["attn"] = self_attention_forward(
-        x, p["attn"], heads=config.heads, kv_heads=config.kv_heads, mask=mask
-    )
+    h, s["attn"] = _attend(x, p["attn"], config, mask=mask, positions=positions, cache=cache)
     h, s["drop1"] = dropout_forward(h, rate=config.dropout, rng=rng)
     h += x
     x, s["ln1"] = norm(h, p["ln1"], eps=config.eps)
@@ -298,7 +314,7 @@ def tower_init(rng, config, *, depth):
     return {str(i): block_init(rng, config, depth=depth) for i in range(depth)}
 
 
-def tower_forward(x, p, *, config, mask=None, rng=None):
+def tower_forward(x, p, *, config, mask=None, rng=None, positions=None, cache=None):
     """Run a tower of blocks.
 
     Parameters
@@ -309,10 +325,14 @@ def tower_forward(x, p, *, config, mask=None, rng=None):
         As `tower_init` makes it.
     config : BlockConfig
         The kind of block.
-    mask : boolean array broadcastable to (B, A, T, T), optional
+    mask : boolean array broadcastable to (B, A, T, S), optional
         True where a token may attend.
     rng : numpy.random.Generator, optional
         Draws the dropout; None for none.
+    positions : integer array of shape (T,) or of shape (B, T), optional
+        Where the tokens stand, if positions are rotary.
+    cache : dict of str to KVCache, optional
+        One for each block, of the tokens before.
 
     Returns
     -------
@@ -326,7 +346,15 @@ def tower_forward(x, p, *, config, mask=None, rng=None):
     """
     s = {}
     for name in map(str, range(len(p))):  # not the order of the dict, which a file may change
-        x, s[name] = BLOCKS[config.order][0](x, p[name], config=config, mask=mask, rng=rng)
+        x, s[name] = BLOCKS[config.order][0](
+            x,
+            p[name],
+            config=config,
+            mask=mask,
+            rng=rng,
+            positions=positions,
+            cache=None if cache is None else cache[name],
+        )
     return x, s
 
 
@@ -363,14 +391,29 @@ def check_blocks(p, depth):
 
     Raises
     ------
+    TypeError
+        If `p` is not a dict.
     ValueError
-        If there are not as many.
+        If there are not as many, or they are not named ``"0"`` to ``str(depth - 1)``.
     """
+    check_keys(p)
     found = len(p.get("blocks", ()))
     if found != depth:
         raise ValueError(
             f"the config asks for {depth} blocks; the parameters, {', '.join(p)}, hold {found}"
         )
+    check_keys(p, *(f"blocks/{i}" for i in range(depth)))
+
+
+def _attend(x, p, config, **options):
+    return self_attention_forward(
+        x,
+        p,
+        heads=config.heads,
+        kv_heads=config.kv_heads,
+        rotary_base=config.rotary_base,
+        **options,
+    )
 
 
 def _feed_forward(x, p, config):

@@ -81,7 +81,7 @@ def embedding_backward(dy, ids, g):
         add_at(g["w"], ids, dy)
 
 
-def positions_forward(x, p):
+def positions_forward(x, p, *, places=None):
     """Add a learned vector for each place of a sequence.
 
     Parameters
@@ -90,38 +90,49 @@ def positions_forward(x, p):
         Tokens.
     p : dict
         ``w`` of shape (M, D) for up to M places.
+    places : integer array of shape (B, T), optional
+        Where each token stands, from 0 to M - 1. Default one after another from 0.
 
     Returns
     -------
     y : array of shape (B, T, D)
-    saved : int
-        T, for `positions_backward`.
+    saved : int or array
+        For `positions_backward`.
 
     Raises
     ------
+    TypeError
+        If the places are not integers.
     ValueError
-        If there are more tokens than places, or they have another width.
+        If there are more tokens than places, they have another width, or a place is none of
+        the M.
 
     See Also
     --------
     positions_backward : The gradient of this function.
     """
     _check_places(x, p["w"].shape[1])
-    tokens, places = x.shape[1], len(p["w"])
-    if tokens > places:
-        raise ValueError(f"{tokens} tokens do not fit the {places} places of the position table")
-    return x + p["w"][:tokens], tokens
+    tokens, count = x.shape[1], len(p["w"])
+    if places is None:
+        if tokens > count:
+            raise ValueError(f"{tokens} tokens do not fit the {count} places of the position table")
+        return x + p["w"][:tokens], tokens
+    if places.shape != x.shape[:2]:
+        raise ValueError(f"places {places.shape} must be one for each token, {x.shape[:2]}")
+    check_ids(places, count, "place")
+    places = namespace(x).asarray(places)
+    return x + p["w"][places], places
 
 
-def positions_backward(dy, tokens, g):
+def positions_backward(dy, places, g):
     """Gradient of `positions_forward`.
 
     Parameters
     ----------
     dy : array of shape (B, T, D)
         dL/dy.
-    tokens : int
-        As `positions_forward` saved it.
+    places : int or array
+        As `positions_forward` saved it: T, or the place of each token.
     g : dict
         Gains the gradient of ``w``; empty if it is frozen.
 
@@ -132,10 +143,13 @@ def positions_backward(dy, tokens, g):
 
     Notes
     -----
-    Every sample had the same vector added, so its gradient is the sum over the batch.
+    The vector of a place was added to every token that stands there, so its gradient is the sum
+    over them: without given places, the sum over the batch.
     """
-    if g:
-        g["w"][:tokens] += dy.sum(0)
+    if g and isinstance(places, int):
+        g["w"][:places] += dy.sum(0)
+    elif g:
+        add_at(g["w"], places, dy)
     return dy
 
 

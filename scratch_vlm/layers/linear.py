@@ -1,6 +1,7 @@
 """The linear layer: a matrix, and a bias where the tree has one."""
 
-from scratch_vlm.backend import project, rows
+from scratch_vlm.backend import floating, project, rows
+from scratch_vlm.layers.config import check_keys
 from scratch_vlm.layers.counts import check_counts
 
 
@@ -57,13 +58,19 @@ def linear_forward(x, p, *, out=None):
 
     Raises
     ------
+    TypeError
+        If `x` does not hold floating point numbers.
     ValueError
-        If `x` has another number of channels than ``w`` takes.
+        If `x` has another number of channels than ``w`` takes, or there is no ``w``.
 
     See Also
     --------
     linear_backward : The gradient of this function.
     """
+    floating(x)
+    if not x.ndim:
+        raise ValueError("x must be (..., D), tokens of D channels; got a single number, shape ()")
+    check_keys(p, "w")
     y = project(x, p["w"], out=out)
     if "b" in p:
         y += p["b"]
@@ -99,3 +106,23 @@ def linear_backward(dy, saved, g, *, out=None):
         if bias:
             g["b"] += rows(dy).sum(0)
     return project(dy, w.T, out=out)
+
+
+def check_outputs(p, outputs):
+    """Refuse a head that was made for another number of outputs than the config asks for.
+
+    Parameters
+    ----------
+    p : dict
+        The head, a linear layer.
+    outputs : int
+        What the config says.
+
+    Raises
+    ------
+    ValueError
+        If the head has more or fewer.
+    """
+    found = p["w"].shape[-1]
+    if found != outputs:
+        raise ValueError(f"the config asks for {outputs} outputs; the head has {found}")

@@ -1,8 +1,10 @@
 """Pooling: one vector out of a sequence of tokens."""
 
+from numbers import Integral
+
 import numpy as np
 
-from scratch_vlm.backend import namespace
+from scratch_vlm.backend import floating, namespace
 from scratch_vlm.layers.attention import (
     cross_attention_backward,
     cross_attention_forward,
@@ -30,6 +32,8 @@ def pick_forward(x, *, index):
 
     Raises
     ------
+    TypeError
+        If `x` is not an array, or `index` neither an array nor a whole number.
     ValueError
         If `x` is not (B, T, D), or `index` is not one place from 0 to T - 1 for each sequence.
 
@@ -39,7 +43,9 @@ def pick_forward(x, *, index):
     """
     xp = namespace(x)
     _check_tokens(x)
-    places = np.asarray(index) if isinstance(index, int | list) else index
+    if not isinstance(index, Integral | list) and not hasattr(index, "dtype"):
+        raise TypeError(f"index must be a whole number or an array of them, got {index!r}")
+    places = np.asarray(index) if isinstance(index, Integral | list) else index
     if (places.ndim and places.shape != x.shape[:1]) or places.dtype.kind not in "iu":
         raise ValueError(
             f"index must be a whole number or {len(x)} of them; "
@@ -48,7 +54,7 @@ def pick_forward(x, *, index):
     if namespace(places) is np and ((places < 0) | (places >= x.shape[1])).any():
         raise ValueError(f"index must be from 0 to {x.shape[1] - 1}, got {places.tolist()}")
     batch = xp.arange(len(x))
-    index = index if isinstance(index, int) else xp.asarray(index)
+    index = int(index) if isinstance(index, Integral) else xp.asarray(index)
     return x[batch, index], (x.shape, batch, index)
 
 
@@ -91,7 +97,7 @@ def mean_pool_forward(x, *, mask=None):
     Raises
     ------
     TypeError
-        If the mask is not boolean.
+        If `x` does not hold floating point numbers, or the mask is not a boolean array.
     ValueError
         If `x` is not (B, T, D) or the mask does not fit.
 
@@ -99,10 +105,11 @@ def mean_pool_forward(x, *, mask=None):
     --------
     mean_pool_backward : The gradient of this function.
     """
-    xp = namespace(x)
+    xp = floating(x)
     _check_tokens(x)
     if mask is None:
         mask = xp.ones(x.shape[:2], bool)
+    namespace(mask)  # refuses a list
     if mask.shape != x.shape[:2]:
         raise ValueError(f"mask {mask.shape} must have the shape (B, T) of x, {x.shape[:2]}")
     if mask.dtype != bool:

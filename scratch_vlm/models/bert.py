@@ -12,6 +12,7 @@ from scratch_vlm.layers.block import (
     tower_forward,
     tower_init,
 )
+from scratch_vlm.layers.config import check_keys, check_type
 from scratch_vlm.layers.counts import check_counts
 from scratch_vlm.layers.embedding import (
     check_ids,
@@ -59,6 +60,7 @@ class BERTConfig:
             depth=self.depth,
             segments=self.segments,
         )
+        check_type(BlockConfig, block=self.block)
 
 
 def bert_init(rng, config):
@@ -115,10 +117,10 @@ def bert_forward(ids, p, *, config, segments=None, lengths=None, rng=None):
     Raises
     ------
     TypeError
-        If the ids are not integers.
+        If the ids or segments are not arrays of integers.
     ValueError
-        If a text is too long or holds an id outside the vocabulary, or segments or lengths do
-        not fit.
+        If a text is too long or holds an id outside the vocabulary, or segments, lengths or
+        parameters do not fit.
 
     See Also
     --------
@@ -131,6 +133,7 @@ def bert_forward(ids, p, *, config, segments=None, lengths=None, rng=None):
        Understanding", 2018, arXiv:1810.04805, section 3 and figure 2.
     """
     s = {}
+    namespace(ids)  # refuses a list
     segments = np.zeros(ids.shape, int) if segments is None else segments
     _check_texts(ids, segments, lengths, p, config)
     mask = None if lengths is None else padding_mask(lengths, ids.shape[1])
@@ -219,7 +222,8 @@ def bert_pool_backward(dy, saved, g):
 
 def _check_texts(ids, segments, lengths, p, config):
     check_blocks(p, config.depth)
-    namespace(ids)  # refuses a list
+    check_keys(p, "tokens/w", "positions/w", "segments/w", "ln")
+    namespace(segments)
     if ids.ndim != 2:
         raise ValueError(f"ids must be (B, T), got {ids.shape}")
     if segments.shape != ids.shape:

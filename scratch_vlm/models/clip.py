@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scratch_vlm.backend import namespace
+from scratch_vlm.layers.config import check_keys, check_type
 from scratch_vlm.models.text import TextConfig, text_backward, text_forward, text_init
 from scratch_vlm.models.vit import ViTConfig, vit_backward, vit_forward, vit_init
 from scratch_vlm.ops.losses import (
@@ -39,6 +40,8 @@ class CLIPConfig:
     loss: str = "softmax"
 
     def __post_init__(self):
+        check_type(ViTConfig, image=self.image)
+        check_type(TextConfig, text=self.text)
         if not self.image.outputs or self.image.outputs != self.text.outputs:
             raise ValueError(
                 "both towers must end in embeddings of one width; "
@@ -227,8 +230,10 @@ def clip_forward(images, ids, p, *, config, wrap=plain, rng=None):
 
     Raises
     ------
+    TypeError
+        If the images or the ids are not an array.
     ValueError
-        If images and texts differ in number or do not fit the config.
+        If images and texts differ in number, or they or the parameters do not fit the config.
 
     See Also
     --------
@@ -241,6 +246,10 @@ def clip_forward(images, ids, p, *, config, wrap=plain, rng=None):
     .. [2] X. Zhai et al., "Sigmoid Loss for Language Image Pre-Training", 2023,
        arXiv:2303.15343, algorithm 1.
     """
+    for x in (images, ids):
+        namespace(x)  # refuses a list
+    bias = ["bias"] * (config.loss == "sigmoid")
+    check_keys(p, "image", "text", "log_scale", *bias)
     if len(images) != len(ids):
         raise ValueError(f"{len(images)} images and {len(ids)} texts do not pair up")
     s = {"config": config, "wrap": wrap}

@@ -1,6 +1,7 @@
 """The text tower of CLIP: a causal transformer whose last token stands for the text."""
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from scratch_vlm.layers.block import (
     tower_forward,
     tower_init,
 )
+from scratch_vlm.layers.config import check_keys, check_type
 from scratch_vlm.layers.counts import check_counts
 from scratch_vlm.layers.embedding import (
     embedding_backward,
@@ -20,7 +22,7 @@ from scratch_vlm.layers.embedding import (
     positions_backward,
     positions_forward,
 )
-from scratch_vlm.layers.linear import linear_backward, linear_forward, linear_init
+from scratch_vlm.layers.linear import check_outputs, linear_backward, linear_forward, linear_init
 from scratch_vlm.layers.norm import NORMS
 from scratch_vlm.layers.pool import pick_backward, pick_forward
 from scratch_vlm.ops.masks import causal_mask
@@ -66,8 +68,9 @@ class TextConfig:
             outputs=self.outputs,
             depth=self.depth,
         )
-        if not 0 <= self.end < self.vocabulary:
-            raise ValueError(f"end {self.end} is outside the vocabulary of {self.vocabulary}")
+        check_type(BlockConfig, block=self.block)
+        if not isinstance(self.end, Integral) or not 0 <= self.end < self.vocabulary:
+            raise ValueError(f"end {self.end!r} is outside the vocabulary of {self.vocabulary}")
 
 
 def text_init(rng, config):
@@ -122,9 +125,10 @@ def text_forward(ids, p, *, config, rng=None):
     Raises
     ------
     TypeError
-        If the ids are not integers.
+        If the ids are not an array of integers.
     ValueError
-        If a text is too long, has no end, or holds an id outside the vocabulary.
+        If a text is too long, has no end, or holds an id outside the vocabulary, or the
+        parameters do not fit the config.
 
     See Also
     --------
@@ -137,6 +141,9 @@ def text_forward(ids, p, *, config, rng=None):
     """
     s = {"config": config}
     check_blocks(p, config.depth)
+    bias = ["head/b"] * config.head_bias
+    check_keys(p, "tokens/w", "positions/w", "ln", "head/w", *bias)
+    check_outputs(p["head"], config.outputs)
     ends = _ends(ids, config)
     xp = namespace(p["tokens"]["w"])
     x, s["tokens"] = embedding_forward(ids, p["tokens"])  # (B, T, D)

@@ -15,13 +15,14 @@ from scratch_vlm.layers.block import (
     tower_forward,
     tower_init,
 )
+from scratch_vlm.layers.config import check_keys, check_type
 from scratch_vlm.layers.counts import check_counts
 from scratch_vlm.layers.embedding import (
     grid_positions_backward,
     grid_positions_forward,
     grid_positions_init,
 )
-from scratch_vlm.layers.linear import linear_backward, linear_forward, linear_init
+from scratch_vlm.layers.linear import check_outputs, linear_backward, linear_forward, linear_init
 from scratch_vlm.layers.norm import NORMS
 from scratch_vlm.layers.pool import (
     attention_pool_backward,
@@ -86,9 +87,11 @@ class ViTConfig:
     def __post_init__(self):
         if not isinstance(self.image, tuple | list) or len(self.image) != 3:
             raise ValueError(f"image must be (height, width, channels), got {self.image}")
+        height, width, channels = self.image
+        check_counts(height=height, width=width, channels=channels, depth=self.depth)
         patch_grid(self.image, self.patch)
-        check_counts(channels=self.image[2], depth=self.depth)
-        if self.outputs:  # 0 is for none
+        check_type(BlockConfig, block=self.block)
+        if self.outputs != 0:  # 0 is for none
             check_counts(outputs=self.outputs)
         if self.pool not in ("cls", "mean", "attention"):
             raise ValueError(f"pool must be 'cls', 'mean' or 'attention', got {self.pool!r}")
@@ -96,6 +99,8 @@ class ViTConfig:
             raise ValueError(
                 f"positions must be 'learned', 'axial' or 'sincos', got {self.positions!r}"
             )
+        if not self.position_std >= 0:
+            raise ValueError(f"position_std must be at least 0, got {self.position_std}")
         if self.positions == "sincos" and self.block.width % 4:
             raise ValueError(
                 f"sincos positions need a width that 4 divides, got {self.block.width}"
@@ -183,12 +188,15 @@ def vit_forward(images, p, *, config, rng=None):
         Scores of V classes or an embedding of V numbers; the pooled token where the config has
         no outputs.
     saved : dict
-        For `vit_backward`; ``saved["blocks"]["0"]["attn"]["attend"]`` holds an attention map.
+        For `vit_backward`; ``saved["features"]["blocks"]["0"]["attn"]["attend"]`` holds the first
+        block's attention maps, see `attention_weights`.
 
     Raises
     ------
+    TypeError
+        If the images are not an array of floating point numbers.
     ValueError
-        If the images do not fit the config.
+        If the images or the parameters do not fit the config.
 
     See Also
     --------
@@ -200,6 +208,10 @@ def vit_forward(images, p, *, config, rng=None):
     .. [1] A. Dosovitskiy et al., "An Image is Worth 16x16 Words", 2020, arXiv:2010.11929,
        equations 1 to 4.
     """
+    check_blocks(p, config.depth)
+    check_keys(p, "ln", *_feature_keys(config), *_head_keys(config))
+    if config.outputs:
+        check_outputs(p["head"], config.outputs)
     s = {"config": config}
     norm = NORMS[config.block.norm][1]
     x, s["features"] = vit_features_forward(images, p, config=config, rng=rng)  # (B, T, D)
@@ -272,14 +284,17 @@ def vit_features_forward(images, p, *, config, rng=None):
 
     Raises
     ------
+    TypeError
+        If the images are not an array of floating point numbers.
     ValueError
-        If the images do not fit the config.
+        If the images or the parameters do not fit the config.
 
     See Also
     --------
     vit_features_backward : The gradient of this function.
     """
     check_blocks(p, config.depth)
+    check_keys(p, *_feature_keys(config))
     _check_images(images, config)
     xp, s = namespace(images), {"config": config}
     grid = patch_grid(images.shape[1:], config.patch)
@@ -337,7 +352,24 @@ def _fixed_positions(config, grid, x):
     return to_device(table.astype(x.real.dtype), xp)
 
 
+def _feature_keys(config):  # the parameters that `vit_features_forward` reads beside the blocks
+    table = {"learned": ["w"], "axial": ["extra", "rows", "columns"], "sincos": []}
+    return [
+        "patch/w",
+        *["patch/b"] * config.patch_bias,
+        *["cls"] * (config.pool == "cls"),
+        *[f"positions/{name}" for name in table[config.positions]],
+        *["ln_pre"] * config.norm_first,
+    ]
+
+
+def _head_keys(config):  # those that only `vit_forward` reads, beside the norm
+    bias = ["head/b"] * config.head_bias
+    return ["pool"] * (config.pool == "attention") + ["head/w", *bias] * bool(config.outputs)
+
+
 def _check_images(images, config):
+    namespace(images)  # refuses a list
     channels = config.image[2]
     if images.ndim != 4 or images.shape[3] != channels:
         raise ValueError(

@@ -145,6 +145,8 @@ def contrastive_forward(images, texts, log_scale):
 
     Raises
     ------
+    TypeError
+        If the embeddings are not arrays of floating point numbers.
     ValueError
         If the two sets differ in shape, are empty, or the scale or bias is not one number.
 
@@ -227,6 +229,8 @@ def sigmoid_contrastive_forward(images, texts, log_scale, bias):
 
     Raises
     ------
+    TypeError
+        If the embeddings are not arrays of floating point numbers.
     ValueError
         If the two sets differ in shape, are empty, or the scale or bias is not one number.
 
@@ -293,6 +297,7 @@ def sigmoid_contrastive_backward(dloss, saved):
 
 def _check_paired(images, texts, *scalars):
     floating(images, "images")
+    floating(texts, "texts")
     if images.ndim != 2 or images.shape != texts.shape:
         raise ValueError(
             f"images and texts must both be (B, E), row i beside row i; "
@@ -301,8 +306,9 @@ def _check_paired(images, texts, *scalars):
     if not len(images):
         raise ValueError("a contrastive loss needs at least one pair, got an empty batch")
     for scalar in scalars:
-        if getattr(scalar, "ndim", 0):
-            raise ValueError(f"scale and bias must be single numbers, got shape {scalar.shape}")
+        if np.ndim(scalar):
+            shape = np.shape(scalar)
+            raise ValueError(f"scale and bias must be single numbers, got shape {shape}")
 
 
 def chance_loss(candidates):

@@ -8,7 +8,7 @@ import numpy as np
 from scratch_vlm.backend import namespace
 
 
-def causal_mask(tokens, xp=np):
+def causal_mask(tokens, xp=np, *, past=0):
     """Let every token see itself and those before it.
 
     Parameters
@@ -17,10 +17,12 @@ def causal_mask(tokens, xp=np):
         T, the number of tokens.
     xp : module, default numpy
         Where to make the mask.
+    past : int, default 0
+        Tokens before these, which all of them see: S is `past` + T.
 
     Returns
     -------
-    mask : boolean array of shape (T, T)
+    mask : boolean array of shape (T, S)
 
     Examples
     --------
@@ -28,8 +30,11 @@ def causal_mask(tokens, xp=np):
     array([[1, 0, 0],
            [1, 1, 0],
            [1, 1, 1]])
+    >>> causal_mask(2, past=2).astype(int)
+    array([[1, 1, 1, 0],
+           [1, 1, 1, 1]])
     """
-    return xp.tri(tokens, dtype=bool)
+    return xp.tri(tokens, past + tokens, past, dtype=bool)
 
 
 def padding_mask(lengths, tokens):

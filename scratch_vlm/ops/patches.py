@@ -1,5 +1,9 @@
 """Patches: the pieces of an image that become its tokens."""
 
+from numbers import Integral
+
+from scratch_vlm.backend import namespace
+
 
 def patchify_forward(images, *, patch):
     """Cut each image into rectangles and lay each out as a row of numbers.
@@ -21,6 +25,8 @@ def patchify_forward(images, *, patch):
 
     Raises
     ------
+    TypeError
+        If the images are not an array.
     ValueError
         If the images are not of four axes or do not divide into patches.
 
@@ -38,6 +44,7 @@ def patchify_forward(images, *, patch):
     .. [1] A. Dosovitskiy et al., "An Image is Worth 16x16 Words", 2020, arXiv:2010.11929,
        section 3.1.
     """
+    namespace(images)  # refuses a list
     rows, columns = patch_grid(images.shape[1:], patch)
     b, _, _, c = images.shape
     h, w = patch
@@ -87,6 +94,8 @@ def unpatchify_forward(patches, *, size, patch):
 
     Raises
     ------
+    TypeError
+        If the patches are not an array.
     ValueError
         If the patches do not fill images of that size.
 
@@ -94,10 +103,10 @@ def unpatchify_forward(patches, *, size, patch):
     --------
     unpatchify_backward : The gradient of this function.
     """
+    namespace(patches)  # refuses a list
     if patches.ndim != 3:
         raise ValueError(f"patches must be (B, N, P), got {patches.shape}")
-    if len(size) != 2:
-        raise ValueError(f"size must be (height, width) in pixels, got {size}")
+    check_pixels(size=size)
     rows, columns = patch_grid((*size, 1), patch)
     b, n, numbers = patches.shape
     h, w = patch
@@ -152,8 +161,7 @@ def patch_grid(image, patch):
             f"images must be (B, H, W, C); got {len(image) + 1} axes"
             + ("; add a channel axis with images[..., None]" if len(image) == 2 else "")
         )
-    if not isinstance(patch, tuple | list) or len(patch) != 2 or min(patch) < 1:
-        raise ValueError(f"patch must be (height, width) in pixels, got {patch}")
+    check_pixels(patch=patch)
     for side, length, piece in zip(("height", "width"), image, patch, strict=False):
         if length % piece or length < piece:
             below = max(length // piece, 1) * piece
@@ -162,3 +170,31 @@ def patch_grid(image, patch):
                 f"{below} or {below + piece} px would be"
             )
     return image[0] // patch[0], image[1] // patch[1]
+
+
+def check_pixels(**sizes):
+    """Refuse what is no height and width of an image or a patch.
+
+    Parameters
+    ----------
+    **sizes : tuple of int
+        Heights and widths, by the names that an error should use.
+
+    Raises
+    ------
+    ValueError
+        If one is not two positive whole numbers.
+
+    Examples
+    --------
+    >>> check_pixels(size=8)
+    Traceback (most recent call last):
+        ...
+    ValueError: size must be (height, width) in pixels, two positive whole numbers; got 8
+    """
+    for name, size in sizes.items():
+        pair = isinstance(size, tuple | list) and len(size) == 2
+        if not pair or not all(isinstance(n, Integral) and n > 0 for n in size):
+            raise ValueError(
+                f"{name} must be (height, width) in pixels, two positive whole numbers; got {size}"
+            )

@@ -5,6 +5,7 @@ from functools import lru_cache
 import numpy as np
 
 from scratch_vlm.backend import namespace, to_device
+from scratch_vlm.ops.patches import check_pixels
 
 METHODS = ("bilinear", "bicubic")
 CUBIC_A = -0.5  # Keys' choice, and Pillow's; PyTorch without antialiasing takes -0.75
@@ -92,7 +93,8 @@ def resize_forward(x, *, size, method="bilinear", antialias=True):
     Raises
     ------
     TypeError
-        If `x` holds integers, to which the weights of the pixels would be rounded.
+        If `x` is not an array, or holds integers, to which the weights of the pixels would be
+        rounded.
     ValueError
         If `x` has not four axes, or the size or the method is not possible.
 
@@ -104,6 +106,7 @@ def resize_forward(x, *, size, method="bilinear", antialias=True):
     -----
     :math:`y = R x C^\top` for each channel, with the matrices of `resize_matrix`.
     """
+    xp = namespace(x)
     if x.ndim != 4:
         raise ValueError(f"images must be (B, H, W, C), got {x.shape}")
     if x.dtype.kind not in "fc":
@@ -111,9 +114,7 @@ def resize_forward(x, *, size, method="bilinear", antialias=True):
             f"images must be floating point, got {x.dtype}; "
             "scale bytes with images.astype('float32') / 255"
         )
-    if len(size) != 2:
-        raise ValueError(f"size is (height, width) in pixels, got {size}")
-    xp = namespace(x)
+    check_pixels(size=size)
     down, across = (
         to_device(resize_matrix(old, int(new), method, antialias).astype(x.real.dtype), xp)
         for old, new in zip(x.shape[1:3], size, strict=True)

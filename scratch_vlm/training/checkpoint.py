@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from scratch_vlm.backend import namespace, to_device, to_host
@@ -262,6 +262,12 @@ def _read_tree(path):
             "can run any code; convert the file with the safetensors library where you trust it"
         )
     try:
+        with safe_open(path, "numpy") as file:
+            formats = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+        if "BF16" in formats:
+            raise CheckpointError(
+                f"{path} holds bfloat16, which NumPy lacks; convert it to float32"
+            )
         return _nested(load_file(path))
     except (SafetensorError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} is truncated or damaged: {error}") from error

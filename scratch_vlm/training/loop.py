@@ -20,7 +20,7 @@ import math
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from time import perf_counter
 
@@ -38,7 +38,7 @@ from scratch_vlm.training.checkpoint import (
     sync,
 )
 from scratch_vlm.training.optimizer import EVERYTHING, AdamW
-from scratch_vlm.training.run import RunFolder
+from scratch_vlm.training.run import RunFolder, RunFolderError
 from scratch_vlm.training.schedule import warmup_cosine
 from scratch_vlm.tree import first_bad, leaves, nbytes, tree_map
 
@@ -131,6 +131,28 @@ class TrainConfig:
         )
 
 
+def check_run(folder, config, identity=None, *, root=None):
+    """Check that `train` could start or go on in a folder, without doing either.
+
+    Parameters
+    ----------
+    folder, config, identity
+        As for `train`.
+    root : str or path, optional
+        The folder that the user knows, for messages, if this one is a part of it.
+
+    Raises
+    ------
+    CheckpointError
+        If the checkpoint is damaged, or its curve is missing.
+    ValueError
+        If the folder holds a run with another configuration.
+    """
+    run = RunFolder(folder)
+    if has_checkpoint(run.checkpoint):
+        _read_run(run, config, _identity(config, identity), root or run.path)
+
+
 def train(
     forward,
     backward,
@@ -186,20 +208,20 @@ def train(
         After Ctrl-C or a polite kill (SIGTERM), once the step is finished and saved. A second
         Ctrl-C stops at once.
     CheckpointError
-        If the folder's checkpoint is damaged or of another model.
+        If the folder's checkpoint is damaged or of another model, or its curve is missing.
     RunFolderError
-        If the folder cannot be written or has no room for three checkpoints.
+        If the folder cannot be written or has no room for three checkpoints, or the disk is full
+        when a row is added to the curve.
     ValueError
         If the folder holds a run with another configuration, or an option is outside its range.
     """
     run = RunFolder(folder)
-    identity = json.loads(json.dumps({"config": asdict(config), **(identity or {})}))
+    identity = _identity(config, identity)
     start, moments = 0, None
     if has_checkpoint(run.checkpoint):
         remove_leftovers(run.checkpoint)
-        found, moments, state = load_checkpoint(run.checkpoint)
-        _check_same_run(state, identity, run)
-        p, start = match(found, p, run.checkpoint), state["step"]
+        found, moments, start = _read_run(run, config, identity, run.path)
+        p = match(found, p, run.checkpoint)
     p = tree_map(lambda x: to_device(x, xp), p)
     if start == config.steps:
         return p
@@ -221,7 +243,8 @@ def train(
         bad = first_bad({"p": p, "optimizer": optimizer.state})
         if bad:
             raise TrainingDiverged(_diverged(run, step - 1, f"it left {bad} not finite"))
-        sync(run.curve)  # rows first: a checkpoint must never know more steps than the curve
+        with _writing(curve, run, step - 1):
+            sync(run.curve)  # rows first: a checkpoint must never know more steps than the curve
         save_checkpoint(run.checkpoint, p, optimizer.state, {"step": step, "run": identity})
 
     with (
@@ -253,8 +276,9 @@ def train(
             if after_step:
                 after_step(p)
 
-            curve.write(f"{step},{loss!r},{norm!r},{rate!r},{perf_counter() - began:.6f}\n")
-            curve.flush()
+            with _writing(curve, run, step):
+                curve.write(f"{step},{loss!r},{norm!r},{rate!r},{perf_counter() - began:.6f}\n")
+                curve.flush()
             bar.set_postfix(loss=f"{loss:.4f}", rate=f"{rate:.1e}", refresh=False)
             done = step + 1
             stop = interrupted.is_set()
@@ -367,8 +391,6 @@ def _open_curve(path, rows):
         curve = path.open("w", encoding="utf-8", newline="")
         curve.write(COLUMNS)
         return curve
-    if not path.exists():
-        raise ValueError(f"{path} is missing: the run cannot go on without its curve so far")
     curve = path.open("r+", encoding="utf-8", newline="")
     kept = [curve.readline() for _ in range(rows + 1)]
     if kept[0] != COLUMNS or not kept[-1].startswith(f"{rows - 1},"):
@@ -379,15 +401,54 @@ def _open_curve(path, rows):
     return curve
 
 
-def _check_same_run(state, identity, run):
+@contextmanager
+def _writing(curve, run, step):
+    try:
+        yield
+    except OSError as error:
+        with suppress(OSError):
+            curve.close()  # tries to write once more, and its error would hide this one
+        saved = has_checkpoint(run.checkpoint)
+        kept = f"the checkpoint {run.checkpoint} is intact" if saved else "there is no checkpoint"
+        raise RunFolderError(
+            f"step {step}: cannot write {run.curve} ({error.strerror}); {kept}"
+        ) from error
+
+
+def _identity(config, identity):
+    # As it is after a checkpoint: tuples are lists in JSON.
+    return json.loads(json.dumps({"config": asdict(config), **(identity or {})}))
+
+
+def _read_run(run, config, identity, root):
+    # Parameters, moments and step of the checkpoint, if the training can go on from it.
+    p, moments, state = load_checkpoint(run.checkpoint)
+    _check_same_run(state, identity, run, root)
+    step, optimizer_step = state["step"], moments.get("step")
+    if type(step) is not int or not 1 <= step <= config.steps:
+        problem = f"its step is {step!r}, not a whole number from 1 to {config.steps}"
+    elif not np.array_equal(step, optimizer_step):
+        problem = f"its step is {step}, and the optimizer's {optimizer_step}"
+    elif bad := first_bad({"p": p, "optimizer": moments}):
+        problem = f"{bad} is not finite"
+    elif not run.curve.exists():
+        problem = f"{run.curve}, the curve of its {step} steps, is missing"
+    else:
+        return p, moments, step
+    raise CheckpointError(
+        f"cannot go on from {run.checkpoint}: {problem}; remove {root} to start again"
+    )
+
+
+def _check_same_run(state, identity, run, root):
     if not isinstance(state, dict) or state.keys() != {"step", "run"}:
         raise CheckpointError(f"{run.checkpoint} was not written by this training loop")
     old, new = dict(leaves(state["run"])), dict(leaves(identity))
     for name in [*new, *old]:
         if old.get(name) != new.get(name):
             raise ValueError(
-                f"{run.path} holds a run with {name} = {old.get(name)}, not {new.get(name)}: "
-                "choose another folder, or remove this one to start again"
+                f"{root} holds a run with {name.removeprefix('config/')} {old.get(name)}, "
+                f"not {new.get(name)}: choose another folder, or remove this one to start again"
             )
 
 

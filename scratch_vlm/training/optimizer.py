@@ -59,7 +59,7 @@ class AdamW:
         p = p - r d p - r mhat / (sqrt(vhat) + eps)
 
     One vector instead of hundreds of leaves saves the overhead of small calls, and a chunk that
-    stays in the cache for all thirteen passes saves most of the memory traffic.
+    stays in the cache for all its passes saves most of the memory traffic.
 
     References
     ----------

@@ -15,7 +15,7 @@ ROOM_FOR_REPORTS = 50 * 2**20  # bytes
 
 
 class RunFolderError(OSError):
-    """A run's folder cannot be written; said before any work is lost."""
+    """A run's folder or a file in it cannot be written; said before any work is lost."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,15 @@ class RunFolder:
         """The page with the figures."""
         return self.path / "report.html"
 
-    def prepare(self, nbytes=0):
+    def prepare(self, nbytes=0, *, room=ROOM_FOR_REPORTS):
         """Make the folder and try whether it can be written and has room.
 
         Parameters
         ----------
         nbytes : int, default 0
             Size of what will be written beside the reports.
+        room : int, default 50 MiB
+            Size of the reports.
 
         Raises
         ------
@@ -82,12 +84,31 @@ class RunFolder:
             raise RunFolderError(
                 f"cannot write into {self.path} ({error.strerror}); choose another folder"
             ) from error
-        free, needed = shutil.disk_usage(self.path).free, nbytes + ROOM_FOR_REPORTS
+        free, needed = shutil.disk_usage(self.path).free, nbytes + room
         if free < needed:
             raise RunFolderError(
                 f"{self.path} needs {needed / 1e6:.0f} MB and its disk has {free / 1e6:.0f} MB "
                 "left; free some or choose another folder"
             )
+
+
+def prepare_file(path):
+    """Try whether a small file can be written, before the work whose results it will hold.
+
+    Parameters
+    ----------
+    path : str or path
+        The file; its folder is made.
+
+    Raises
+    ------
+    RunFolderError
+        If it is a folder, or its folder cannot be written.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise RunFolderError(f"cannot write {path}: it is a folder; give the name of a file")
+    RunFolder(path.parent).prepare(room=2**20)
 
 
 def write_json(path, content):

@@ -52,3 +52,14 @@ def test_center_crop_keeps_the_middle():
 def test_images_too_small_to_crop_are_refused(shape):
     with pytest.raises(ValueError, match="cannot cut 3 x 3 px"):
         center_crop(np.zeros(shape), (3, 3))
+
+
+def test_what_is_no_array_of_images_is_refused():
+    with pytest.raises(TypeError, match="got list"):
+        normalize([[[[1.0]]]], 0.5, 0.5)
+    with pytest.raises(TypeError, match="got list"):
+        center_crop([[[[1.0]]]], (1, 1))
+    with pytest.raises(ValueError, match="got a single number"):
+        normalize(np.array(1.0), 0.5, 0.5)
+    with pytest.raises(ValueError, match=r"size must be \(height, width\) .*; got 2"):
+        center_crop(np.ones((1, 4, 4, 1)), 2)

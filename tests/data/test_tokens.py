@@ -80,3 +80,12 @@ def test_ids_outside_of_the_vocabulary_are_refused(wrong):
 def test_words_that_could_not_be_told_apart_are_refused(words, message):
     with pytest.raises(ValueError, match=message):
         Vocabulary(words)
+
+
+def test_what_is_no_matrix_of_ids_is_refused():
+    with pytest.raises(TypeError, match="got list"):
+        VOCABULARY.decode([[1, 3, 2]])
+    with pytest.raises(TypeError, match="integers, got dtype float64"):
+        VOCABULARY.decode(np.ones((1, 3)))
+    with pytest.raises(ValueError, match=r"ids must be \(B, T\), got \(3,\)"):
+        VOCABULARY.decode(np.array([1, 3, 2]))

@@ -54,11 +54,22 @@ def test_demo_writes_everything_and_a_second_call_trains_nothing(short, tmp_path
     assert again["vit"] == metrics["vit"] and again["clip"] == metrics["clip"]
 
 
-def test_another_seed_in_the_same_folder_is_refused(short, tmp_path, capsys):
-    assert cli.main(["demo", "--quick", "--seed", "1", "--out", str(tmp_path)]) == 0
-    capsys.readouterr()
+@pytest.mark.parametrize(("model", "part"), [(digits, "vit"), (scenes, "")])
+def test_another_seed_in_the_same_folder_is_refused_before_training(
+    short, tmp_path, capsys, model, part
+):
+    model.train_model(tmp_path / part, seed=1, steps=2, progress=False)
+    before = sorted(tmp_path.rglob("*"))
     assert cli.main(["demo", "--quick", "--seed", "2", "--out", str(tmp_path)]) == 2
-    assert "seed = 1, not 2" in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert f"{tmp_path} holds a run with " in captured.err
+    assert captured.out == "" and sorted(tmp_path.rglob("*")) == before
+
+
+def test_refusal_of_another_seed_names_both_seeds(short, tmp_path, capsys):
+    scenes.train_model(tmp_path, seed=1, steps=4, progress=False)
+    assert cli.main(["demo", "--quick", "--seed", "2", "--out", str(tmp_path)]) == 2
+    assert f"{tmp_path} holds a run with seed 1, not 2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("model", ["vit", "clip"])

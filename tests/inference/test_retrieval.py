@@ -44,3 +44,10 @@ def test_a_k_out_of_range_is_refused(k):
 def test_a_matrix_that_is_not_square_is_refused(shape):
     with pytest.raises(ValueError, match="must be square"):
         recall_at_k(np.ones(shape), 1)
+
+
+def test_a_list_is_no_matrix():
+    with pytest.raises(TypeError, match="got list"):
+        ranks([[1.0]])
+    with pytest.raises(TypeError, match="got list"):
+        recall_at_k([[1.0]], 1)

@@ -8,6 +8,7 @@ from scratch_vlm.layers.attention import self_attention_forward
 from scratch_vlm.layers.block import (
     BlockConfig,
     block_init,
+    check_blocks,
     post_block_forward,
     pre_block_forward,
     tower_backward,
@@ -184,3 +185,10 @@ def test_a_mask_that_does_not_fit_is_refused():
     config, p, x = make()
     with pytest.raises(ValueError, match=r"does not broadcast.*\(3, 2, 5, 5\)"):
         tower_forward(x, p, config=config, mask=np.ones((3, 5), bool))
+
+
+def test_blocks_of_other_names_are_refused():
+    with pytest.raises(ValueError, match="the parameters lack blocks/1; they hold blocks"):
+        check_blocks({"blocks": {"0": {}, "2": {}}}, 2)
+    with pytest.raises(TypeError, match="must be a dict of arrays and dicts, got list"):
+        check_blocks([], 2)

@@ -68,3 +68,16 @@ def test_swiglu_gates_one_half_by_the_other():
 def test_an_unknown_activation_is_refused():
     with pytest.raises(ValueError, match="unknown activation 'relu'"):
         mlp_forward(np.ones((2, 4)), mlp_init(np.random.default_rng(0), 4, 6), kind="relu")
+
+
+def test_what_holds_no_tokens_is_refused():
+    p = linear_init(np.random.default_rng(0), 4, 3)
+    with pytest.raises(ValueError, match=r"tokens of D channels; got a single number"):
+        linear_forward(np.array(1.0), p)
+    with pytest.raises(TypeError, match="got list"):
+        linear_forward([1.0] * 4, p)
+
+
+def test_the_parameters_of_another_layer_are_refused():
+    with pytest.raises(ValueError, match="the parameters lack w; they hold gamma"):
+        linear_forward(np.ones((2, 4)), {"gamma": np.ones(4)})

@@ -75,3 +75,23 @@ def test_attention_pooling_names_the_widths_that_differ():
 def test_what_are_no_tokens_is_refused(f, shape):
     with pytest.raises(ValueError, match=r"\(B, T, D\) with T at least 1, got"):
         f(np.ones(shape))
+
+
+@pytest.mark.parametrize("index", [0.5, (0, 1), None])
+def test_an_index_that_is_neither_a_whole_number_nor_an_array_is_refused(index):
+    with pytest.raises(TypeError, match="a whole number or an array of them, got"):
+        pick_forward(X, index=index)
+
+
+def test_a_whole_number_of_numpy_is_an_index():
+    np.testing.assert_array_equal(pick_forward(X, index=np.int64(1))[0], X[:, 1])
+
+
+def test_a_list_is_no_mask():
+    with pytest.raises(TypeError, match="got list"):
+        mean_pool_forward(X, mask=[[True] * 3] * 2)
+
+
+def test_integers_have_no_mean_that_is_an_integer():
+    with pytest.raises(TypeError, match="x must be floating point, got int64"):
+        mean_pool_forward(np.ones((2, 3, 4), "int64"))

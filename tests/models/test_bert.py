@@ -113,3 +113,23 @@ def test_ids_and_segments_that_are_not_integers_are_refused():
 def test_a_config_refuses_counts_below_one(name):
     with pytest.raises(ValueError, match=f"{name} must be a positive whole number, got 0"):
         replace(CONFIG, **{name: 0})
+
+
+def test_lists_are_refused():
+    with pytest.raises(TypeError, match="got list"):
+        bert_forward(IDS.tolist(), make(), config=CONFIG)
+    with pytest.raises(TypeError, match="got list"):
+        bert_forward(IDS, make(), config=CONFIG, segments=np.zeros_like(IDS).tolist())
+
+
+@pytest.mark.parametrize("key", ["tokens", "positions", "segments", "ln"])
+def test_parameters_that_are_missing_are_named(key):
+    p = make()
+    del p[key]
+    with pytest.raises(ValueError, match=rf"the parameters lack {key}\b"):
+        bert_forward(IDS, p, config=CONFIG)
+
+
+def test_a_block_of_another_type_is_refused():
+    with pytest.raises(TypeError, match="block must be a BlockConfig, got 'post'"):
+        replace(CONFIG, block="post")

@@ -180,3 +180,22 @@ def test_the_parameters_of_the_whole_are_not_those_of_a_tower():
     p, images, _ = make()
     with pytest.raises(ValueError, match="the parameters, image, text, log_scale, hold 0"):
         encode_images_forward(images, p, config=CONFIG.image)
+
+
+def test_parameters_of_the_other_loss_are_refused():
+    p, images, ids = make()
+    with pytest.raises(ValueError, match="the parameters lack bias; they hold image, text"):
+        clip_forward(images, ids, p, config=replace(CONFIG, loss="sigmoid"))
+
+
+def test_lists_are_refused():
+    p, images, ids = make()
+    for arguments in ((images.tolist(), ids), (images, ids.tolist())):
+        with pytest.raises(TypeError, match="got list"):
+            clip_forward(*arguments, p, config=CONFIG)
+
+
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_a_tower_that_is_no_config_is_refused(tower):
+    with pytest.raises(TypeError, match=rf"{tower} must be a \w+, got \{{"):
+        replace(CONFIG, **{tower: {}})

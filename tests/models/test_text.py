@@ -122,3 +122,23 @@ def test_parameters_of_another_depth_are_refused():
 def test_a_config_refuses_bad_values_with_the_numbers(options, message):
     with pytest.raises(ValueError, match=message):
         replace(CONFIG, **options)
+
+
+@pytest.mark.parametrize("key", ["tokens", "positions", "ln", "head"])
+def test_parameters_that_are_missing_are_named(key):
+    p = make()
+    del p[key]
+    with pytest.raises(ValueError, match=rf"the parameters lack {key}\b"):
+        text_forward(IDS, p, config=CONFIG)
+
+
+def test_a_head_of_other_outputs_is_refused():
+    with pytest.raises(ValueError, match="asks for 10 outputs; the head has 4"):
+        text_forward(IDS, make(), config=replace(CONFIG, outputs=10))
+
+
+def test_a_block_or_an_end_of_another_type_is_refused():
+    with pytest.raises(TypeError, match="block must be a BlockConfig, got None"):
+        replace(CONFIG, block=None)
+    with pytest.raises(ValueError, match=r"end 9\.0 is outside"):
+        replace(CONFIG, end=9.0)

@@ -171,10 +171,13 @@ def test_parameters_of_another_model_are_refused(p, config, message):
     [
         ({"image": (6, 8)}, r"image must be \(height, width, channels\), got \(6, 8\)"),
         ({"image": 224}, r"image must be \(height, width, channels\), got 224"),
+        ({"image": (6.0, 8, 3)}, "height must be a positive whole number, got 6.0"),
+        ({"patch": (2.0, 4)}, r"patch must be .* whole numbers; got \(2.0, 4\)"),
+        ({"position_std": -1}, "position_std must be at least 0, got -1"),
         ({"image": (6, 8, 0)}, "channels must be a positive whole number, got 0"),
         ({"image": (6, 9, 3)}, "width 9 px is not a multiple.* 4 px; 8 or 12 px"),
-        ({"patch": 2}, r"patch must be \(height, width\) in pixels, got 2"),
-        ({"patch": (0, 4)}, r"patch must be \(height, width\) in pixels, got \(0, 4\)"),
+        ({"patch": 2}, r"patch must be \(height, width\) in pixels, .* got 2"),
+        ({"patch": (0, 4)}, r"patch must be \(height, width\) in pixels, .* got \(0, 4\)"),
         ({"depth": 0}, "depth must be a positive whole number, got 0"),
         ({"outputs": -1}, "outputs must be a positive whole number, got -1"),
         ({"pool": "max"}, "'cls', 'mean' or 'attention', got 'max'"),
@@ -185,3 +188,44 @@ def test_parameters_of_another_model_are_refused(p, config, message):
 def test_a_config_refuses_bad_values_with_the_numbers(options, message):
     with pytest.raises(ValueError, match=message):
         replace(CONFIG, **options)
+
+
+def test_a_block_that_is_no_block_config_is_refused():
+    with pytest.raises(TypeError, match=r"block must be a BlockConfig, got \{'width': 8\}"):
+        replace(CONFIG, block={"width": 8})
+
+
+def test_a_list_of_images_is_refused():
+    with pytest.raises(TypeError, match="got list"):
+        vit_forward(np.ones((1, *CONFIG.image)).tolist(), make()[0], config=CONFIG)
+
+
+@pytest.mark.parametrize("key", ["patch", "cls", "positions", "ln_pre", "ln", "head"])
+def test_parameters_that_the_config_asks_for_and_are_missing_are_named(key):
+    config = replace(CONFIG, pool="cls", norm_first=True)
+    p, images = make(config)
+    del p[key]
+    with pytest.raises(ValueError, match=rf"the parameters lack {key}\b"):
+        vit_forward(images, p, config=config)
+
+
+@pytest.mark.parametrize(
+    ("options", "missing"),
+    [({"positions": "axial"}, "positions/extra, positions/rows"), ({"pool": "attention"}, "pool;")],
+)
+def test_parameters_of_another_kind_are_refused(options, missing):
+    p, images = make()
+    with pytest.raises(ValueError, match=f"the parameters lack {missing}"):
+        vit_forward(images, p, config=replace(CONFIG, **options))
+
+
+def test_features_need_no_head():
+    p, images = make()
+    del p["head"], p["ln"]
+    assert vit_features_forward(images, p, config=CONFIG)[0].shape == (3, 6, 8)
+
+
+def test_a_head_of_other_outputs_is_refused():
+    p, images = make()
+    with pytest.raises(ValueError, match="asks for 10 outputs; the head has 5"):
+        vit_forward(images, p, config=replace(CONFIG, outputs=10))

@@ -242,3 +242,18 @@ def test_a_scale_of_several_numbers_is_refused():
 def test_a_guess_among_nothing_is_refused():
     with pytest.raises(ValueError, match="at least one candidate, got 0"):
         chance_loss(0)
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_a_list_of_embeddings_is_refused(wrong):
+    pair = [np.eye(2), np.eye(2)]
+    pair[wrong] = pair[wrong].tolist()
+    with pytest.raises(TypeError, match="got list"):
+        contrastive_forward(*pair, np.array(0.0))
+    with pytest.raises(TypeError, match="got list"):
+        sigmoid_contrastive_forward(*pair, np.array(0.0), np.array(0.0))
+
+
+def test_a_list_of_scales_is_refused():
+    with pytest.raises(ValueError, match=r"single numbers, got shape \(1,\)"):
+        contrastive_forward(np.eye(2), np.eye(2), [1.0])

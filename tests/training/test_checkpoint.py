@@ -208,7 +208,7 @@ def test_number_format_that_numpy_lacks_is_said(tmp_path):
     header = json.dumps({"w": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}}).encode()
     path = tmp_path / "bf16.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match="holds bfloat16, which NumPy lacks; convert it"):
         load_parameters(path, {"w": np.ones(1, "float32")})
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scratch_vlm.training import loop
 from scratch_vlm.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from scratch_vlm.training.loop import (
     TrainConfig,
     TrainingDiverged,
     TrainingInterrupted,
     add_gradients,
+    check_run,
     train,
 )
 from scratch_vlm.training.run import RunFolderError
@@ -154,10 +156,10 @@ def test_frozen_parameters_keep_every_bit(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"peak_rate": 0.1}, "config/peak_rate = 0.05, not 0.1"),
-        ({"steps": 40}, "config/steps = 30, not 40"),
-        ({"clip": None}, "config/clip = 0.5, not None"),
-        ({"betas": (0.9, 0.98)}, "config/betas/1 = 0.999, not 0.98"),
+        ({"peak_rate": 0.1}, "holds a run with peak_rate 0.05, not 0.1"),
+        ({"steps": 40}, "steps 30, not 40"),
+        ({"clip": None}, "clip 0.5, not None"),
+        ({"betas": (0.9, 0.98)}, "betas/1 0.999, not 0.98"),
     ],
 )
 def test_another_configuration_is_refused_by_field(uninterrupted, change, message):
@@ -169,8 +171,92 @@ def test_another_identity_is_refused_by_field(tmp_path):
     config = replace(CONFIG, steps=6)
     run(tmp_path, config, identity={"model": {"width": 40}})
     run(tmp_path, config, identity={"model": {"width": 40}})
-    with pytest.raises(ValueError, match="model/width = 40, not 64"):
+    with pytest.raises(ValueError, match="model/width 40, not 64"):
         run(tmp_path, config, identity={"model": {"width": 64}})
+
+
+def test_check_accepts_an_empty_folder_and_the_same_run_and_names_the_root(uninterrupted, tmp_path):
+    check_run(tmp_path, CONFIG)
+    assert os.listdir(tmp_path) == []
+    check_run(uninterrupted, CONFIG)
+    with pytest.raises(ValueError, match=r"^my-run holds a run with seed 3, not 4: "):
+        check_run(uninterrupted, replace(CONFIG, seed=4), root="my-run")
+
+
+def spoil_parameters(p, moments, state):
+    p["fc"]["b"][1] = np.nan
+
+
+def spoil_moments(p, moments, state):
+    moments["v"]["proj"]["w"][0] = np.inf
+
+
+def spoil_optimizer_step(p, moments, state):
+    moments["step"][...] = 5
+
+
+def half_a_step(p, moments, state):
+    state["step"] = 5.5
+
+
+def step_before_the_first(p, moments, state):
+    state["step"] = 0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoil_parameters, "p/fc/b is not finite"),
+        (spoil_moments, "optimizer/v/proj/w is not finite"),
+        (spoil_optimizer_step, "its step is 6, and the optimizer's 5"),
+        (half_a_step, "its step is 5.5, not a whole number from 1 to 6"),
+        (step_before_the_first, "its step is 0, not a whole number from 1 to 6"),
+    ],
+)
+def test_checkpoint_that_cannot_be_gone_on_from_says_why(tmp_path, spoil, message):
+    config = replace(CONFIG, steps=6)
+    run(tmp_path, config)
+    content = load_checkpoint(tmp_path / "checkpoint")
+    spoil(*content)
+    save_checkpoint(tmp_path / "checkpoint", *content)
+    with pytest.raises(CheckpointError, match=message):
+        run(tmp_path, config)
+
+
+def test_finished_run_without_its_curve_is_refused(tmp_path):
+    config = replace(CONFIG, steps=6)
+    run(tmp_path, config)
+    (tmp_path / "metrics.csv").unlink()
+    with pytest.raises(
+        CheckpointError, match=r"metrics\.csv, the curve of its 6 steps, is missing"
+    ):
+        run(tmp_path, config)
+
+
+def curve_on_a_full_disk(path, rows):
+    return open("/dev/full", "w")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no disk that is always full")
+def test_full_disk_names_the_step_the_curve_and_the_checkpoint(
+    uninterrupted, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_open_curve", curve_on_a_full_disk)
+        with pytest.raises(
+            RunFolderError, match=r"step 0: .*metrics\.csv .*there is no checkpoint"
+        ):
+            run(tmp_path)
+    with pytest.raises(RuntimeError, match="stopped"):
+        run(tmp_path, batch=stop_at(20))
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_open_curve", curve_on_a_full_disk)
+        with pytest.raises(
+            RunFolderError, match=r"step 16: .*metrics\.csv \(No space left.*checkpoint is intact"
+        ):
+            run(tmp_path)
+    run(tmp_path)
+    assert weights(tmp_path) == weights(uninterrupted)
 
 
 def test_another_model_is_refused(uninterrupted):

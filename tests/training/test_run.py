@@ -7,7 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from scratch_vlm.training.run import RunFolder, RunFolderError, write_json, write_metrics
+from scratch_vlm.training.run import (
+    RunFolder,
+    RunFolderError,
+    prepare_file,
+    write_json,
+    write_metrics,
+)
 
 
 def test_preparing_makes_the_folder_and_leaves_it_empty(tmp_path):
@@ -40,6 +46,19 @@ def test_full_disk_is_said_with_numbers(tmp_path, monkeypatch):
     RunFolder(tmp_path).prepare(10_000_000)
     with pytest.raises(RunFolderError, match=r"needs 1052 MB and its disk has 100 MB"):
         RunFolder(tmp_path).prepare(1_000_000_000)
+
+
+def test_small_file_needs_little_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2_000_000))
+    prepare_file(tmp_path / "new" / "a.json")
+    assert os.listdir(tmp_path / "new") == []
+    with pytest.raises(RunFolderError, match="needs 52 MB"):
+        RunFolder(tmp_path).prepare()
+
+
+def test_folder_in_place_of_a_file_is_said(tmp_path):
+    with pytest.raises(RunFolderError, match="it is a folder; give the name of a file"):
+        prepare_file(tmp_path)
 
 
 def test_json_is_replaced_as_a_whole(tmp_path):
