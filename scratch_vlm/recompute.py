@@ -5,7 +5,7 @@ from copy import deepcopy
 from functools import cache
 
 from scratch_vlm.backend import namespace
-from scratch_vlm.tree import FROZEN, leaves, zeros_like
+from scratch_vlm.tree import leaves, zeros_like
 
 
 def recomputed(forward, backward):
@@ -158,8 +158,6 @@ def add_trees(target, other):
     other : dict
         The same keys.
     """
-    if target is FROZEN:
-        return
     for (_, x), (_, y) in zip(leaves(target), leaves(other), strict=True):
         x += y
 

@@ -181,7 +181,6 @@ EQUIVALENT = {
             "all pieces have a dx, or none has"
         )
     },
-    "add_trees: if target is FROZEN:": {"if False:": "a frozen tree has no leaves to add"},
     "recomputed: options = {**options, 'rng': deepcopy(before)}": {
         "options = {**options, 'rng': before}": (
             "only a second backward from the same saved would draw another dropout"

@@ -5,12 +5,10 @@ import numpy as np
 from scratch_vlm.backend import namespace
 from scratch_vlm.ops.patches import check_pixels
 
-# Means and standard deviations of the channels of CLIP's training images (openai/CLIP,
-# clip/clip.py) and of ImageNet's, for images in [0, 1].
+# Mean and standard deviation of the channels of CLIP's training images in [0, 1]
+# (openai/CLIP, clip/clip.py).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def normalize(images, mean, std):

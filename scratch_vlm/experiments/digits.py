@@ -1,6 +1,6 @@
 """The first experiment: a Vision Transformer learns to name single handwritten digits."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 
@@ -54,9 +54,7 @@ def settings(seed=0, steps=None):
     identity : dict
         The rest: the model and how its images are drawn.
     """
-    steps = TRAINING.steps if steps is None else steps
-    warmup = min(TRAINING.warmup, steps // 4)
-    config = replace(TRAINING, seed=seed, steps=steps, warmup=warmup)
+    config = TRAINING.for_run(seed, steps)
     return config, {"model": asdict(MODEL), "warp": asdict(WARP)}
 
 
@@ -155,13 +153,30 @@ def measure(p, name):
     dict
         Accuracy, with chance and that of the nearest neighbour in pixels.
     """
+    return accuracy_entry(predict(p, split(name).images), name)
+
+
+def accuracy_entry(predicted, name):
+    """Compare predictions with the labels of a split, and with the simple baseline.
+
+    Parameters
+    ----------
+    predicted : integer array of shape (B,)
+        A class for each digit of the split.
+    name : {"val", "test"}
+        Which forms.
+
+    Returns
+    -------
+    dict
+        Accuracy, with chance and that of the nearest neighbour in pixels.
+    """
     digits = split(name)
-    accuracy = (predict(p, digits.images) == digits.labels).mean()
-    baseline = (nearest_neighbour(split("train"), digits) == digits.labels).mean()
+    baseline = nearest_neighbour(split("train"), digits) == digits.labels
     return {
         f"{name}_accuracy": {
-            "value": float(accuracy),
+            "value": float((predicted == digits.labels).mean()),
             "chance": 1 / CLASSES,
-            "baseline": float(baseline),
+            "baseline": float(baseline.mean()),
         }
     }

@@ -1,7 +1,7 @@
 """Text only: a small language model learns what captions say, before it is given any image."""
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cache, partial
 from itertools import product
 
@@ -123,9 +123,7 @@ def train_model(folder, *, seed=0, steps=None, style="gpt", xp=np, progress=True
         If there is no such style.
     """
     model = model_of(style)
-    steps = TRAINING.steps if steps is None else steps
-    warmup = min(TRAINING.warmup, steps // 4)
-    config = replace(TRAINING, seed=seed, steps=steps, warmup=warmup)
+    config = TRAINING.for_run(seed, steps)
     single, pairs = (tokenizer().encode(captions(name), TOKENS) for name in ("single", "train"))
 
     def batch(step):

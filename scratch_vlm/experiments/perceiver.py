@@ -8,7 +8,7 @@ import numpy as np
 
 from scratch_vlm.backend import namespace, to_device, to_host
 from scratch_vlm.data.augment import affine
-from scratch_vlm.data.digits import nearest_neighbour, split
+from scratch_vlm.data.digits import split
 from scratch_vlm.experiments import digits as patches
 from scratch_vlm.layers.block import BlockConfig
 from scratch_vlm.models.perceiver import (
@@ -115,16 +115,7 @@ def measure(p, name):
     dict
         Accuracy, with chance and that of the nearest neighbour in pixels.
     """
-    digits = split(name)
-    accuracy = (predict(p, digits.images) == digits.labels).mean()
-    baseline = (nearest_neighbour(split("train"), digits) == digits.labels).mean()
-    return {
-        f"{name}_accuracy": {
-            "value": float(accuracy),
-            "chance": 1 / patches.CLASSES,
-            "baseline": float(baseline),
-        }
-    }
+    return patches.accuracy_entry(predict(p, split(name).images), name)
 
 
 def compare_permuted(folder, *, seed=0, steps=None, name="val", xp=np, progress=True):
@@ -229,9 +220,7 @@ def _vit(see):
 
 
 def _fit(folder, kind, seed, steps, xp, progress):
-    steps = kind["training"].steps if steps is None else steps
-    warmup = min(kind["training"].warmup, steps // 4)
-    config = replace(kind["training"], seed=seed, steps=steps, warmup=warmup)
+    config = kind["training"].for_run(seed, steps)
     digits = split("train")
 
     def batch(step):

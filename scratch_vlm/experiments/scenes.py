@@ -1,6 +1,6 @@
 """The main experiment: CLIP learns which caption describes which scene of real handwriting."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 
 import numpy as np
@@ -93,9 +93,7 @@ def settings(seed=0, steps=None):
     identity : dict
         The rest: the model and how its images are drawn.
     """
-    steps = TRAINING.steps if steps is None else steps
-    warmup = min(TRAINING.warmup, steps // 4)
-    config = replace(TRAINING, seed=seed, steps=steps, warmup=warmup)
+    config = TRAINING.for_run(seed, steps)
     return config, {"model": asdict(MODEL), "warp": asdict(WARP)}
 
 
@@ -285,31 +283,30 @@ def measure(p, name):
     """
     scenes = evaluation_set(name, 512)
     unseen = evaluation_set(name, 512, held_out=True)
+    copied = copied_captions(scenes.images)
     return {
         "zero_shot_8way": {
-            name: _eight_way(p, scenes),
-            "heldout_combinations": _eight_way(p, unseen),
+            name: _eight_way(p, scenes, copied),
+            "heldout_combinations": _eight_way(p, unseen, copied_captions(unseen.images)),
         },
-        f"retrieval_r_at_1_of_{RETRIEVAL}": {name: _retrieval(p, scenes)},
+        f"retrieval_r_at_1_of_{RETRIEVAL}": {name: _retrieval(p, scenes, copied)},
         "zero_shot_digit": {name: _digit_accuracy(p, name)},
         "linear_probe_digit": {name: _probe_accuracy(p, name)},
     }
 
 
-def _eight_way(p, scenes):
+def _eight_way(p, scenes, copied):
     right = candidate_probabilities(p, scenes).argmax(1) == 0
-    copied = copied_captions(scenes.images)
     baseline = np.mean(
         [choose_by_words(s, c)[0] for s, c in zip(copied, scenes.candidates, strict=True)]
     )
     return _entry(right.mean(), 1 / CANDIDATES, baseline)
 
 
-def _retrieval(p, scenes):
+def _retrieval(p, scenes, copied):
     # Each scene must find its caption among 128, four times over.
     captions = [scene.caption for scene in scenes.scenes]
     images, texts = image_embeddings(p, scenes.images), text_embeddings(p, captions)
-    copied = copied_captions(scenes.images)
     recalls, baselines = [], []
     for start in range(0, len(captions), RETRIEVAL):
         part = slice(start, start + RETRIEVAL)

@@ -21,7 +21,7 @@ import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from time import perf_counter
 
 import numpy as np
@@ -109,6 +109,14 @@ class TrainConfig:
                 "micro-batches"
             )
         self.rate(0)
+
+    def for_run(self, seed, steps=None):
+        """Return the same training with another seed and, perhaps, other steps.
+
+        A shorter one warms up in a quarter of its steps at most.
+        """
+        steps = self.steps if steps is None else steps
+        return replace(self, seed=seed, steps=steps, warmup=min(self.warmup, steps // 4))
 
     def rate(self, step):
         """Learning rate of one step.
