@@ -16,15 +16,18 @@ import scratch_vlm
 from scratch_vlm.layers import (
     attention,
     block,
+    connector,
     embedding,
+    gated,
     linear,
+    lora,
     mlp,
     norm,
     perceiver,
     pool,
     resampler,
 )
-from scratch_vlm.models import bert, clip, lm, text, video, vit
+from scratch_vlm.models import bert, clip, cross_modal, lm, text, unified, video, vision, vit
 from scratch_vlm.models import perceiver as perceivers
 from scratch_vlm.recompute import chunked
 from scratch_vlm.tree import tree_map
@@ -188,7 +191,7 @@ def random_parameters(rng, tree):
     def draw(x):
         if x.ndim > 1:
             return rng.standard_normal(x.shape) / np.sqrt(len(x))
-        return 0.5 * x + 0.5 * rng.standard_normal(x.shape)
+        return np.asarray(0.5 * x + 0.5 * rng.standard_normal(x.shape))
 
     return tree_map(draw, tree)
 
@@ -324,6 +327,15 @@ def _(rng, n):
     return Case((patches,), options={"size": size, "patch": patch})
 
 
+@_case("ops.pixel_shuffle.pixel_shuffle")
+def _(rng, n):
+    by = _either(rng, 1, 2, 3)
+    grid = (n.rows * by, n.columns * by)
+    leading = _either(rng, (n.B,), (n.B, n.T))
+    x = _normal(rng, *leading, grid[0] * grid[1], n.E)
+    return Case((x,), options={"grid": grid, "by": by})
+
+
 @_case("ops.positions.interpolate_positions")
 def _(rng, n):
     new = _either(rng, (n.rows, n.columns), (n.rows + 2, n.columns + 1), (1, n.columns))
@@ -355,6 +367,14 @@ def _(rng, n):
 @_case("layers.linear.linear")
 def _(rng, n):
     p = linear.linear_init(rng, n.D, n.M, bias=_either(rng, True, False))
+    if rng.random() < 0.5:
+        p["lora"] = lora.lora_init(rng, n.D, n.M, rank=min(2, n.D, n.M))
+    return Case((_normal(rng, n.B, n.T, n.D),), random_parameters(rng, p))
+
+
+@_case("layers.lora.lora")
+def _(rng, n):
+    p = lora.lora_init(rng, n.D, n.M, rank=int(rng.integers(1, min(n.D, n.M) + 1)))
     return Case((_normal(rng, n.B, n.T, n.D),), random_parameters(rng, p))
 
 
@@ -414,16 +434,23 @@ def _(rng, n):
 def _(rng, n):
     options = {"heads": n.A, "kv_heads": _kv_heads(rng, n.A)}
     p = attention.cross_attention_init(
-        rng, n.D, n.E, **options, head_width=n.K + 1, bias=_either(rng, True, False)
+        rng,
+        n.D,
+        n.E,
+        **options,
+        head_width=n.K + 1,
+        bias=_either(rng, True, False),
+        qk_norm=_either(rng, True, False),
     )
-    options["mask"] = _maybe_mask(rng, n, n.S)
+    options |= {"mask": _maybe_mask(rng, n, n.S), "eps": 1e-2}
     inputs = (_normal(rng, n.B, n.T, n.D), _normal(rng, n.B, n.S, n.E))
     return Case(inputs, random_parameters(rng, p), options)
 
 
 @_case("layers.mlp.mlp")
 def _(rng, n):
-    p = mlp.mlp_init(rng, n.D, n.M, bias=_either(rng, True, False))
+    outputs = _either(rng, None, n.E)
+    p = mlp.mlp_init(rng, n.D, n.M, outputs=outputs, bias=_either(rng, True, False))
     kind = _either(rng, "gelu", "gelu_tanh", "quick_gelu", "silu", "squared_relu")
     return Case((_normal(rng, n.B, n.T, n.D),), random_parameters(rng, p), {"kind": kind})
 
@@ -503,6 +530,14 @@ def _(rng, n):
 
 
 CASES["models.vit.vit_features"] = _vit_case
+
+
+@_case("models.vit.vit_embed")
+def _(rng, n):
+    case = _vit_case(rng, n)
+    return Case(case.inputs, case.p, {"config": case.options["config"]})
+
+
 CASES["models.clip.encode_images"] = lambda rng, n: _vit_case(rng, n, outputs=n.E)
 
 
@@ -605,6 +640,14 @@ def _(rng, n):
     return Case((_normal(rng, n.B, n.T, n.D),), p, options)
 
 
+@_case("models.lm.lm_start")
+def _(rng, n):
+    config, p = _lm(rng, n)
+    options = {"config": config, **_maybe_dice(rng)}
+    options["positions"] = _either(rng, None, rng.integers(0, config.context, (n.B, n.T)))
+    return Case((_normal(rng, n.B, n.T, n.D),), p, options)
+
+
 @_case("models.lm.lm_head")
 def _(rng, n):
     _, p = _lm(rng, n)
@@ -680,6 +723,23 @@ def _(rng, n):
     return Case(inputs, random_parameters(rng, p), options)
 
 
+@_case("layers.gated.gated_block")
+def _(rng, n):
+    config = gated.GatedConfig(
+        _block_config(rng, n, order="pre", rotary_base=None),
+        n.E,
+        head_width=_either(rng, None, n.K + 1),
+        qk_norm=_either(rng, True, False),
+        gate=0.5,
+        gate_width=_either(rng, "one", "channel"),
+        skip_blind=_either(rng, True, False),
+    )
+    p = random_parameters(rng, gated.gated_block_init(rng, config))
+    options = {"config": config, "mask": _maybe_mask(rng, n, n.S), **_maybe_dice(rng)}
+    inputs = (_normal(rng, n.B, n.T, n.D), _normal(rng, n.B, n.S, n.E))
+    return Case(inputs, p, options)
+
+
 def _lengths(rng, n):
     return _either(rng, None, rng.integers(0, n.T + 1, n.B))
 
@@ -705,6 +765,33 @@ def _(rng, n):
     p = random_parameters(rng, resampler.resampler_init(rng, config))
     options = {"config": config, "lengths": _lengths(rng, n), **_maybe_dice(rng)}
     return Case((_normal(rng, n.B, n.T, n.S, n.D),), p, options)
+
+
+@_case("layers.connector.connector")
+def _(rng, n):
+    kind = _either(rng, *connector.OPTIONS)
+    by = _either(rng, 1, 2)
+    grid = (n.rows * by, n.columns * by)
+    options = {
+        "hidden": _either(rng, None, n.M),
+        "activation": _either(rng, "gelu", "squared_relu"),
+        "grid": grid,
+        "by": by,
+        "resampler": resampler.ResamplerConfig(
+            _block_config(rng, n, rotary_base=None), latents=n.T, depth=1, frames=n.S - 1
+        ),
+    }
+    config = connector.ConnectorConfig(
+        kind,
+        inputs=_either(rng, n.E, n.D),  # D is the width of the block
+        outputs=_either(rng, n.V, n.D),
+        bias=_either(rng, True, False),
+        **{name: options[name] for name in connector.OPTIONS[kind]},
+    )
+    p = random_parameters(rng, connector.connector_init(rng, config))
+    options = {"config": config, **_maybe_dice(rng)}
+    options["lengths"] = _either(rng, None, rng.integers(0, n.S + 1, n.B))
+    return Case((_normal(rng, n.B, n.S, grid[0] * grid[1], config.inputs),), p, options)
 
 
 def _perceiver_case(rng, n):
@@ -738,3 +825,163 @@ def _perceiver_case(rng, n):
 
 CASES["models.perceiver.perceiver"] = _perceiver_case
 CASES["models.perceiver.perceiver_features"] = _perceiver_case
+
+
+@_case("ops.splice.splice")
+def _(rng, n):
+    at = rng.random((n.B, n.T)) < 0.5
+    return Case((_normal(rng, n.B, n.T, n.D), _normal(rng, at.sum(), n.D)), options={"at": at})
+
+
+@_case("ops.splice.deal")
+def _(rng, n):
+    counts = rng.integers(0, n.T, n.B)
+    options = {"counts": counts, "slots": int(counts.max()) + _either(rng, 0, 1)}
+    return Case((_normal(rng, counts.sum(), n.S, n.D),), options=options)
+
+
+def _tower_config(rng, n):
+    config = _vit_config(rng, n, outputs=0)
+    layers = _either(rng, (-2,), (-1,), (0,), (1, -1, 1))
+    return vision.TowerConfig(config, layers, bool(config.extra) and _either(rng, True, False))
+
+
+@_case("models.vision.features")
+def _(rng, n):
+    config = _tower_config(rng, n)
+    p = random_parameters(rng, vision.tower_of(vit.vit_init(rng, config.vit), config))
+    return Case((_images(rng, n, config.vit.patch),), p, {"config": config, **_maybe_dice(rng)})
+
+
+def _sight_config(rng, n):
+    tower = _tower_config(rng, n)
+    kind = _either(rng, "linear", "mlp", "resampler")
+    sampler = resampler.ResamplerConfig(
+        _block_config(rng, n, rotary_base=None), latents=2, depth=1, frames=2
+    )
+    options = {"resampler": sampler} if kind == "resampler" else {}
+    return vision.SightConfig(tower, connector.ConnectorConfig(kind, tower.outputs, n.D, **options))
+
+
+def _media(rng, n, config, count):  # (M, F, H, W, C), and perhaps how many frames are real
+    vit_config = config.tower.vit
+    frames = int(rng.integers(1, 4))
+    lengths = _either(rng, None, rng.integers(0, frames + 1, count))
+    return _normal(rng, count, frames, *vit_config.image), lengths
+
+
+@_case("models.vision.sight")
+def _(rng, n):
+    config = _sight_config(rng, n)
+    p = random_parameters(rng, vision.sight_init(rng, config))
+    media, lengths = _media(rng, n, config, n.B)
+    options = {"config": config, "lengths": lengths, **_maybe_dice(rng)}
+    if rng.random() < 0.5:
+        options["wrap"] = partial(chunked, size=2, recompute=True)
+    return Case((media,), p, options)
+
+
+def _shown_texts(rng, n, image, spans, width=0):
+    # (B, T) ids in which each medium has its places, one after another
+    rows = [[] for _ in range(n.B)]
+    for row, span in zip(np.sort(rng.integers(0, n.B, len(spans))), spans, strict=True):
+        rows[row] += rng.integers(0, image, rng.integers(0, 3)).tolist() + [image] * int(span)
+    width = max(n.T, *map(len, rows)) + 1
+    return np.array([row + rng.integers(0, image, width - len(row)).tolist() for row in rows])
+
+
+def _fusion_parts(rng, n):
+    config = _sight_config(rng, n)
+    media, lengths = _media(rng, n, config, int(rng.integers(0, n.B + 2)))
+    language = lm.LMConfig(n.V, 64, _block_config(rng, n), 2, tied=_either(rng, True, False))
+    return config, language, media, lengths
+
+
+def _unified_parts(rng, n):
+    sight, language, media, lengths = _fusion_parts(rng, n)
+    config = unified.UnifiedConfig(sight, language, n.V - 1, _either(rng, "causal", "prefix"))
+    p = random_parameters(rng, unified.unified_init(rng, config))
+    spans = unified.visual_spans(config, media, lengths)
+    ids = _shown_texts(rng, n, config.image, spans)
+    return ids, media, p, {"config": config, "lengths": lengths, **_maybe_dice(rng)}
+
+
+@_case("models.unified.unified_embed")
+def _(rng, n):
+    ids, media, p, options = _unified_parts(rng, n)
+    return Case((ids, media), p, options)
+
+
+@_case("models.unified.unified")
+def _(rng, n):
+    ids, media, p, options = _unified_parts(rng, n)
+    return Case((ids, media), p, {**options, "real": _padded(rng, ids)})
+
+
+@_case("models.unified.unified_loss")
+def _(rng, n):
+    ids, media, p, options = _unified_parts(rng, n)
+    return Case((ids, _some_labels(rng, ids, n), media), p, options)
+
+
+def _padded(rng, ids):  # padding at the end of some texts; perhaps none
+    ends = rng.integers(1, ids.shape[1] + 1, (len(ids), 1))
+    return _either(rng, None, np.arange(ids.shape[1]) < ends)
+
+
+def _some_labels(rng, ids, n):
+    return np.where(rng.random(ids.shape) < 0.3, -100, ids)
+
+
+def _gated_config(rng, n, source):
+    return gated.GatedConfig(
+        _block_config(rng, n, rotary_base=None),
+        source,
+        qk_norm=_either(rng, True, False),
+        gate_width=_either(rng, "one", "channel"),
+        skip_blind=_either(rng, True, False),
+    )
+
+
+def _cross_parts(rng, n):
+    sight, language, media, lengths = _fusion_parts(rng, n)
+    config = cross_modal.CrossModalConfig(
+        sight,
+        language,
+        _gated_config(rng, n, n.D),
+        _either(rng, (0,), (1,), (0, 1)),
+        n.V - 1,
+        _either(rng, "last", "all", "run"),
+    )
+    p = random_parameters(rng, cross_modal.cross_modal_init(rng, config))
+    ids = _shown_texts(rng, n, config.image, [1] * len(media))
+    return ids, media, p, {"config": config, "lengths": lengths, **_maybe_dice(rng)}
+
+
+@_case("models.cross_modal.look")
+def _(rng, n):
+    ids, media, p, options = _cross_parts(rng, n)
+    return Case((ids, media), p, {**options, "slots": _either(rng, None, 2 * n.B)})
+
+
+@_case("models.cross_modal.cross_trunk")
+def _(rng, n):
+    _, _, p, options = _cross_parts(rng, n)
+    config = options["config"]
+    del options["lengths"]
+    options["seen"] = _either(rng, None, random_mask(rng, (n.B, 1, n.T, n.S)))
+    options["mask"] = _either(rng, None, random_mask(rng, (n.B, 1, n.T, n.T)))
+    options["positions"] = _either(rng, None, rng.integers(0, config.lm.context, (n.B, n.T)))
+    return Case((_normal(rng, n.B, n.T, n.D), _normal(rng, n.B, n.S, n.D)), p, options)
+
+
+@_case("models.cross_modal.cross_modal")
+def _(rng, n):
+    ids, media, p, options = _cross_parts(rng, n)
+    return Case((ids, media), p, {**options, "real": _padded(rng, ids)})
+
+
+@_case("models.cross_modal.cross_modal_loss")
+def _(rng, n):
+    ids, media, p, options = _cross_parts(rng, n)
+    return Case((ids, _some_labels(rng, ids, n), media), p, options)

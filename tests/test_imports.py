@@ -18,6 +18,7 @@ ORDER = [
     "ops",
     "layers",
     "models",
+    "costs",
     "cases",
     "data",
     "training",

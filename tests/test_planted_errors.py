@@ -94,7 +94,11 @@ EQUIVALENT = {
         "x = xp.matmul(down, x.reshape(b, h, w * c)).reshape(-2, w, c)": ANY_NEGATIVE
     },
     # layers
-    "linear_backward: if g:": {"if True:": SKIPS},
+    "linear_backward: if g['w'] is not FROZEN:": {"if True:": SKIPS},
+    "linear_backward: if bias and g['b'] is not FROZEN:": {"if bias:": SKIPS},
+    "lora_backward: if g['scale'] is not FROZEN:": {"if True:": SKIPS},
+    "lora_backward: if g['a'] is not FROZEN:": {"if True:": SKIPS},
+    "lora_backward: if g['b'] is not FROZEN:": {"if True:": SKIPS},
     "layer_norm_backward: if g:": {"if True:": SKIPS},
     "rms_norm_backward: if g:": {"if True:": SKIPS},
     "grid_positions_backward: if g:": {"if True:": SKIPS},
@@ -126,6 +130,7 @@ EQUIVALENT = {
         "dx = -namespace(dy).zeros(shape, dy.dtype)": ZERO,
         "dx = 2.0 * namespace(dy).zeros(shape, dy.dtype)": ZERO,
     },
+    "_through_gate: if g:": {"if True:": SKIPS},
     "resampler_backward: if g:": {"if True:": SKIPS},
     "time_embedding_backward: if g:": {"if True:": SKIPS},
     "perceiver_features_backward: if g:": {"if True:": SKIPS},

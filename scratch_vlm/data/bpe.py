@@ -13,6 +13,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from scratch_vlm.data.tokens import BEGIN, END, PAD, SPECIALS
 
 BYTES = 256
+SPLITS = {
+    "words": pre_tokenizers.ByteLevel(add_prefix_space=False),
+    "spaces": pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(" ", "merged_with_next"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    ),
+}
 
 
 class BPE:
@@ -177,7 +186,7 @@ class BPE:
         Path(path).write_text(self._tokenizer.to_str(pretty=True), encoding="utf-8")
 
 
-def train_bpe(texts, *, vocabulary, specials=()):
+def train_bpe(texts, *, vocabulary, specials=(), split="words"):
     """Train a tokenizer on texts.
 
     Parameters
@@ -190,6 +199,10 @@ def train_bpe(texts, *, vocabulary, specials=()):
     specials : sequence of str, optional
         Special tokens beside those that pad, begin and end, such as ``"<image>"``; they get the
         ids from 3 on and are never cut.
+    split : {"words", "spaces"}
+        Where texts are cut before merging, as no token goes across a cut. At spaces, or also
+        between letters, digits and punctuation: ``" top-left"`` is then three tokens or more,
+        which share their parts with other words.
 
     Returns
     -------
@@ -200,7 +213,8 @@ def train_bpe(texts, *, vocabulary, specials=()):
     TypeError
         If `texts` is a single string.
     ValueError
-        If the vocabulary has no room for bytes and special tokens, or one of those stands twice.
+        If the vocabulary has no room for bytes and special tokens, one of those stands twice, or
+        there is no such way to cut.
     """
     if isinstance(texts, str):
         raise TypeError("texts is an iterable of strings, not a single one")
@@ -212,8 +226,10 @@ def train_bpe(texts, *, vocabulary, specials=()):
             f"{len(specials)} special tokens and {BYTES} bytes need a vocabulary of at least "
             f"{len(specials) + BYTES}, got {vocabulary}"
         )
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = SPLITS[split]
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,

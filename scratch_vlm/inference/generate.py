@@ -75,7 +75,9 @@ def generate(prompts, p, config, *, new, chunk=256, **options):
     return generate_from(x, p, config, real=real, new=new, chunk=chunk, **options)
 
 
-def generate_from(x, p, config, *, new, real=None, chunk=256, **options):
+def generate_from(
+    x, p, config, *, new, real=None, chunk=256, trunk=lm_trunk_forward, together=None, **options
+):
     """Write on after prompts that are embeddings, in one batch.
 
     Parameters
@@ -93,6 +95,12 @@ def generate_from(x, p, config, *, new, real=None, chunk=256, **options):
     chunk : int, default 256
         Tokens of the prompts that are read at once: memory holds the activations of one chunk
         beside the cache. The result is the same for any.
+    trunk : callable, default lm_trunk_forward
+        What reads tokens, called like the default; for a model that looks at something beside
+        its texts.
+    together : boolean array of shape (B, T, T), optional
+        True where a token of a prompt may read another one that stands behind it, as within an
+        image; all prompts are then read at once, whatever `chunk` says.
     **options
         How to choose and when to stop: see `decode`.
 
@@ -131,6 +139,8 @@ def generate_from(x, p, config, *, new, real=None, chunk=256, **options):
     if not real.all():
         real = np.concatenate([real, np.ones((b, new), bool)], 1)
         order = xp.asarray(real)[:, None, None], xp.asarray(real.cumsum(1).clip(1) - 1)
+    if together is not None:
+        chunk = t
     cache = lm_cache(p, config, b, t + new)
 
     def read(x):  # (B, T, D) -> the logits after the last token, (B, V)
@@ -140,7 +150,9 @@ def generate_from(x, p, config, *, new, real=None, chunk=256, **options):
         if order is not None:
             mask, positions = order[0][..., :until], order[1][:, past:until]
             mask = mask & causal_mask(x.shape[1], xp, past=past)
-        h, _ = lm_trunk_forward(x, p, config=config, mask=mask, positions=positions, cache=cache)
+        if together is not None and not past:
+            mask = together[:, None] | (causal_mask(t, xp) if mask is None else mask)
+        h, _ = trunk(x, p, config=config, mask=mask, positions=positions, cache=cache)
         return lm_head_forward(h[:, -1:], p)[0][:, 0]
 
     for start in range(0, t, chunk):

@@ -7,6 +7,7 @@ questions at once; fewer heads of keys and values than of queries make grouped-q
 from scratch_vlm.backend import namespace
 from scratch_vlm.layers.counts import check_counts
 from scratch_vlm.layers.linear import linear_backward, linear_forward, linear_init
+from scratch_vlm.layers.norm import rms_norm_backward, rms_norm_forward, rms_norm_init
 from scratch_vlm.ops.attend import attend_backward, attend_forward
 from scratch_vlm.ops.rotary import rotary_backward, rotary_forward
 
@@ -152,7 +153,16 @@ def self_attention_backward(dy, s, g):
 
 
 def cross_attention_init(
-    rng, width, source_width, *, heads, kv_heads=None, head_width=None, bias=True, out_std=None
+    rng,
+    width,
+    source_width,
+    *,
+    heads,
+    kv_heads=None,
+    head_width=None,
+    bias=True,
+    out_std=None,
+    qk_norm=False,
 ):
     """Draw the parameters of `cross_attention_forward`.
 
@@ -174,12 +184,14 @@ def cross_attention_init(
         Whether the linear layers have biases.
     out_std : float, optional
         Standard deviation of the output weights; smaller in deep models.
+    qk_norm : bool, default False
+        Whether the queries and keys of each head are normalised.
 
     Returns
     -------
     p : dict
         ``q`` of shape (D, A K), ``kv``, keys and values in one matrix, and ``out`` of shape
-        (A K, D).
+        (A K, D); perhaps ``q_norm`` and ``k_norm``, RMS norms over K that all heads share.
 
     Raises
     ------
@@ -187,14 +199,17 @@ def cross_attention_init(
         If the heads do not divide.
     """
     k, kv_heads = _head_width(width, heads, kv_heads, head_width)
-    return {
+    p = {
         "q": linear_init(rng, width, heads * k, bias=bias),
         "kv": linear_init(rng, source_width, 2 * kv_heads * k, bias=bias),
         "out": linear_init(rng, heads * k, width, bias=bias, std=out_std),
     }
+    if qk_norm:
+        p |= {"q_norm": rms_norm_init(k), "k_norm": rms_norm_init(k)}
+    return p
 
 
-def cross_attention_forward(x, z, p, *, heads, kv_heads=None, mask=None):
+def cross_attention_forward(x, z, p, *, heads, kv_heads=None, mask=None, eps=1e-5, kept=None):
     """Let every token of one sequence read the tokens of another.
 
     Parameters
@@ -202,21 +217,28 @@ def cross_attention_forward(x, z, p, *, heads, kv_heads=None, mask=None):
     x : array of shape (B, T, D)
         Tokens that ask.
     z : array of shape (B, S, E)
-        Tokens that answer.
+        Tokens that answer. Not looked at where `kept` holds their keys and values; it may be
+        None then.
     p : dict
-        ``q``, ``kv`` and ``out``, linear layers.
+        ``q``, ``kv`` and ``out``, linear layers, and for queries and keys that are normalised
+        ``q_norm`` and ``k_norm``.
     heads : int
         A, heads of queries.
     kv_heads : int, optional
         G, heads of keys and values. Default `heads`.
     mask : boolean array broadcastable to (B, A, T, S), optional
         True where a token may attend; a token that may attend to nothing reads zeros.
+    eps : float, default 1e-5
+        Of the norms of queries and keys.
+    kept : dict, optional
+        Gains the keys and values of `z` if it is empty, and stands for them in the calls after.
+        For generation: nothing goes backward through it.
 
     Returns
     -------
     y : array of shape (B, T, D)
     saved : dict
-        For `cross_attention_backward`.
+        For `cross_attention_backward`; ``attention_weights(saved["attend"])`` shows who read whom.
 
     Raises
     ------
@@ -228,18 +250,34 @@ def cross_attention_forward(x, z, p, *, heads, kv_heads=None, mask=None):
     cross_attention_backward : The gradient of this function.
     self_attention_forward : A sequence reads itself.
 
+    Notes
+    -----
+    The tokens that answer are read as they are [1]_: without positions, unless they carry some.
+    Queries and keys of one root mean square keep the scores from growing with the weights, as
+    layer norms do in [2]_.
+
     References
     ----------
     .. [1] A. Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762, section 3.2.3.
+    .. [2] M. Dehghani et al., "Scaling Vision Transformers to 22 Billion Parameters", 2023,
+       arXiv:2302.05442, section 2 (query/key normalization).
     """
-    s = {}
+    s = {"kept": kept is not None}
     kv_heads = _check_tokens(x, p, "kv", heads, kv_heads, parts=(0, 2))
-    if z.ndim != 3 or len(z) != len(x):
-        raise ValueError(f"z must be (B, S, E) with the B of x; got x {x.shape} and z {z.shape}")
     q, s["q"] = linear_forward(x, p["q"])
-    kv, s["kv"] = linear_forward(z, p["kv"])  # (B, S, 2 G K)
     (q,) = _split(q, (heads,))  # (B, A, T, K)
-    k, v = _split(kv, (kv_heads, kv_heads))  # (B, G, S, K)
+    if "q_norm" in p:
+        q, s["q_norm"] = rms_norm_forward(q, p["q_norm"], eps=eps)
+    if kept:
+        k, v = kept["k"], kept["v"]
+    else:
+        _check_source(x, z)
+        kv, s["kv"] = linear_forward(z, p["kv"])  # (B, S, 2 G K)
+        k, v = _split(kv, (kv_heads, kv_heads))  # (B, G, S, K)
+        if "q_norm" in p:
+            k, s["k_norm"] = rms_norm_forward(k, p["k_norm"], eps=eps)
+        if kept is not None:
+            kept.update(k=k, v=v)
     y, s["attend"] = _attend_into_tokens(q, k, v, mask)  # (B, T, D)
     y, s["out"] = linear_forward(y, p["out"])
     return y, s
@@ -263,14 +301,33 @@ def cross_attention_backward(dy, s, g):
         Of the tokens that asked.
     dz : array of shape (B, S, E)
         Of the tokens that answered.
+
+    Raises
+    ------
+    ValueError
+        If the forward kept the keys and values, or had them from before.
     """
+    if s["kept"]:
+        raise ValueError(
+            "nothing goes backward through kept keys and values; run the forward without them"
+        )
     heads, kv_heads = s["attend"]["e"].shape[1], s["attend"]["k"].shape[1]
     dy = linear_backward(dy, s["out"], g["out"])
     (dy,) = _split(dy, (heads,))
     dq, dk, dv = attend_backward(dy, s["attend"])
+    if "q_norm" in s:
+        dq = rms_norm_backward(dq, s["q_norm"], g["q_norm"])
+        dk = rms_norm_backward(dk, s["k_norm"], g["k_norm"])
     dz = linear_backward(_join((dk, dv), (kv_heads, kv_heads)), s["kv"], g["kv"])
     dx = linear_backward(_join((dq,), (heads,)), s["q"], g["q"])
     return dx, dz
+
+
+def _check_source(x, z):
+    if z is None:
+        raise ValueError("z may be None only where its keys and values were kept before")
+    if z.ndim != 3 or len(z) != len(x):
+        raise ValueError(f"z must be (B, S, E) with the B of x; got x {x.shape} and z {z.shape}")
 
 
 def _attend_into_tokens(q, k, v, mask):

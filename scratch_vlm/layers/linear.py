@@ -1,8 +1,10 @@
-"""The linear layer: a matrix, and a bias where the tree has one."""
+"""The linear layer: a matrix, and a bias and a low-rank adapter where the tree has them."""
 
 from scratch_vlm.backend import floating, project, rows
 from scratch_vlm.layers.config import check_keys
 from scratch_vlm.layers.counts import check_counts
+from scratch_vlm.layers.lora import lora_backward, lora_forward
+from scratch_vlm.tree import FROZEN
 
 
 def linear_init(rng, inputs, outputs, *, bias=True, std=None):
@@ -39,14 +41,14 @@ def linear_init(rng, inputs, outputs, *, bias=True, std=None):
 
 
 def linear_forward(x, p, *, out=None):
-    """Multiply every token by a matrix and add a bias.
+    """Multiply every token by a matrix, and add a bias and an adapter's change.
 
     Parameters
     ----------
     x : array of shape (..., D)
         Tokens.
     p : dict
-        ``w`` of shape (D, M) and, unless the layer has no bias, ``b`` of shape (M,).
+        ``w`` of shape (D, M); perhaps ``b`` of shape (M,), and ``lora``, see `lora_forward`.
     out : array of shape (..., M), optional
         Where to write `y`; C-contiguous.
 
@@ -74,7 +76,11 @@ def linear_forward(x, p, *, out=None):
     y = project(x, p["w"], out=out)
     if "b" in p:
         y += p["b"]
-    return y, (x, p["w"], "b" in p)
+    if "lora" not in p:
+        return y, (x, p["w"], "b" in p, None)
+    change, lora = lora_forward(x, p["lora"])
+    y += change
+    return y, (x, p["w"], "b" in p, lora)
 
 
 def linear_backward(dy, saved, g, *, out=None):
@@ -87,7 +93,8 @@ def linear_backward(dy, saved, g, *, out=None):
     saved : tuple
         As `linear_forward` saved it.
     g : dict
-        Gains the gradients of ``w`` and ``b``; empty if they are frozen.
+        Gains the gradients of the parameters; empty if they are frozen. Beside an adapter
+        that learns, ``w`` and ``b`` are frozen one by one.
     out : array of shape (..., D), optional
         Where to write `dx`; C-contiguous.
 
@@ -98,14 +105,17 @@ def linear_backward(dy, saved, g, *, out=None):
     Notes
     -----
     In the forward this was :math:`y = x w + b`, so :math:`dw = x^\top dy` and :math:`db = \sum dy`
-    over all tokens, and :math:`dx = dy\, w^\top`.
+    over all tokens, and :math:`dx = dy\, w^\top`. An adapter adds to y, and so to dx.
     """
-    x, w, bias = saved
-    if g:
+    x, w, bias, lora = saved
+    if g["w"] is not FROZEN:
         g["w"] += rows(x).T @ rows(dy)
-        if bias:
-            g["b"] += rows(dy).sum(0)
-    return project(dy, w.T, out=out)
+    if bias and g["b"] is not FROZEN:
+        g["b"] += rows(dy).sum(0)
+    dx = project(dy, w.T, out=out)
+    if lora is not None:
+        dx += lora_backward(dy, lora, g["lora"])
+    return dx
 
 
 def check_outputs(p, outputs):

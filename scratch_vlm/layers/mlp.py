@@ -5,7 +5,7 @@ from scratch_vlm.layers.linear import linear_backward, linear_forward, linear_in
 from scratch_vlm.ops.activations import activation, silu_backward, silu_forward
 
 
-def mlp_init(rng, width, hidden, *, bias=True, out_std=None):
+def mlp_init(rng, width, hidden, *, outputs=None, bias=True, out_std=None):
     """Draw the parameters of `mlp_forward`.
 
     Parameters
@@ -14,6 +14,8 @@ def mlp_init(rng, width, hidden, *, bias=True, out_std=None):
         Where the weights come from.
     width, hidden : int
         D and M.
+    outputs : int, optional
+        E, channels that come out; default D, as in a block.
     bias : bool, default True
         Whether the linear layers have biases.
     out_std : float, optional
@@ -22,11 +24,12 @@ def mlp_init(rng, width, hidden, *, bias=True, out_std=None):
     Returns
     -------
     p : dict
-        ``fc`` of shape (D, M) and ``proj`` of shape (M, D).
+        ``fc`` of shape (D, M) and ``proj`` of shape (M, E).
     """
+    outputs = width if outputs is None else outputs
     return {
         "fc": linear_init(rng, width, hidden, bias=bias),
-        "proj": linear_init(rng, hidden, width, bias=bias, std=out_std),
+        "proj": linear_init(rng, hidden, outputs, bias=bias, std=out_std),
     }
 
 
@@ -44,7 +47,8 @@ def mlp_forward(x, p, *, kind="gelu"):
 
     Returns
     -------
-    y : array of shape (..., D)
+    y : array of shape (..., E)
+        E is D in a block.
     saved : dict
         For `mlp_backward`.
 
@@ -61,7 +65,7 @@ def mlp_forward(x, p, *, kind="gelu"):
     s = {"kind": kind}
     h, s["fc"] = linear_forward(x, p["fc"])  # (..., M)
     h, s["act"] = activation(kind)[0](h, out=h)
-    h, s["proj"] = linear_forward(h, p["proj"])  # (..., D)
+    h, s["proj"] = linear_forward(h, p["proj"])  # (..., E)
     return h, s
 
 
@@ -70,7 +74,7 @@ def mlp_backward(dy, s, g):
 
     Parameters
     ----------
-    dy : array of shape (..., D)
+    dy : array of shape (..., E)
         dL/dy.
     s : dict
         As `mlp_forward` saved it.

@@ -283,19 +283,8 @@ def lm_trunk_forward(x, p, *, config, mask=None, positions=None, cache=None, rng
     """
     s = {"config": config}
     check_blocks(p, config.depth)
-    if x.ndim != 3:
-        raise ValueError(f"tokens must be (B, T, D), got {x.shape}")
-    xp, tokens = namespace(x), x.shape[1]
-    past = 0 if cache is None else cache["0"].length
-    if past + tokens > config.context:
-        raise ValueError(f"{past + tokens} tokens do not fit the context of {config.context}")
-    if mask is None and tokens > 1:  # the newest token alone may read all
-        mask = causal_mask(tokens, xp, past=past)
-    if config.positions == "learned":
-        if positions is None and past:
-            positions = xp.broadcast_to(xp.arange(past, past + tokens), x.shape[:2])
-        x, s["positions"] = positions_forward(x, p["positions"], places=positions)
-    x, s["dropout"] = dropout_forward(x, rate=config.block.dropout, rng=rng)
+    mask, positions = trunk_order(x, config, mask=mask, positions=positions, cache=cache)
+    x, s["start"] = lm_start_forward(x, p, config=config, positions=positions, rng=rng)
     x, s["blocks"] = tower_forward(
         x,
         p["blocks"],
@@ -325,13 +314,106 @@ def lm_trunk_backward(dy, s, g):
     -------
     dx : array of shape (B, T, D)
     """
-    config = s["config"]
-    dx = NORMS[config.block.norm][2](dy, s["ln"], g["ln"])
+    dx = NORMS[s["config"].block.norm][2](dy, s["ln"], g["ln"])
     dx = tower_backward(dx, s["blocks"], g["blocks"])
-    dx = dropout_backward(dx, s["dropout"])
+    return lm_start_backward(dx, s["start"], g)
+
+
+def lm_start_forward(x, p, *, config, positions=None, rng=None):
+    """Make tokens ready for the first block: learned positions, if there are any, and dropout.
+
+    Parameters
+    ----------
+    x : array of shape (B, T, D)
+        Tokens.
+    p : dict
+        As `lm_init` makes it; ``positions`` (if learned) is read.
+    config : LMConfig
+        The model.
+    positions : integer array of shape (B, T), optional
+        Where each token stands. Default one after another.
+    rng : numpy.random.Generator, optional
+        Draws the dropout; None for none.
+
+    Returns
+    -------
+    y : array of shape (B, T, D)
+    saved : dict
+        For `lm_start_backward`.
+
+    See Also
+    --------
+    lm_start_backward : The gradient of this function.
+    trunk_order : The default of the positions behind a cache.
+    """
+    s = {}
     if config.positions == "learned":
+        x, s["positions"] = positions_forward(x, p["positions"], places=positions)
+    x, s["dropout"] = dropout_forward(x, rate=config.block.dropout, rng=rng)
+    return x, s
+
+
+def lm_start_backward(dy, s, g):
+    """Gradient of `lm_start_forward`.
+
+    Parameters
+    ----------
+    dy : array of shape (B, T, D)
+        dL/dy.
+    s : dict
+        As `lm_start_forward` saved it.
+    g : dict
+        Gains the gradients of the parameters; empty if they are frozen.
+
+    Returns
+    -------
+    dx : array of shape (B, T, D)
+    """
+    dx = dropout_backward(dy, s["dropout"])
+    if "positions" in s:
         dx = positions_backward(dx, s["positions"], g["positions"])
     return dx
+
+
+def trunk_order(x, config, *, mask=None, positions=None, cache=None):
+    """Fill in who may read whom and who stands where, and refuse what does not fit.
+
+    Parameters
+    ----------
+    x : array of shape (B, T, D)
+        Tokens that the trunk is about to read.
+    config : LMConfig
+        The model.
+    mask : boolean array broadcastable to (B, A, T, S), optional
+        True where a token may attend. Default the causal mask.
+    positions : integer array of shape (B, T), optional
+        Where each token stands. Default one after another, behind the cache.
+    cache : dict of str to KVCache, optional
+        Of the tokens before.
+
+    Returns
+    -------
+    mask : boolean array or None
+        None where one token may read all.
+    positions : integer array of shape (B, T) or None
+        None for 0, 1, 2...
+
+    Raises
+    ------
+    ValueError
+        If there are more tokens than the context has places, or they are no tokens.
+    """
+    if x.ndim != 3:
+        raise ValueError(f"tokens must be (B, T, D), got {x.shape}")
+    xp, tokens = namespace(x), x.shape[1]
+    past = 0 if cache is None else cache["0"].length
+    if past + tokens > config.context:
+        raise ValueError(f"{past + tokens} tokens do not fit the context of {config.context}")
+    if mask is None and tokens > 1:  # the newest token alone may read all
+        mask = causal_mask(tokens, xp, past=past)
+    if positions is None and past and config.positions == "learned":
+        positions = xp.broadcast_to(xp.arange(past, past + tokens), x.shape[:2])
+    return mask, positions
 
 
 def lm_head_forward(x, p):

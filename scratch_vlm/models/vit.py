@@ -294,6 +294,63 @@ def vit_features_forward(images, p, *, config, rng=None):
     vit_features_backward : The gradient of this function.
     """
     check_blocks(p, config.depth)
+    s = {}
+    x, s["embed"] = vit_embed_forward(images, p, config=config)  # (B, T, D)
+    x, s["blocks"] = tower_forward(x, p["blocks"], config=config.block, rng=rng)
+    return x, s
+
+
+def vit_features_backward(dx, s, g):
+    """Gradient of `vit_features_forward`.
+
+    Parameters
+    ----------
+    dx : array of shape (B, T, D)
+        dL/dx.
+    s : dict
+        As `vit_features_forward` saved it.
+    g : dict
+        Gains the gradients of the parameters; empty if they are frozen.
+
+    Returns
+    -------
+    dimages : array of shape (B, H, W, C)
+    """
+    dx = tower_backward(dx, s["blocks"], g["blocks"])
+    return vit_embed_backward(dx, s["embed"], g)
+
+
+def vit_embed_forward(images, p, *, config):
+    """Cut images into tokens that know where they stand: what the first block reads.
+
+    Parameters
+    ----------
+    images : array of shape (B, H, W, C)
+        Normalised images.
+    p : dict
+        As `vit_init` makes it; ``patch``, ``cls``, ``positions`` and ``ln_pre`` are read, the
+        ones that the config asks for.
+    config : ViTConfig
+        The model.
+
+    Returns
+    -------
+    x : array of shape (B, T, D)
+        CLS first if there is one, then the patches in reading order.
+    saved : dict
+        For `vit_embed_backward`.
+
+    Raises
+    ------
+    TypeError
+        If the images are not an array of floating point numbers.
+    ValueError
+        If the images or the parameters do not fit the config.
+
+    See Also
+    --------
+    vit_embed_backward : The gradient of this function.
+    """
     check_keys(p, *_feature_keys(config))
     _check_images(images, config)
     xp, s = namespace(images), {"config": config}
@@ -311,19 +368,18 @@ def vit_features_forward(images, p, *, config, rng=None):
         )
     if config.norm_first:
         x, s["ln_pre"] = NORMS[config.block.norm][1](x, p["ln_pre"], eps=config.block.eps)
-    x, s["blocks"] = tower_forward(x, p["blocks"], config=config.block, rng=rng)
     return x, s
 
 
-def vit_features_backward(dx, s, g):
-    """Gradient of `vit_features_forward`, which it reads from the bottom up.
+def vit_embed_backward(dx, s, g):
+    """Gradient of `vit_embed_forward`, which it reads from the bottom up.
 
     Parameters
     ----------
     dx : array of shape (B, T, D)
         dL/dx.
     s : dict
-        As `vit_features_forward` saved it.
+        As `vit_embed_forward` saved it.
     g : dict
         Gains the gradients of the parameters; empty if they are frozen.
 
@@ -332,7 +388,6 @@ def vit_features_backward(dx, s, g):
     dimages : array of shape (B, H, W, C)
     """
     config = s["config"]
-    dx = tower_backward(dx, s["blocks"], g["blocks"])
     if config.norm_first:
         dx = NORMS[config.block.norm][2](dx, s["ln_pre"], g["ln_pre"])
     if config.positions != "sincos":
@@ -352,7 +407,7 @@ def _fixed_positions(config, grid, x):
     return to_device(table.astype(x.real.dtype), xp)
 
 
-def _feature_keys(config):  # the parameters that `vit_features_forward` reads beside the blocks
+def _feature_keys(config):  # the parameters that `vit_embed_forward` reads
     table = {"learned": ["w"], "axial": ["extra", "rows", "columns"], "sincos": []}
     return [
         "patch/w",

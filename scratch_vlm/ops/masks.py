@@ -75,6 +75,102 @@ def padding_mask(lengths, tokens):
     return (xp.arange(tokens) < lengths[:, None])[:, None, None]
 
 
+MEDIA_RULES = ("last", "run", "all")
+
+
+def media_mask(at, media, *, rule):
+    r"""Let every token see media of its text that stand before it, or where it stands itself.
+
+    Parameters
+    ----------
+    at : boolean array of shape (B, T)
+        True where the placeholder of a medium, an image or a clip, stands in a text.
+    media : int
+        I, the most media of a text. A text may have fewer; nobody sees those that it lacks.
+    rule : {"last", "run", "all"}
+        Which of the media before a token it sees: the last one [1]_; the last one and those
+        whose placeholders stand directly before that of the last, without text between [2]_;
+        or all of them.
+
+    Returns
+    -------
+    mask : boolean array of shape (B, T, I)
+        For media of N visual tokens each, ``mask.repeat(N, axis=2)[:, None]`` is what an
+        attention to all of them takes. Tokens before the first medium see nothing.
+
+    Raises
+    ------
+    TypeError
+        If `at` is not a boolean array.
+    ValueError
+        If the rule is unknown, `at` is not (B, T), or a text has more media than `media`; the
+        last is looked at only on the host.
+
+    Notes
+    -----
+    With :math:`c_t` placeholders up to token t, itself included, medium i (from 0) stands before
+    the token if :math:`i < c_t`, and is the last one if :math:`i = c_t - 1`.
+
+    References
+    ----------
+    .. [1] J.-B. Alayrac et al., "Flamingo: a Visual Language Model for Few-Shot Learning", 2022,
+       arXiv:2204.14198, section 2.3.
+    .. [2] Llama Team, "The Llama 3 Herd of Models", 2024, arXiv:2407.21783, section 7; the rule
+       is that of the released code of Llama 3.2 Vision.
+
+    Examples
+    --------
+    Three media in a text of seven tokens, the last two next to each other:
+
+    >>> at = np.array([[0, 1, 0, 1, 1, 0, 0]]) > 0
+    >>> media_mask(at, 3, rule="last")[0].astype(int)
+    array([[0, 0, 0],
+           [1, 0, 0],
+           [1, 0, 0],
+           [0, 1, 0],
+           [0, 0, 1],
+           [0, 0, 1],
+           [0, 0, 1]])
+    >>> media_mask(at, 3, rule="run")[0].astype(int)
+    array([[0, 0, 0],
+           [1, 0, 0],
+           [1, 0, 0],
+           [0, 1, 0],
+           [0, 1, 1],
+           [0, 1, 1],
+           [0, 1, 1]])
+    >>> media_mask(at, 3, rule="all")[0].astype(int)
+    array([[0, 0, 0],
+           [1, 0, 0],
+           [1, 0, 0],
+           [1, 1, 0],
+           [1, 1, 1],
+           [1, 1, 1],
+           [1, 1, 1]])
+    """
+    xp = namespace(at)
+    if rule not in MEDIA_RULES:
+        raise ValueError(f"rule must be one of {', '.join(MEDIA_RULES)}, got {rule!r}")
+    if at.dtype != bool:
+        raise TypeError(f"at must be boolean, True = a medium; got dtype {at.dtype}")
+    if at.ndim != 2:
+        raise ValueError(f"at must be (B, T), one row for each text; got {at.shape}")
+    if xp is np and (most := at.sum(1).max(initial=0)) > media:
+        raise ValueError(f"a text has {most} placeholders, but there are {media} media at most")
+    count = at.cumsum(1)[..., None]  # (B, T, 1), media up to each token
+    index = xp.arange(media)
+    before = index < count  # (B, T, I)
+    if rule == "all":
+        return before
+    if rule == "last":
+        return index == count - 1
+    starts = at.copy()
+    starts[:, 1:] &= ~at[:, :-1]
+    run = starts.cumsum(1)[..., None]  # (B, T, 1), runs of media up to each token
+    run_of_medium = (starts[..., None] & (count <= index + 1)).sum(1, keepdims=True)  # (B, 1, I)
+    return before & (run == run_of_medium)
+
+
 def check_mask(mask, shape):
     """Refuse a mask that is not boolean or does not fit the scores.
 

@@ -1,9 +1,79 @@
 """Results as a table of plain text: what was measured beside what chance and simple means give."""
 
+import re
 from numbers import Integral, Real
 
 COLUMNS = ("metric", "value", "chance", "baseline")
+BLIND = ("question_only", "image_only")  # the same model, but it is shown a part of the input
 DASH = "–"
+
+FAMILIES = {  # of metrics that have names to read; all others keep the dots of metrics.json
+    "vqa": "VQA",
+    "video": "video",
+    "captions": "captions",
+    "few_shot": "few-shot",
+}
+WORDS = {
+    "cross_modal": "cross-modal",
+    "relation_heldout": "relation, held out",
+    "exact": "every word right",
+    "words": "words right",
+    "clips": "whole clips",
+    "one_frame": "one frame alone",
+}
+
+
+def readable(key):
+    """Say a key of the results in words.
+
+    Parameters
+    ----------
+    key : str
+        One key, without dots.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> readable("cross_modal"), readable("which_digit"), readable("length_12"), readable("4")
+    ('cross-modal', 'which digit', '12 frames', '4')
+    """
+    key = str(key)
+    count = re.fullmatch(r"(?:length_(\d+)|shots?_(\d+)|(\d+)_shots?)", key)
+    if count:
+        noun = "frame" if count[1] else "shot"
+        number = count[1] or count[2] or count[3]
+        return f"{number} {noun}" + "s" * (int(number) != 1)
+    return WORDS.get(key, key.replace("_", " "))
+
+
+def metric_name(path):
+    """Name a metric for readers.
+
+    Parameters
+    ----------
+    path : str
+        Its keys, joined by dots.
+
+    Returns
+    -------
+    str
+        In words if the first key is one of `FAMILIES`; else the path as it is.
+
+    Examples
+    --------
+    >>> metric_name("vqa.cross_modal.relation_heldout")
+    'VQA, cross-modal: relation, held out'
+    >>> metric_name("vit.test_accuracy")
+    'vit.test_accuracy'
+    """
+    family, *keys = path.split(".")
+    if family not in FAMILIES or not keys:
+        return path
+    *middle, last = map(readable, keys)
+    return f"{', '.join([FAMILIES[family], *middle])}: {last}"
 
 
 def result_rows(metrics):
@@ -13,13 +83,14 @@ def result_rows(metrics):
     ----------
     metrics : dict
         Nested. A leaf is a number or a dict of ``value`` and optionally ``chance`` and
-        ``baseline``, each a number or None.
+        ``baseline``, and of ``question_only`` and ``image_only``: what the model reaches without
+        the rest of its input. Each is a number or None.
 
     Returns
     -------
     list of tuple of str
-        Metric, value, chance, baseline; the names of nested metrics are joined by dots, and what
-        is missing is a dash.
+        Metric, value, chance, baseline; metrics are named by `metric_name`, and what is missing
+        is a dash. A baseline that was given a part of the input says which.
 
     Raises
     ------
@@ -32,6 +103,8 @@ def result_rows(metrics):
     --------
     >>> result_rows({"vit": {"accuracy": {"value": 0.955, "chance": 0.1}, "epochs": 30}})
     [('vit.accuracy', '0.955', '0.100', '–'), ('vit.epochs', '30', '–', '–')]
+    >>> result_rows({"vqa": {"unified": {"colour": {"value": 0.9, "question_only": 0.3}}}})
+    [('VQA, unified: colour', '0.900', '–', 'question only 0.300')]
     """
     if not isinstance(metrics, dict):
         raise TypeError(f"metrics must be a dict of results; got {type(metrics).__name__}")
@@ -83,16 +156,21 @@ def _rows(branch, path):
     for key, child in branch.items():
         name = f"{path}.{key}" if path else str(key)
         if not isinstance(child, dict):
-            yield name, _number(child, name), DASH, DASH
+            yield metric_name(name), _number(child, name), DASH, DASH
         elif "value" not in child:
             yield from _rows(child, name)
-        elif unknown := set(child) - set(COLUMNS):
+        elif unknown := set(child) - {*COLUMNS[1:], *BLIND}:
             raise ValueError(
                 f"{name} has {', '.join(sorted(map(str, unknown)))} beside its value; "
-                "a result holds value, chance and baseline"
+                f"a result holds value, chance, baseline, {' and '.join(BLIND)}"
             )
         else:
-            yield name, *(_number(child.get(column), name) for column in COLUMNS[1:])
+            value, chance, baseline = (_number(child.get(key), name) for key in COLUMNS[1:])
+            blind = {readable(key): _number(child.get(key), name) for key in BLIND}
+            baselines = [baseline, *(f"{k} {x}" for k, x in blind.items() if x != DASH)]
+            if len(baselines) > 1 and baseline == DASH:
+                del baselines[0]
+            yield metric_name(name), value, chance, ", ".join(baselines)
 
 
 def _number(x, name):

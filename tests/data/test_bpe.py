@@ -13,11 +13,32 @@ from scratch_vlm.data.tokens import BEGIN, END, PAD
 
 TEXTS = ["red seven above blue three", "green one left yellow two", "blue seven"] * 5
 BPE = train_bpe(TEXTS, vocabulary=330, specials=("<image>", "<video>"))
+AT_SPACES = train_bpe(["red seven top-left", "one is top-left"] * 5, vocabulary=330, split="spaces")
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"])).filter(lambda text: "<" not in text))
-def test_any_text_comes_back_as_it_was(text):
-    assert BPE.text(BPE.tokens(text)) == text
+@pytest.mark.parametrize("bpe", [BPE, AT_SPACES], ids=["words", "spaces"])
+@given(text=st.text(st.characters(exclude_categories=["Cs"])).filter(lambda text: "<" not in text))
+def test_any_text_comes_back_as_it_was(bpe, text):
+    assert bpe.text(bpe.tokens(text)) == text
+
+
+def test_cut_at_spaces_alone_a_compound_is_one_token():
+    assert len(AT_SPACES.tokens("red is top-left")) == 3
+    assert [AT_SPACES.text([i]) for i in AT_SPACES.tokens(" is top-left")] == [" is", " top-left"]
+    words = train_bpe(["red seven top-left", "one is top-left"] * 5, vocabulary=330)
+    assert [words.text([i]) for i in words.tokens(" top-left")] == [" top", "-", "left"]
+
+
+def test_no_token_goes_across_a_space():
+    spelled = [AT_SPACES.text([i]) for i in range(3, len(AT_SPACES))]
+    assert not [token for token in spelled if " " in token[1:]]
+
+
+def test_loaded_it_cuts_as_before(tmp_path):
+    AT_SPACES.save(tmp_path / "tokenizer.json")
+    again = load_bpe(tmp_path / "tokenizer.json")
+    text = "red  is top-left, top-left\n "
+    assert again.tokens(text) == AT_SPACES.tokens(text)
 
 
 def test_words_of_the_training_texts_are_single_tokens():
@@ -103,6 +124,7 @@ def test_what_does_not_fit_is_refused():
         ("red", {"vocabulary": 300}, TypeError, "not a single one"),
         (["red"], {"vocabulary": 258}, ValueError, "at least 259, got 258"),
         (["red"], {"vocabulary": 300, "specials": ["<pad>"]}, ValueError, "must differ"),
+        (["red"], {"vocabulary": 300, "split": "lines"}, ValueError, "words, spaces, got 'lines'"),
     ],
 )
 def test_training_refuses_bad_values(texts, options, error, message):

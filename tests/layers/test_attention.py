@@ -137,6 +137,79 @@ def test_answers_of_another_batch_are_refused(shape):
         cross_attention_forward(np.ones((2, 5, 8)), np.ones(shape), cross, heads=2)
 
 
+def random_cross(seed, **options):
+    rng = RNG(seed)
+    p = cross_attention_init(rng, 8, 6, **options)
+    p = tree_map(lambda x: rng.standard_normal(x.shape) / 2, p)
+    return p, rng.standard_normal((2, 5, 8)), rng.standard_normal((2, 3, 6))
+
+
+def test_queries_and_keys_are_normalised_head_by_head_and_values_are_not():
+    p, x, z = random_cross(0, heads=4, kv_heads=2, qk_norm=True)
+
+    def normalised(heads, gamma):
+        return gamma * heads / np.sqrt((heads**2).mean(-1, keepdims=True) + 0.1)
+
+    q = x @ p["q"]["w"] + p["q"]["b"]  # four heads of two channels
+    k, v = np.split(z @ p["kv"]["w"] + p["kv"]["b"], 2, -1)  # two heads each
+    heads = []
+    for i in range(4):
+        shared = slice(i // 2 * 2, i // 2 * 2 + 2)
+        q_i = normalised(q[..., 2 * i : 2 * i + 2], p["q_norm"]["gamma"])
+        k_i = normalised(k[..., shared], p["k_norm"]["gamma"])
+        heads.append(softmax(q_i @ k_i.swapaxes(1, 2) / np.sqrt(2)) @ v[..., shared])
+    y = np.concatenate(heads, -1) @ p["out"]["w"] + p["out"]["b"]
+    again, _ = cross_attention_forward(x, z, p, heads=4, kv_heads=2, eps=0.1)
+    np.testing.assert_allclose(again, y, rtol=1e-10)
+
+
+@pytest.mark.parametrize("scaled", ["q", "k"])
+def test_normalised_scores_do_not_grow_with_the_weights(scaled):
+    p, x, z = random_cross(1, heads=2, qk_norm=True)
+    y, _ = cross_attention_forward(x, z, p, heads=2, eps=0.0)
+    larger = tree_map(np.copy, p)
+    for part in larger["q" if scaled == "q" else "kv"].values():
+        part[..., :8] *= 10  # the keys stand before the values
+    again, _ = cross_attention_forward(x, z, larger, heads=2, eps=0.0)
+    np.testing.assert_allclose(again, y, rtol=1e-11)
+    plain = {name: p[name] for name in ("q", "kv", "out")}
+    larger = {name: larger[name] for name in plain}
+    unlike = (cross_attention_forward(x, z, q, heads=2)[0] for q in (plain, larger))
+    assert not np.allclose(*unlike)
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_kept_keys_and_values_stand_for_the_tokens_that_answer(qk_norm):
+    p, x, z = random_cross(2, heads=4, kv_heads=2, qk_norm=qk_norm)
+    options = {"heads": 4, "kv_heads": 2}
+    y, _ = cross_attention_forward(x, z, p, **options)
+    kept = {}
+    first, saved = cross_attention_forward(x[:, :2], z, p, **options, kept=kept)
+    later, saved_later = cross_attention_forward(x[:, 2:], None, p, **options, kept=kept)
+    np.testing.assert_allclose(np.concatenate([first, later], 1), y, rtol=1e-12)
+    assert {name: part.shape for name, part in kept.items()} == {
+        "k": (2, 2, 3, 2),
+        "v": (2, 2, 3, 2),
+    }
+    for saved_by_one in (saved, saved_later):
+        with pytest.raises(ValueError, match="nothing goes backward through kept"):
+            cross_attention_backward(y, saved_by_one, zeros_like(p))
+
+
+def test_without_kept_keys_there_must_be_tokens_that_answer():
+    p, x, _ = random_cross(3, heads=2)
+    with pytest.raises(ValueError, match="None only where its keys and values were kept"):
+        cross_attention_forward(x, None, p, heads=2)
+
+
+def test_kept_keys_of_another_batch_are_refused():
+    p, x, z = random_cross(4, heads=2)
+    kept = {}
+    cross_attention_forward(x, z, p, heads=2, kept=kept)
+    with pytest.raises(ValueError, match="must agree in batch"):
+        cross_attention_forward(x[:1], None, p, heads=2, kept=kept)
+
+
 def test_an_empty_batch_passes_through():
     p, x = random_self(0, heads=2)
     y, saved = self_attention_forward(x[:0], p, heads=2)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from scratch_vlm.viz.table import result_rows, results_table
+from scratch_vlm.viz.table import COLUMNS, metric_name, result_rows, results_table
 
 METRICS = {
     "vit": {"test_accuracy": {"value": 0.957, "chance": 0.1, "baseline": 0.933}, "epochs": 30},
@@ -49,6 +49,68 @@ def test_numbers_keep_digits_that_mean_something(number, text):
 
 def test_dotted_names_are_taken_as_they_are():
     assert result_rows({"vit.test_accuracy": 0.9})[0][0] == "vit.test_accuracy"
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("vqa.unified.colour", "VQA, unified: colour"),
+        ("vqa.cross_modal.relation_heldout", "VQA, cross-modal: relation, held out"),
+        ("video.direction.clips", "video, direction: whole clips"),
+        ("video.direction.one_frame", "video, direction: one frame alone"),
+        ("video.direction.no_time_embedding", "video, direction: no time embedding"),
+        ("video.direction.length_12", "video, direction: 12 frames"),
+        ("video.direction.length_1", "video, direction: 1 frame"),
+        ("video.which_digit", "video: which digit"),
+        ("captions.unified.exact", "captions, unified: every word right"),
+        ("captions.cross_modal.words", "captions, cross-modal: words right"),
+        ("few_shot.cross_modal.shots_4", "few-shot, cross-modal: 4 shots"),
+        ("few_shot.unified.1_shot", "few-shot, unified: 1 shot"),
+        ("video", "video"),
+        ("perceiver.one_frame", "perceiver.one_frame"),
+    ],
+)
+def test_metrics_of_vision_language_models_are_named_in_words_and_others_by_their_keys(path, name):
+    assert metric_name(path) == name
+    nested = 0.5
+    for key in reversed(path.split(".")):
+        nested = {key: nested}
+    assert result_rows(nested)[0][0] == name
+
+
+def test_every_key_has_a_name_of_its_own():
+    kinds = ("colour", "digit", "position", "relation", "relation_heldout")
+    video = ("clips", "one_frame", "no_time_embedding", "length_12")
+    metrics = {
+        "vqa": {model: dict.fromkeys(kinds, 0.5) for model in ("unified", "cross_modal")},
+        "video": {"direction": dict.fromkeys(video, 0.5), "which_digit": 0.5},
+        "captions": {"unified": {"exact": 0.5, "words": 0.5}},
+    }
+    names = [row[0] for row in result_rows(metrics)]
+    assert len(set(names)) == len(names) == 17
+
+
+@pytest.mark.parametrize(
+    ("blind", "cell"),
+    [
+        ({"question_only": 0.3}, "question only 0.300"),
+        ({"baseline": 0.2, "question_only": 0.3}, "0.200, question only 0.300"),
+        (
+            {"baseline": None, "question_only": 0.3, "image_only": 0.4},
+            "question only 0.300, image only 0.400",
+        ),
+        ({"question_only": None}, "–"),
+    ],
+)
+def test_baseline_that_sees_a_part_of_the_input_says_which(blind, cell):
+    (row,) = result_rows({"vqa": {"unified": {"colour": {"value": 0.9, **blind}}}})
+    assert row == ("VQA, unified: colour", "0.900", "–", cell)
+    assert len(row) == len(COLUMNS)
+
+
+def test_error_names_the_key_and_not_its_words():
+    with pytest.raises(TypeError, match=r"vqa\.cross_modal\.colour"):
+        result_rows({"vqa": {"cross_modal": {"colour": {"value": 0.9, "image_only": "low"}}}})
 
 
 @pytest.mark.parametrize("leaf", ["0.9", [0.9], True, {"value": "high"}])

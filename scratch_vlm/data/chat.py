@@ -1,0 +1,220 @@
+"""Conversations about images as token ids, with labels on the answers alone.
+
+A conversation is one row of tokens::
+
+    <bos> <image> ... <image>  what colour is seven <answer>  red <eos>  what digit ... <answer> ...
+
+Each image or video has its place among the words, held by as many ``<image>`` tokens as a model has
+visual tokens for it (one, if it looks at images by cross-attention). The tokens of an answer and
+the ``<eos>`` behind it are what a model learns to say; all others are only read.
+"""
+
+from functools import lru_cache
+from numbers import Integral
+from typing import NamedTuple
+
+import numpy as np
+
+from scratch_vlm.data.tokens import BEGIN, END, PAD, SPECIALS
+from scratch_vlm.ops.losses import IGNORE
+
+IMAGE, ANSWER = CHAT_SPECIALS = ("<image>", "<answer>")  # train the tokenizer with these
+
+
+class Turn(NamedTuple):
+    """A question and its answer.
+
+    Attributes
+    ----------
+    question : str
+        What is asked.
+    answer : str or None
+        What was said; None in a last turn that a model is to answer.
+    media : int
+        Images or videos that are shown before the question.
+    """
+
+    question: str
+    answer: str | None = None
+    media: int = 0
+
+
+def encode_chat(tokenizer, turns, *, placeholders=1):
+    """Turn a conversation into token ids and labels.
+
+    Parameters
+    ----------
+    tokenizer : BPE
+        With the special tokens of ``CHAT_SPECIALS``.
+    turns : sequence of Turn
+        Only the last may be without answer; the ids then end with ``<answer>``, for a model to
+        go on.
+    placeholders : int or sequence of int, default 1
+        ``<image>`` tokens for every image or video, or for each of them in reading order.
+
+    Returns
+    -------
+    ids : list of int
+    labels : list of int
+        As long as the ids, and not shifted: the id where it is part of an answer or the end
+        behind it, and -100 elsewhere.
+
+    Raises
+    ------
+    ValueError
+        If there are no turns, an earlier turn has no answer, the placeholders are not those of
+        the images, a text contains a special token, or the tokenizer has not those needed.
+
+    Examples
+    --------
+    >>> from scratch_vlm.data.bpe import train_bpe
+    >>> texts = [" what colour is seven", " red", " what digit is red"] * 9
+    >>> bpe = train_bpe(texts, vocabulary=300, specials=CHAT_SPECIALS)
+    >>> turns = [Turn("what colour is seven", "red", media=1), Turn("what digit is red")]
+    >>> ids, labels = encode_chat(bpe, turns, placeholders=2)
+    >>> for i, label in zip(ids, labels):
+    ...     print(f"{bpe.text([i]).strip():8} {'' if label == -100 else bpe.text([label])}".strip())
+    <bos>
+    <image>
+    <image>
+    what
+    colour
+    is
+    seven
+    <answer>
+    red       red
+    <eos>    <eos>
+    what
+    digit
+    is
+    red
+    <answer>
+    """
+    if not turns:
+        raise ValueError("a conversation needs at least one turn")
+    last = len(turns) - 1
+    shown = _shown(turns, placeholders)
+    image = tokenizer.id(IMAGE)
+    ids, labels, media = [BEGIN], [IGNORE], 0
+    for i, turn in enumerate(turns):
+        if turn.answer is None and i < last:
+            raise ValueError(f"only the last turn may be without answer; turn {i} of {last} is")
+        if turn.media:
+            count = sum(shown[media : media + turn.media])
+            media += turn.media
+            ids += [image] * count
+            labels += [IGNORE] * count
+        said, learned = _turn(tokenizer, turn.question, turn.answer)
+        ids += said
+        labels += learned
+    return ids, labels
+
+
+def chat_batch(tokenizer, chats, *, placeholders=1, length=None):
+    """Turn conversations into rows of token ids and labels.
+
+    Parameters
+    ----------
+    tokenizer : BPE
+        With the special tokens of ``CHAT_SPECIALS``.
+    chats : sequence of sequence of Turn
+        B conversations, see `encode_chat`.
+    placeholders : int or sequence, default 1
+        One number for all images and videos, or for each conversation what `encode_chat` takes.
+    length : int, optional
+        T, tokens in a row; by default those of the longest.
+
+    Returns
+    -------
+    ids : integer array of shape (B, T)
+        Padded behind.
+    labels : integer array of shape (B, T)
+        -100 where there is nothing to learn.
+
+    Raises
+    ------
+    ValueError
+        If there are no conversations, one is longer than `length`, the placeholders are not as
+        many as the conversations, or one of them cannot be encoded.
+    """
+    if not len(chats):
+        raise ValueError("a batch needs at least one conversation")
+    if isinstance(placeholders, Integral):
+        placeholders = [placeholders] * len(chats)
+    if len(placeholders) != len(chats):
+        raise ValueError(
+            f"{len(chats)} conversations need their placeholders each, got {len(placeholders)}"
+        )
+    encoded = [
+        encode_chat(tokenizer, turns, placeholders=n)
+        for turns, n in zip(chats, placeholders, strict=True)
+    ]
+    longest = max(len(ids) for ids, _ in encoded)
+    length = longest if length is None else length
+    if longest > length:
+        i = next(i for i, (ids, _) in enumerate(encoded) if len(ids) > length)
+        raise ValueError(f"chat {i} is {len(encoded[i][0])} tokens; {length} fit")
+    rows = np.full((len(chats), length), PAD)
+    learned = np.full((len(chats), length), IGNORE)
+    for i, (ids, labels) in enumerate(encoded):
+        rows[i, : len(ids)] = ids
+        learned[i, : len(ids)] = labels
+    return rows, learned
+
+
+def answer_text(tokenizer, ids):
+    """Read an answer that a model wrote.
+
+    Parameters
+    ----------
+    tokenizer : BPE
+        The one of the conversation.
+    ids : sequence of int
+        What was written behind ``<answer>``.
+
+    Returns
+    -------
+    str
+        The text up to the first end, without spaces around it.
+
+    Raises
+    ------
+    ValueError
+        If an id is outside the vocabulary.
+    """
+    return tokenizer.decode([ids])[0].strip()
+
+
+def _shown(turns, placeholders):
+    media = [turn.media for turn in turns]
+    if min(media) < 0:
+        raise ValueError(f"a turn cannot show {min(media)} images")
+    if isinstance(placeholders, Integral):
+        placeholders = [placeholders] * sum(media)
+    if len(placeholders) != sum(media):
+        raise ValueError(
+            f"the conversation shows {sum(media)} images or videos and there are placeholders "
+            f"for {len(placeholders)}"
+        )
+    if any(n < 1 for n in placeholders):
+        raise ValueError(f"an image needs at least 1 placeholder, got {list(placeholders)}")
+    return placeholders
+
+
+@lru_cache(maxsize=2**14)  # the same few questions come back in every training step
+def _turn(tokenizer, question, answer):
+    ids = [*_words(tokenizer, question), tokenizer.id(ANSWER)]
+    if answer is None:
+        return ids, [IGNORE] * len(ids)
+    said = [*_words(tokenizer, answer), END]
+    return ids + said, [IGNORE] * len(ids) + said
+
+
+def _words(tokenizer, text):
+    ids = tokenizer.tokens(" " + text)
+    for name in (*SPECIALS, *CHAT_SPECIALS):
+        if tokenizer.id(name) in ids:
+            raise ValueError(
+                f"{text!r} contains the special token {name}; images are shown by Turn(media=...)"
+            )
+    return ids
