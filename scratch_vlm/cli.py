@@ -72,6 +72,44 @@ Exit status 1 if a pair is wrong. To check a layer of your own:
   print(check(my_forward, my_backward, [x], p))
 """
 
+ASK = """\
+Ask a trained vision language model about an image or a video.
+
+  scratch-vlm ask board.png "what colour is seven"
+  scratch-vlm ask board.png "what digit is left of three?" --model runs/vqa-0
+  scratch-vlm ask clip.mp4 "which way does the red one move" --frames 8
+  scratch-vlm ask board.png "what digit is red" --temperature 1 --seed 3
+
+The answer is followed by the probability that the model gave to it: how sure it was. It knows
+only the words, and only the kind of image, that it was trained with.
+
+Images are PNG, JPEG, WebP, ...; videos are MP4, WebM, animated GIF, ... The middle of the image is
+cut out in the shape of the model's images, and resized to their size, 24 x 24 pixels. Of a video,
+frames at equal distances are taken. Reading files needs: pip install "scratch-vlm[io]"
+"""
+
+CAPTION = """\
+Let a trained vision language model describe what an image or a video shows.
+
+  scratch-vlm caption board.png
+  scratch-vlm caption board.png --model runs/captions-0
+
+That is one question, which models that were trained to describe know the words of; to ask others,
+see scratch-vlm ask --help, which also says what files are read and how.
+"""
+
+CLASSIFY = """\
+Classify an image zero-shot, with a CLIP: the classes are texts, and it was trained on none of them
+as a class. Each text is compared with the image, and a softmax makes probabilities of it.
+
+  scratch-vlm classify scene.png --labels "red seven,blue seven,red three"
+  scratch-vlm classify scene.png --labels "red seven above blue three,blue three above red seven"
+  scratch-vlm classify scene.png --labels one,seven --template "red {}" --template "blue {}"
+
+Several templates make one class of several texts, the mean of their embeddings. The probabilities
+sum to 1: one label always wins, even if none is right. Train a CLIP with scratch-vlm train clip.
+"""
+
 
 def main(arguments=None):
     """Run the command line.
@@ -108,7 +146,7 @@ def _run(options):
     keep_freed_memory()
     try:
         return options.run(options)
-    except (BackendError, OSError, ValueError, ArithmeticError) as error:
+    except (BackendError, ImportError, OSError, ValueError, ArithmeticError) as error:
         if os.environ.get("SCRATCH_VLM_TRACEBACK"):
             raise
         print(f"scratch-vlm {options.command}: {error}", file=sys.stderr)
@@ -182,6 +220,50 @@ def _parser():
     )
     check.add_argument("--json", type=Path, default=None, metavar="FILE", help="write results here")
 
+    for name, run, summary, description in (
+        ("ask", _ask, "ask a model about an image or a video", ASK),
+        ("caption", _caption, "let a model describe an image or a video", CAPTION),
+        ("classify", _classify, "classify an image with labels of your own", CLASSIFY),
+    ):
+        sub = command(name, run, summary, description, f"folder to write {name}.json into")
+        what = "an image" if name == "classify" else "an image or a video"
+        sub.add_argument("file", type=Path, metavar="FILE", help=what)
+        if name == "ask":
+            sub.add_argument("question", metavar="QUESTION", help="in quotes")
+        if name == "classify":
+            sub.add_argument(
+                "--labels", required=True, metavar="A,B,...", help="at least two, between commas"
+            )
+            sub.add_argument(
+                "--template",
+                action="append",
+                metavar="TEXT",
+                help="a text with {} in the place of the label; may be given several times",
+            )
+        else:
+            sub.add_argument(
+                "--temperature",
+                type=float,
+                default=0.0,
+                metavar="T",
+                help="0 for the most probable answer (default), above to draw one with --seed",
+            )
+            sub.add_argument(
+                "--frames",
+                type=_at_least(1),
+                default=None,
+                metavar="N",
+                help="most frames of a video (default: as many as the model was trained with)",
+            )
+        sub.add_argument(
+            "--model",
+            type=Path,
+            default=None,
+            metavar="RUN",
+            help="folder of its run (default: under runs/, the newest that fits)",
+        )
+        sub.add_argument("--json", type=Path, default=None, metavar="FILE", help="write it here")
+
     command(
         "info",
         _info,
@@ -250,6 +332,77 @@ def _gradcheck(options):
         files=files,
     )
     return 0 if passed else 1
+
+
+def _ask(options):
+    return _answer(options, "ask", options.question)
+
+
+def _caption(options):
+    return _answer(options, "caption")
+
+
+def _answer(options, job, *question):
+    from scratch_vlm.experiments import ask
+
+    model = _model(options, job)
+    for word, near in ask.unread_words(model, *question) if question else ():
+        hint = f"; do you mean {near!r}?" if near else ""
+        print(f"the model has not met the word {word!r} in training{hint}", file=sys.stderr)
+    said = getattr(ask, job)(
+        model,
+        options.file,
+        *question,
+        temperature=options.temperature,
+        seed=options.seed,
+        frames=options.frames,
+        on_text=lambda text: print(text, end="", flush=True),
+    )
+    print("" if said.text else "(an empty answer)")
+    print(f"probability {said.probability:.3f}")
+    about = {"question": question[0]} if question else {}
+    answer = {"answer": said.text, "logprob": said.logprob, "probability": said.probability}
+    _write(options, job, {**about, **answer}, model)
+    return 0
+
+
+def _classify(options):
+    from scratch_vlm.experiments.ask import classify
+
+    model = _model(options, "classify")
+    templates = options.template or ["{}"]
+    found = classify(model, options.file, options.labels.split(","), templates=templates)
+    width = max(len(label) for label, _ in found)
+    for label, probability in found:
+        print(f"{label:{width}}  {probability:6.3f}  {'#' * round(40 * probability)}".rstrip())
+    _write(options, "classify", {"labels": dict(found), "templates": templates}, model)
+    return 0
+
+
+def _model(options, job):
+    from scratch_vlm.backend import load
+    from scratch_vlm.experiments.ask import JOBS, model_for
+    from scratch_vlm.experiments.runs import load_model
+    from scratch_vlm.training.run import prepare_file
+
+    for file in _files(options, job):
+        prepare_file(file)
+    folder = options.model
+    if folder is None:
+        folder = model_for(job, options.file)
+        print(f"model: {folder}", file=sys.stderr)
+    return load_model(folder, kinds=JOBS[job][0], xp=load(options.backend))
+
+
+def _files(options, job):
+    return [file for file in (options.json, options.out and options.out / f"{job}.json") if file]
+
+
+def _write(options, job, result, model):
+    from scratch_vlm.training.run import write_json
+
+    for file in _files(options, job):
+        write_json(file, {"model": str(model.folder), "file": str(options.file), **result})
 
 
 def _info(options):

@@ -22,7 +22,9 @@ def test_module_and_command_are_the_same():
     assert "scratch-vlm demo" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "gradcheck", "info"])
+@pytest.mark.parametrize(
+    "command", ["demo", "train", "gradcheck", "ask", "caption", "classify", "info"]
+)
 def test_every_command_takes_backend_seed_and_out(command, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([command, "--help"])
@@ -74,6 +76,9 @@ def test_gradcheck_of_a_wrong_pair_exits_with_1_and_names_the_parameter(monkeypa
     [
         (["gradcheck", "--pair", "nothing-like-this"], "no pair has 'nothing-like-this'"),
         (["info", "--backend", "tpu"], "choose one of numpy, cupy, auto"),
+        (["ask", "no-such.png", "what digit is red"], "ask: there is no file no-such.png"),
+        (["caption", "a.png", "--model", "no-such"], "caption: there is no folder no-such"),
+        (["classify", "no-such.png", "--labels", "a,b"], "classify: there is no file no-such.png"),
     ],
 )
 def test_a_request_that_cannot_be_met_exits_with_2_and_says_why(arguments, said, capsys):
@@ -88,6 +93,7 @@ def test_a_request_that_cannot_be_met_exits_with_2_and_says_why(arguments, said,
         (["info", "--seed", "-1"], "--seed: must be a whole number of at least 0, got '-1'"),
         (["gradcheck", "--examples", "0"], "--examples: must be a whole number of at least 1"),
         (["train", "vit", "--steps", "1.5"], "--steps: must be a whole number of at least 1"),
+        (["caption", "a.gif", "--frames", "0"], "--frames: must be a whole number of at least 1"),
     ],
 )
 def test_numbers_outside_their_range_are_said_in_plain_words(arguments, said, capsys):
@@ -108,6 +114,7 @@ def press_ctrl_c(*args, **options):
         (["train", "vit"], "digits.train_model", "train: stopped; the same command goes on"),
         (["gradcheck"], "checks.check_pairs", "gradcheck: stopped"),
         (["info"], "checks.describe_installation", "info: stopped"),
+        (["ask", "a.png", "what"], "ask.model_for", "ask: stopped"),
     ],
 )
 def test_ctrl_c_is_one_line_and_exits_with_130(monkeypatch, capsys, arguments, function, said):

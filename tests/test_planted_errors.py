@@ -19,6 +19,8 @@ SCALAR = "0-d array or scalar: the same number"
 ALIAS = "another name of the same array"
 IDLE = "more workers or more sums than needed idle, at zero"
 ZERO = "zero it stays"
+NOTHING = "of no media there is no number to change"
+NO_TOWER = "what does not learn gives no gradient to judge; the tests of the module watch it"
 
 # Planted errors that change no number, with the reason: by statement before, then after. Where
 # the reason stands for a whole statement, nothing that is done to the statement changes a number.
@@ -58,6 +60,9 @@ EQUIVALENT = {
     "sigmoid_contrastive_backward: dbias = xp.asarray(dz.sum())": {"dbias = dz.sum()": SCALAR},
     "sigmoid_contrastive_backward: dlog_scale = xp.asarray((dz * cosine).sum())": {
         "dlog_scale = (dz * cosine).sum()": SCALAR
+    },
+    "splice_backward: dx = dy.copy()": {
+        "dx = dy": "dy is spoilt when it is needed no more; the tests of the module watch it"
     },
     "unpatchify_forward: rows, columns = patch_grid((*size, 1), patch)": {
         "rows, columns = patch_grid((*size, 2), patch)": "patches are counted in two directions",
@@ -162,6 +167,33 @@ EQUIVALENT = {
     },
     "encode_texts_forward: return (x, s)": {
         "return (2.0 * x, s)": "run again in the backward for what it saves, not for the output"
+    },
+    "features_backward: dhidden = xp.zeros(s['shape'], dy.dtype)": {
+        "dhidden = -xp.zeros(s['shape'], dy.dtype)": ZERO,
+        "dhidden = 2.0 * xp.zeros(s['shape'], dy.dtype)": ZERO,
+    },
+    "sight_backward: return None if s['tower'] is None "
+    "else encode_frames_backward(dx, s['tower'], g['tower'])": {
+        "return None if False else encode_frames_backward(dx, s['tower'], g['tower'])": NO_TOWER,
+        "return None if s['connector'] is None "
+        "else encode_frames_backward(dx, s['tower'], g['tower'])": NO_TOWER,
+    },
+    "unified_embed_backward: dkept, dy = (dy, namespace(dy).zeros("
+    "(s['visual'][0] * s['visual'][1], dy.shape[1]), dy.dtype))": {
+        "dkept, dy = (dy, namespace(dy).zeros("
+        "(s['visual'][0] * s['visual'][1], dy.shape[1]), dx.dtype))": (
+            "words and visual tokens have one dtype"
+        )
+    },
+    "unified_embed_backward: "
+    "dmedia = sight_backward(dy.reshape(s['visual']), s['sight'], g['sight'])": {
+        "dmedia = sight_backward(dy, s['sight'], g['sight'])": (
+            "the connector gives it the same shape again"
+        )
+    },
+    "look_backward: return s['nothing']": {
+        "return -s['nothing']": NOTHING,
+        "return 2.0 * s['nothing']": NOTHING,
     },
     # recompute
     "chunked: return list(_pool(threads).map(work, range(count))) if count > 1 else [work(0)]": {

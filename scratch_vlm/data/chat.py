@@ -2,11 +2,13 @@
 
 A conversation is one row of tokens::
 
-    <bos> <image> ... <image>  what colour is seven <answer>  red <eos>  what digit ... <answer> ...
+    <bos> <image> ... <image> what colour is seven red <eos> what digit is red seven <eos> ...
 
 Each image or video has its place among the words, held by as many ``<image>`` tokens as a model has
 visual tokens for it (one, if it looks at images by cross-attention). The tokens of an answer and
-the ``<eos>`` behind it are what a model learns to say; all others are only read.
+the ``<eos>`` behind it are what a model learns to say; all others are only read. Nothing stands
+between a question and its answer: what is asked last is then where the answer is found, which is
+learned in half the steps that a marker in between would cost.
 """
 
 from functools import lru_cache
@@ -18,7 +20,8 @@ import numpy as np
 from scratch_vlm.data.tokens import BEGIN, END, PAD, SPECIALS
 from scratch_vlm.ops.losses import IGNORE
 
-IMAGE, ANSWER = CHAT_SPECIALS = ("<image>", "<answer>")  # train the tokenizer with these
+IMAGE = "<image>"
+CHAT_SPECIALS = (IMAGE,)  # train the tokenizer with these
 
 
 class Turn(NamedTuple):
@@ -47,7 +50,7 @@ def encode_chat(tokenizer, turns, *, placeholders=1):
     tokenizer : BPE
         With the special tokens of ``CHAT_SPECIALS``.
     turns : sequence of Turn
-        Only the last may be without answer; the ids then end with ``<answer>``, for a model to
+        Only the last may be without answer; the ids then end with its question, for a model to
         go on.
     placeholders : int or sequence of int, default 1
         ``<image>`` tokens for every image or video, or for each of them in reading order.
@@ -81,14 +84,12 @@ def encode_chat(tokenizer, turns, *, placeholders=1):
     colour
     is
     seven
-    <answer>
     red       red
     <eos>    <eos>
     what
     digit
     is
     red
-    <answer>
     """
     if not turns:
         raise ValueError("a conversation needs at least one turn")
@@ -170,7 +171,7 @@ def answer_text(tokenizer, ids):
     tokenizer : BPE
         The one of the conversation.
     ids : sequence of int
-        What was written behind ``<answer>``.
+        What was written behind a question.
 
     Returns
     -------
@@ -203,7 +204,7 @@ def _shown(turns, placeholders):
 
 @lru_cache(maxsize=2**14)  # the same few questions come back in every training step
 def _turn(tokenizer, question, answer):
-    ids = [*_words(tokenizer, question), tokenizer.id(ANSWER)]
+    ids = _words(tokenizer, question)
     if answer is None:
         return ids, [IGNORE] * len(ids)
     said = [*_words(tokenizer, answer), END]

@@ -26,6 +26,7 @@ from scratch_vlm.data.scenes import (
     training_batch,
 )
 from scratch_vlm.data.tokens import END
+from scratch_vlm.experiments.runs import ABOUT_SCENES, save_model
 from scratch_vlm.inference.embed import embed_images, embed_texts
 from scratch_vlm.inference.linear_probe import fit_linear_probe
 from scratch_vlm.inference.retrieval import recall_at_k
@@ -126,7 +127,7 @@ def train_model(folder, *, seed=0, steps=None, xp=np, progress=True):
         images, ids = training_batch(rng, config.batch_size, pool, WARP)
         return prepare(images), ids
 
-    return train(
+    p = train(
         partial(clip_forward, config=MODEL),
         clip_backward,
         clip_init(np.random.default_rng(seed), MODEL),
@@ -138,6 +139,8 @@ def train_model(folder, *, seed=0, steps=None, xp=np, progress=True):
         xp=xp,
         progress=progress,
     )
+    save_model(folder, "clip", MODEL, VOCABULARY, ABOUT_SCENES)
+    return p
 
 
 def prepare(images):

@@ -61,8 +61,13 @@ def answer(prompts, media, p, config, *, new, lengths=None, chunk=256, **options
     those of the words; a cross-modal one keeps those of each gated block apart, and its cache
     holds words only.
     """
+    if not isinstance(config, UnifiedConfig | CrossModalConfig):
+        raise TypeError(
+            f"config must be a UnifiedConfig or a CrossModalConfig, got {type(config).__name__}"
+        )
     ids, real = pad_left(prompts)
     check_ids(ids, config.lm.vocabulary)
+    ids[~real] = int(config.image == 0)  # padding keeps no place for an image
     xp = namespace(p["lm"]["tokens"]["w"])
     on_host, ids = ids, to_device(ids, xp)
     media = None if media is None else to_device(media, xp)
@@ -72,14 +77,10 @@ def answer(prompts, media, p, config, *, new, lengths=None, chunk=256, **options
             ids, media, p, config=config, lengths=lengths, learn_tower=False
         )  # (B, T, D)
         trunk = {"together": visual_together(ids, config, media, lengths=lengths)}
-    elif isinstance(config, CrossModalConfig):
+    else:
         slots = check_shown(on_host, config.image, media)
         trunk = {"trunk": _looking(ids, media, p, config, lengths, slots)}
         x, _ = embedding_forward(ids, p["lm"]["tokens"])  # (B, T, D)
-    else:
-        raise TypeError(
-            f"config must be a UnifiedConfig or a CrossModalConfig, got {type(config).__name__}"
-        )
     return generate_from(x, p["lm"], config.lm, real=real, new=new, chunk=chunk, **trunk, **options)
 
 

@@ -31,7 +31,7 @@ from scratch_vlm.ops.losses import IGNORE, cross_entropy_backward, cross_entropy
 from scratch_vlm.ops.masks import causal_mask
 from scratch_vlm.tree import tree_map
 
-STD = 0.02  # of embeddings and head, as in GPT-2: at the start every token is about as likely
+STD = 0.02  # of the head, as in GPT-2: at the start every token is about as likely
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,9 @@ class LMConfig:
         L, blocks.
     tied : bool
         Whether the head is the embedding read the other way, instead of a matrix of its own.
+    token_std, position_std : float
+        Standard deviations that embeddings and learned positions start with. GPT-2's 0.02 suits
+        a tied head; tokens that stand beside visual ones should be about as large as those.
 
     Examples
     --------
@@ -64,9 +67,16 @@ class LMConfig:
     block: BlockConfig
     depth: int
     tied: bool = True
+    token_std: float = STD
+    position_std: float = STD
 
     def __post_init__(self):
         check_counts(vocabulary=self.vocabulary, context=self.context, depth=self.depth)
+        if not (self.token_std >= 0 and self.position_std >= 0):
+            raise ValueError(
+                f"token_std and position_std must be at least 0, got {self.token_std} and "
+                f"{self.position_std}"
+            )
 
     @property
     def positions(self):
@@ -167,9 +177,9 @@ def lm_init(rng, config):
         ``tokens``, perhaps ``positions``, ``blocks``, ``ln`` and, unless it is tied, ``head``.
     """
     width = config.block.width
-    p = {"tokens": embedding_init(rng, config.vocabulary, width, std=STD)}
+    p = {"tokens": embedding_init(rng, config.vocabulary, width, std=config.token_std)}
     if config.positions == "learned":
-        p["positions"] = embedding_init(rng, config.context, width, std=STD)
+        p["positions"] = embedding_init(rng, config.context, width, std=config.position_std)
     p["blocks"] = tower_init(rng, config.block, depth=config.depth)
     p["ln"] = NORMS[config.block.norm][0](width)
     if not config.tied:

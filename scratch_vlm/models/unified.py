@@ -29,6 +29,7 @@ from scratch_vlm.models.lm import (
 from scratch_vlm.models.vision import (
     SightConfig,
     check_fusion,
+    check_media,
     sight_backward,
     sight_forward,
     sight_init,
@@ -154,6 +155,7 @@ def unified_forward(
     .. [1] H. Liu et al., "Visual Instruction Tuning", 2023, arXiv:2304.08485, section 4.
     """
     s = {}
+    check_texts(ids, real)
     options = {"lengths": lengths, "learn_tower": learn_tower, "wrap": wrap, "rng": rng}
     x, s["embed"] = unified_embed_forward(ids, media, p, config=config, **options)  # (B, T, D)
     order = unified_order(ids, config, media, lengths=lengths, real=real)
@@ -409,9 +411,15 @@ def visual_spans(config, media, lengths=None):
     -------
     numpy.ndarray of shape (M,)
         Of integers.
+
+    Raises
+    ------
+    ValueError
+        If the media have other axes, or no frames.
     """
     if media is None or not len(media):
         return np.zeros(0, int)
+    check_media(media)
     if lengths is None:
         return np.full(len(media), config.sight.tokens(media.shape[1]))
     return _real(config, media, lengths).sum(1)

@@ -89,11 +89,13 @@ def tower_of(vit, config):
     Returns
     -------
     p : dict
-        The same arrays without head, final norm, and blocks behind the last layer that is used.
+        The same arrays without head, final norm, and blocks behind the last layer that is used;
+        no ``blocks`` at all if none is.
     """
     check_blocks(vit, config.vit.depth)
     kept = {name: vit[name] for name in ("patch", "cls", "positions", "ln_pre") if name in vit}
-    return {**kept, "blocks": {str(i): vit["blocks"][str(i)] for i in range(max(config.used))}}
+    blocks = {str(i): vit["blocks"][str(i)] for i in range(max(config.used))}
+    return {**kept, "blocks": blocks} if blocks else kept
 
 
 def features_forward(images, p, *, config, rng=None):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from scratch_vlm.backend import namespace
+from scratch_vlm.backend import namespace, rows
 
 
 def splice_forward(x, visual, *, at):
@@ -49,7 +49,7 @@ def splice_forward(x, visual, *, at):
         )
     places = kept_places(at, len(visual))
     y = x.copy()
-    y.reshape(-1, x.shape[2])[places] = visual
+    rows(y)[places] = visual
     return y, places
 
 
@@ -75,7 +75,7 @@ def splice_backward(dy, places):
     :math:`dv_{r(t)} = dy_t` at the places that were kept and :math:`dx_t = dy_t` at the others.
     """
     dx = dy.copy()
-    flat = dx.reshape(-1, dx.shape[2])
+    flat = rows(dx)
     dvisual = flat[places]
     flat[places] = 0
     return dx, dvisual

@@ -143,12 +143,13 @@ def write_metrics(path, metrics):
         The file, usually `RunFolder.metrics`.
     metrics : dict
         Nested by name. A leaf is a number, or a dict of ``value`` and, where they are known,
-        ``chance`` and ``baseline``.
+        ``chance`` and ``baseline``, and ``question_only`` and ``image_only``: what can be reached
+        without the rest of the input.
 
     Raises
     ------
     ValueError
-        If a leaf is not a finite number or an entry beside ``value`` is not one of the two.
+        If a leaf is not a finite number or an entry beside ``value`` is not one of these.
 
     Examples
     --------
@@ -161,12 +162,15 @@ def write_metrics(path, metrics):
     write_json(path, metrics)
 
 
+_BESIDE = ("chance", "baseline", "question_only", "image_only")  # of a value
+
+
 def _check_metrics(branch, name):
     if isinstance(branch, dict):
-        extra = branch.keys() - {"value", "chance", "baseline"}
+        extra = branch.keys() - {"value", *_BESIDE}
         if "value" in branch and extra:
             raise ValueError(
-                f"{name} has a value and {sorted(extra)[0]!r}; chance and baseline may stand there"
+                f"{name} has a value and {sorted(extra)[0]!r}; {', '.join(_BESIDE)} may stand there"
             )
         for key, child in branch.items():
             _check_metrics(child, f"{name}.{key}")

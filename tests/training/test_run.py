@@ -87,6 +87,7 @@ def test_json_that_is_cut_off_leaves_the_old_one(tmp_path, monkeypatch):
 def test_metrics_are_numbers_or_values_with_their_chance_and_baseline(tmp_path):
     metrics = {
         "vit": {"test_accuracy": {"value": np.float32(0.5), "chance": 0.1, "baseline": 0.25}},
+        "vqa": {"colour": {"value": 0.9, "question_only": 0.25, "image_only": 0.125}},
         "seconds": 3,
     }
     write_metrics(tmp_path / "metrics.json", metrics)
@@ -98,7 +99,7 @@ def test_metrics_are_numbers_or_values_with_their_chance_and_baseline(tmp_path):
     [
         ({"vit": {"test": float("nan")}}, "metrics.vit.test must be a finite number, got nan"),
         ({"vit": "good"}, "metrics.vit must be a finite number, got 'good'"),
-        ({"vit": {"value": 1, "chanse": 0}}, "metrics.vit has a value and 'chanse'"),
+        ({"vit": {"value": 1, "chanse": 0}}, "has a value and 'chanse'; chance, baseline, "),
     ],
 )
 def test_other_metrics_are_refused_by_name(tmp_path, metrics, message):

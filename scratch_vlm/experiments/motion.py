@@ -1,0 +1,233 @@
+"""Questions about videos: what can only be known from the order of frames.
+
+Two digits pass each other on a torus, so that one frame says exactly nothing about which way they
+move. Every frame goes through the image tower, a Perceiver Resampler makes the same few tokens of
+clips of any length, and a language model answers. Two other arms are trained alike, to show what
+the answer comes from: one sees a single frame, the other is not told the order of frames.
+"""
+
+from dataclasses import asdict
+from functools import partial
+
+import numpy as np
+
+from scratch_vlm.data import clips
+from scratch_vlm.data.chat import IMAGE, chat_batch
+from scratch_vlm.data.digits import split
+from scratch_vlm.data.scenes import SIZE, DigitPool
+from scratch_vlm.experiments import scenes
+from scratch_vlm.experiments.chats import (
+    BLOCK,
+    accuracy,
+    answers,
+    conversations,
+    language,
+    placeholders,
+    tokenizer,
+)
+from scratch_vlm.experiments.runs import save_model
+from scratch_vlm.experiments.vqa import TOWER
+from scratch_vlm.layers.connector import ConnectorConfig
+from scratch_vlm.layers.resampler import ResamplerConfig
+from scratch_vlm.models.unified import (
+    UnifiedConfig,
+    unified_init,
+    unified_loss_backward,
+    unified_loss_forward,
+)
+from scratch_vlm.models.vision import SightConfig
+from scratch_vlm.training.loop import TrainConfig, train
+
+ARMS = ("clips", "one_frame", "no_time_embedding")
+FRAMES = (3, 8)  # fewest and most of a training clip
+LONGER = 12  # of clips longer than any in training
+LATENTS = 8
+EASY = 0.4  # share of the steps with clips that do not wrap around
+TORUS = 0.8  # share of the clips that do, from then on
+PLACES = 4  # questions on each clip for where something is in a frame
+TRAINING = TrainConfig(
+    steps=1500,
+    batch_size=32,
+    peak_rate=2e-3,
+    warmup=100,
+    weight_decay=0.1,
+    betas=(0.9, 0.98),
+    checkpoint_every=300,
+)
+
+
+def model_of(arm):
+    """Configure the model of an arm.
+
+    Parameters
+    ----------
+    arm : {"clips", "one_frame", "no_time_embedding"}
+        What it is shown: clips, one frame of each, or clips without the order of their frames.
+
+    Returns
+    -------
+    UnifiedConfig
+
+    Raises
+    ------
+    ValueError
+        If there is no such arm.
+    """
+    if arm not in ARMS:
+        raise ValueError(f"arm must be one of {', '.join(ARMS)}, got {arm!r}")
+    sampler = ResamplerConfig(
+        BLOCK,
+        latents=LATENTS,
+        depth=1,
+        frames=FRAMES[1] if arm == "clips" else 0,
+        stretch="always",
+        time_std=0.5,
+    )
+    connector = ConnectorConfig("resampler", TOWER.outputs, BLOCK.width, resampler=sampler)
+    return UnifiedConfig(SightConfig(TOWER, connector), language(), tokenizer().id(IMAGE))
+
+
+def settings(arm, seed=0, steps=None):
+    """Say what tells one run of this experiment from another.
+
+    Parameters
+    ----------
+    arm : {"clips", "one_frame", "no_time_embedding"}
+        What the model is shown.
+    seed : int, default 0
+        Of weights and batches.
+    steps : int, optional
+        Training steps; default 1500.
+
+    Returns
+    -------
+    config : TrainConfig
+        How to train.
+    identity : dict
+        The rest: the model and how its clips are drawn.
+    """
+    drawn = {"arm": arm, "frames": FRAMES, "easy": EASY, "torus": TORUS, "places": PLACES}
+    return TRAINING.for_run(seed, steps), {"model": asdict(model_of(arm)), **drawn}
+
+
+def train_model(folder, arm="clips", *, clip, lm, seed=0, steps=None, xp=np, progress=True):
+    """Train a model on clips, or go on where an interrupted training left off.
+
+    Parameters
+    ----------
+    folder : str or path
+        Where to keep its curve, its checkpoint, and what other commands need to ask it.
+    arm : {"clips", "one_frame", "no_time_embedding"}
+        What the model is shown.
+    clip, lm : dict
+        Trained parameters of the CLIP, whose image tower it starts from, and of the language
+        model.
+    seed : int, default 0
+        Of new weights and batches.
+    steps : int, optional
+        Training steps; default 1500.
+    xp : module, default numpy
+        Where to compute.
+    progress : bool, default True
+        Show a progress bar.
+
+    Returns
+    -------
+    dict
+        Its parameters.
+    """
+    model = model_of(arm)
+    config, identity = settings(arm, seed, steps)
+    pool, places = DigitPool(split("train")), placeholders(model)
+
+    def batch(step):
+        rng = np.random.default_rng([seed, step])
+        frames, asked = clips.training_clips(
+            rng,
+            config.batch_size,
+            pool,
+            int(rng.integers(FRAMES[0], FRAMES[1] + 1)),
+            torus=0.0 if step < EASY * config.steps else TORUS,
+            places=0 if arm == "one_frame" else PLACES,
+            warp=scenes.WARP,
+        )
+        ids, labels = chat_batch(tokenizer(), conversations(asked), placeholders=places)
+        return ids, labels, shown(frames, arm)
+
+    p = train(
+        partial(unified_loss_forward, config=model),
+        unified_loss_backward,
+        unified_init(np.random.default_rng(seed), model, vit=clip["image"], lm=lm),
+        batch,
+        config,
+        folder,
+        identity=identity,
+        xp=xp,
+        progress=progress,
+    )
+    about = {
+        "media": "video",
+        "size": SIZE,
+        "frames": FRAMES[1],
+        "shows": "two coloured digits, one moving left and the other right, or up and down",
+        "questions": [
+            "which way does the red one move",
+            "what colour moves left",
+            "which digit moves left",
+            "what digit is the red one",
+        ],
+    }
+    save_model(folder, "unified", model, tokenizer(), about)
+    return p
+
+
+def shown(frames, arm):
+    """Prepare clips for the model of an arm.
+
+    Parameters
+    ----------
+    frames : array of shape (B, F, H, W, C)
+        In [0, 1].
+    arm : {"clips", "one_frame", "no_time_embedding"}
+        What the model is shown.
+
+    Returns
+    -------
+    array
+        Normalised, of shape (B, F, H, W, C); one frame from the middle of each for ``one_frame``.
+    """
+    if arm == "one_frame":
+        middle = frames.shape[1] // 2
+        frames = frames[:, middle : middle + 1]
+    return scenes.prepare(frames)
+
+
+def measure(p, arm, name, frames, *, count=512):
+    """Measure a model on clips on the torus, in handwriting that it was not trained on.
+
+    Parameters
+    ----------
+    p : dict
+        Trained parameters.
+    arm : {"clips", "one_frame", "no_time_embedding"}
+        What the model is shown.
+    name : {"val", "test"}
+        Which forms.
+    frames : int
+        F, frames of each clip.
+    count : int, default 512
+        Clips.
+
+    Returns
+    -------
+    dict of str to float
+        Accuracy for each kind of question but that for places.
+    """
+    test = clips.evaluation_clips(name, count, frames)
+    media = shown(test.frames, arm)
+    shares = {}
+    for i, kind in enumerate(("direction", "colour", "which_digit", "digit")):
+        asked = [every[i] for every in test.questions]
+        said = answers(p, model_of(arm), media, [q.text for q in asked])
+        shares[kind] = accuracy(said, asked)
+    return shares
