@@ -250,6 +250,7 @@ def test_out_is_where_the_result_goes(pair, seed):
 BATCH = 13  # no other axis of a case is as long: an array of this length has a batch axis
 MEANS = "a mean over the batch is not the sum of two means"
 MERGED = "the batch shares its axis with the frames"
+MEDIA = "images have an axis of their own, that of all texts; see tests/models"
 NOT_BY_SAMPLE = {
     "ops.losses.cross_entropy": MEANS,
     "ops.losses.contrastive": "every sample meets all others",
@@ -257,9 +258,17 @@ NOT_BY_SAMPLE = {
     "ops.frames.fold_frames": MERGED,
     "ops.frames.unfold_frames": MERGED,
     "ops.positions.interpolate_positions": "a table of places has no batch",
+    "ops.splice.splice": MEDIA,
+    "ops.splice.deal": MEDIA,
     "models.clip.clip": "every sample meets all others",
     "models.lm.lm_loss": MEANS,
     "models.lm.next_token": MEANS,
+    "models.unified.unified": MEDIA,
+    "models.unified.unified_embed": MEDIA,
+    "models.unified.unified_loss": MEDIA,
+    "models.cross_modal.cross_modal": MEDIA,
+    "models.cross_modal.cross_modal_loss": MEDIA,
+    "models.cross_modal.look": MEDIA,
 }
 
 

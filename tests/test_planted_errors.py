@@ -64,6 +64,9 @@ EQUIVALENT = {
     "splice_backward: dx = dy.copy()": {
         "dx = dy": "dy is spoilt when it is needed no more; the tests of the module watch it"
     },
+    "deal_backward: slots = dz.reshape(-1, *dz.shape[2:])": {
+        "slots = dz.reshape(-2, *dz.shape[2:])": ANY_NEGATIVE
+    },
     "unpatchify_forward: rows, columns = patch_grid((*size, 1), patch)": {
         "rows, columns = patch_grid((*size, 2), patch)": "patches are counted in two directions",
         "rows, columns = patch_grid((*size, 0), patch)": "patches are counted in two directions",
@@ -157,8 +160,8 @@ EQUIVALENT = {
     "vit_backward: dx = linear_backward(dx, s['head'], g['head'])": {
         "dx = linear_backward(dy, s['head'], g['head'])": ALIAS
     },
-    "vit_features_backward: if g:": {"if True:": SKIPS},
-    "vit_features_backward: dx = namespace(dx).ascontiguousarray(dx[:, 1:])": {
+    "vit_embed_backward: if g:": {"if True:": SKIPS},
+    "vit_embed_backward: dx = namespace(dx).ascontiguousarray(dx[:, 1:])": {
         "dx = dx[:, 1:]": SPEED
     },
     "clip_backward: if g['text']:": {"if True:": SKIPS},

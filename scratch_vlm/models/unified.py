@@ -415,11 +415,11 @@ def visual_spans(config, media, lengths=None):
     Raises
     ------
     ValueError
-        If the media have other axes, or no frames.
+        If the media have other axes, or no frames, or not as many lengths.
     """
     if media is None or not len(media):
         return np.zeros(0, int)
-    check_media(media)
+    check_media(media, lengths)
     if lengths is None:
         return np.full(len(media), config.sight.tokens(media.shape[1]))
     return _real(config, media, lengths).sum(1)

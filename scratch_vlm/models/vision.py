@@ -6,6 +6,8 @@ turns these into visual tokens as wide as those of a language model.
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from scratch_vlm.backend import namespace
 from scratch_vlm.layers.block import BLOCKS, check_blocks
 from scratch_vlm.layers.config import check_keys, check_type
@@ -258,7 +260,7 @@ def sight_forward(media, p, *, config, lengths=None, learn_tower=True, wrap=plai
     Returns
     -------
     y : array of shape (M, S, D)
-        Visual tokens. Those of frames that are not real mean nothing, see `real_tokens`.
+        Visual tokens; those of frames that are not real mean nothing, see `real_tokens`.
     saved : dict
         For `sight_backward`.
 
@@ -271,7 +273,7 @@ def sight_forward(media, p, *, config, lengths=None, learn_tower=True, wrap=plai
     --------
     sight_backward : The gradient of this function.
     """
-    check_media(media)
+    check_media(media, lengths)
     check_keys(p, "tower", "connector")
     real = None if lengths is None else padding_mask(lengths, media.shape[1])[:, 0, 0]
     x, tower = encode_frames_forward(
@@ -280,7 +282,7 @@ def sight_forward(media, p, *, config, lengths=None, learn_tower=True, wrap=plai
     s = {"tower": tower if learn_tower else None}
     y, s["connector"] = connector_forward(
         x, p["connector"], config=config.connector, lengths=lengths, rng=rng
-    )
+    )  # (M, S, D)
     return y, s
 
 
@@ -305,20 +307,22 @@ def sight_backward(dy, s, g):
     return None if s["tower"] is None else encode_frames_backward(dx, s["tower"], g["tower"])
 
 
-def check_media(media):
+def check_media(media, lengths=None):
     """Refuse what is no batch of images or videos.
 
     Parameters
     ----------
     media : array of shape (M, F, H, W, C)
         Images or videos.
+    lengths : integer array of shape (M,), optional
+        Real frames of each, on the host.
 
     Raises
     ------
     TypeError
         If it is a list.
     ValueError
-        If it has other axes, or no frames.
+        If it has other axes, or no frames, or not as many lengths.
     """
     namespace(media)  # refuses a list
     if media.ndim != 5:
@@ -326,6 +330,10 @@ def check_media(media):
         raise ValueError(f"media must be (M, F, H, W, C), got {media.shape}{hint}")
     if not media.shape[1]:
         raise ValueError(f"media {media.shape} have no frames")
+    if lengths is not None and np.shape(lengths) != (len(media),):
+        raise ValueError(
+            f"lengths {np.shape(lengths)} must be one for each of the {len(media)} media"
+        )
 
 
 def check_fusion(config):

@@ -138,7 +138,8 @@ def deal_backward(dz, places):
     -------
     dvisual : array of shape (M, N, D)
     """
-    return dz.reshape(-1, *dz.shape[2:])[places]
+    slots = dz.reshape(-1, *dz.shape[2:])  # (B I, N, D)
+    return slots[places]
 
 
 def kept_places(at, count, what="visual tokens", keep="texts keep places for"):

@@ -16,6 +16,7 @@ from scratch_vlm.data.tokens import END
 from scratch_vlm.experiments import ask as asking
 from scratch_vlm.experiments import scenes
 from scratch_vlm.experiments.ask import (
+    Answer,
     ask,
     caption,
     classify,
@@ -219,10 +220,10 @@ def test_temperature_draws_with_the_seed(tmp_path, picture):
 
 def test_answers_stop_where_the_model_has_no_more_room(tmp_path, picture):
     model = load_model(make(tmp_path / "run", "cross_modal"))
-    prompt = 2 + 95 + 1  # begin and image, words, answer
+    prompt = 2 + 95  # begin and image, words
     said = ask(model, picture, "red " * 95)
-    assert len(said.text.split()) == LM.context - prompt == 2
-    with pytest.raises(ValueError, match="1 frames are 103 tokens; the model reads 100, its answ"):
+    assert len(said.text.split()) == LM.context - prompt == 3
+    with pytest.raises(ValueError, match="1 frames are 102 tokens; the model reads 100, its answ"):
         ask(model, picture, "red " * 100)
 
 
@@ -378,14 +379,14 @@ def test_commands_print_what_the_functions_return(tmp_path, picture, film, monke
         options += ["--model", str(folder)]
         assert cli.main(["ask", "film.gif", "what digit is red", *options]) == 0
         said = ask(folder, film, "what digit is red", temperature=2.0, seed=seed, frames=3)
-        text = said.text or "(an empty answer)"
-        assert capsys.readouterr() == (f"{text}\nprobability {said.probability:.3f}\n", "")
-        printed.add(text)
-    assert len(printed) == 4 and "(an empty answer)" in printed
+        assert capsys.readouterr() == (f"{said.text}\nprobability {said.probability:.3f}\n", "")
+        printed.add(said.text)
+    assert len(printed) == 4
 
     assert cli.main(["caption", str(picture), "--out", "out"]) == 0
     said = caption(folder, picture)
-    assert capsys.readouterr().out == f"{said.text}\nprobability {said.probability:.3f}\n"
+    text = said.text or "(an empty answer)"
+    assert capsys.readouterr().out == f"{text}\nprobability {said.probability:.3f}\n"
     assert json.loads((tmp_path / "out" / "caption.json").read_text())["answer"] == said.text
 
     options = ["--labels", "one,two, three", "--template", "red {}", "--template", "blue {}"]
@@ -395,6 +396,13 @@ def test_commands_print_what_the_functions_return(tmp_path, picture, film, monke
     assert [line.split()[:2] for line in lines] == [[a, f"{b:.3f}"] for a, b in found]
     assert [line.count("#") for line in lines] == [round(40 * b) for _, b in found]
     assert json.loads((tmp_path / "c.json").read_text())["labels"] == dict(found)
+
+
+def test_empty_answer_is_called_so(tmp_path, picture, monkeypatch, capsys):
+    folder = make(tmp_path / "run")
+    monkeypatch.setattr("scratch_vlm.experiments.ask.ask", lambda *_, **__: Answer("", -1.0))
+    assert cli.main(["ask", str(picture), "what digit is red", "--model", str(folder)]) == 0
+    assert capsys.readouterr().out == "(an empty answer)\nprobability 0.368\n"
 
 
 @pytest.mark.parametrize(

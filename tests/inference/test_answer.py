@@ -213,9 +213,9 @@ def test_single_precision_answers_alike(model):
 def test_options_reach_the_choice_of_tokens(model):
     config = configure(model)
     p, prompts, heard = make(config), write(TEXTS, config), []
-    written = answer(prompts, IMAGES, p, config, new=NEW, stop=range(13), on_token=lambda *x: (
-        heard.append(x)
-    ))
+    written = answer(
+        prompts, IMAGES, p, config, new=NEW, stop=range(13), on_token=lambda *x: heard.append(x)
+    )
     assert [len(row) for row in written.ids] == [1] * 4 and len(heard) == 4
     drawn = answer(prompts, IMAGES, p, config, new=NEW, temperature=1.0, top_k=1, rng=RNG(0))
     assert_equal(drawn, answer(prompts, IMAGES, p, config, new=NEW))

@@ -55,7 +55,9 @@ GATES = pytest.mark.parametrize("gated", GATED)
 STYLE = pytest.mark.parametrize("style", LMS)
 RULE = pytest.mark.parametrize("rule", ["last", "all", "run"])
 # Three images in the first text, the last two side by side; one in the second; none.
-IDS = np.array([[1, 2, IMAGE, 3, IMAGE, IMAGE, 4], [5, IMAGE, 6, 7, 8, 9, 1], [1, 2, 3, 4, 5, 6, 7]])
+IDS = np.array(
+    [[1, 2, IMAGE, 3, IMAGE, IMAGE, 4], [5, IMAGE, 6, 7, 8, 9, 1], [1, 2, 3, 4, 5, 6, 7]]
+)
 IMAGES = RNG(1).standard_normal((4, 1, 4, 4, 1))
 STARTS = [(0, 2), (0, 4), (0, 5), (1, 1)]  # text and place of each image
 SEEN = {  # by each token of the first text, of its three images
@@ -429,7 +431,7 @@ def test_places_and_images_that_do_not_match_are_refused_with_their_numbers():
             logits_of(IDS, media, p, config)
     with pytest.raises(ValueError, match="0 in all, but 4 were given"):
         logits_of(IDS % IMAGE, IMAGES, p, config)
-    with pytest.raises(ValueError, match="a text has 3 .* 2"):
+    with pytest.raises(ValueError, match=r"a text has 3 .* 2"):
         logits_of(IDS, IMAGES, p, config, slots=2)
 
 
@@ -452,6 +454,8 @@ def test_inputs_that_do_not_fit_are_refused():
     for real in (np.ones((1, 7), bool), np.ones((3, 6), bool)):
         with pytest.raises(ValueError, match="must have the shape of ids"):
             logits_of(IDS, IMAGES, p, config, real=real)
+    with pytest.raises(ValueError, match=r"lengths \(2,\) must be one for each of the 4 media"):
+        logits_of(IDS, IMAGES, p, config, lengths=np.array([1, 1]))
     with pytest.raises(ValueError, match="lengths"):
         logits_of(IDS, IMAGES, p, config, lengths=np.array([1, 2, 1, 1]))
     with pytest.raises(ValueError, match="lack gated"):
@@ -477,7 +481,7 @@ def test_configs_that_do_not_fit_together_are_refused():
             replace(config, places=places)
     with pytest.raises(ValueError, match="last, run, all, got 'first'"):
         replace(config, rule="first")
-    with pytest.raises(ValueError, match="placeholder, 11, is outside .* 11"):
+    with pytest.raises(ValueError, match=r"placeholder, 11, is outside .* 11"):
         replace(config, image=11)
     with pytest.raises(TypeError, match="gated"):
         replace(config, gated=config.gated.block)

@@ -388,6 +388,8 @@ def test_inputs_that_do_not_fit_are_refused():
     for real in (np.ones((1, 14), bool), np.ones((3, 13), bool)):
         with pytest.raises(ValueError, match="must have the shape of ids"):
             logits_of(IDS, IMAGES, p, config, real=real)
+    with pytest.raises(ValueError, match=r"lengths \(2,\) must be one for each of the 3 media"):
+        logits_of(IDS, IMAGES, p, config, lengths=np.array([1, 1]))
     with pytest.raises(ValueError, match="lengths"):
         logits_of(IDS, IMAGES, p, config, lengths=np.array([1, 2, 1]))
     with pytest.raises(ValueError, match="lack sight"):
