@@ -915,7 +915,7 @@ def _(rng, n):
 @_case("models.unified.unified")
 def _(rng, n):
     ids, media, p, options = _unified_parts(rng, n)
-    return Case((ids, media), p, {**options, "real": _padded(rng, ids)})
+    return Case((ids, media), p, {**options, **_rows(rng, ids)})
 
 
 @_case("models.unified.unified_loss")
@@ -924,9 +924,11 @@ def _(rng, n):
     return Case((ids, _some_labels(rng, ids, n), media), p, options)
 
 
-def _padded(rng, ids):  # padding at the end of some texts; perhaps none
+def _rows(rng, ids):  # plain, padded at the end of some texts, or of turns that stand apart
     ends = rng.integers(1, ids.shape[1] + 1, (len(ids), 1))
-    return _either(rng, None, np.arange(ids.shape[1]) < ends)
+    turns = np.sort(rng.integers(0, 3, ids.shape), axis=1)
+    options = {}, {"real": np.arange(ids.shape[1]) < ends}, {"turns": turns}
+    return options[rng.integers(3)]
 
 
 def _some_labels(rng, ids, n):
@@ -978,7 +980,7 @@ def _(rng, n):
 @_case("models.cross_modal.cross_modal")
 def _(rng, n):
     ids, media, p, options = _cross_parts(rng, n)
-    return Case((ids, media), p, {**options, "real": _padded(rng, ids)})
+    return Case((ids, media), p, {**options, **_rows(rng, ids)})
 
 
 @_case("models.cross_modal.cross_modal_loss")

@@ -9,6 +9,10 @@ visual tokens for it (one, if it looks at images by cross-attention). The tokens
 the ``<eos>`` behind it are what a model learns to say; all others are only read. Nothing stands
 between a question and its answer: what is asked last is then where the answer is found, which is
 learned in half the steps that a marker in between would cost.
+
+In a conversation each turn reads those before it. Turns may also stand *apart* in a row: each then
+reads what is shown at its beginning, and no other turn. That many questions cost one look, and none
+is answered by copying what was said about another.
 """
 
 from functools import lru_cache
@@ -91,12 +95,17 @@ def encode_chat(tokenizer, turns, *, placeholders=1):
     is
     red
     """
+    ids, labels, _ = _encode(tokenizer, turns, placeholders)
+    return ids, labels
+
+
+def _encode(tokenizer, turns, placeholders):
     if not turns:
         raise ValueError("a conversation needs at least one turn")
     last = len(turns) - 1
     shown = _shown(turns, placeholders)
     image = tokenizer.id(IMAGE)
-    ids, labels, media = [BEGIN], [IGNORE], 0
+    ids, labels, media, ends = [BEGIN], [IGNORE], 0, []
     for i, turn in enumerate(turns):
         if turn.answer is None and i < last:
             raise ValueError(f"only the last turn may be without answer; turn {i} of {last} is")
@@ -105,13 +114,15 @@ def encode_chat(tokenizer, turns, *, placeholders=1):
             media += turn.media
             ids += [image] * count
             labels += [IGNORE] * count
+        ends.append(len(ids))  # of what belongs to the turns so far, or to all
         said, learned = _turn(tokenizer, turn.question, turn.answer)
         ids += said
         labels += learned
-    return ids, labels
+    lengths = np.diff([0, *ends, len(ids)])
+    return ids, labels, np.arange(len(lengths)).repeat(lengths)
 
 
-def chat_batch(tokenizer, chats, *, placeholders=1, length=None):
+def chat_batch(tokenizer, chats, *, placeholders=1, length=None, apart=False):
     """Turn conversations into rows of token ids and labels.
 
     Parameters
@@ -124,6 +135,8 @@ def chat_batch(tokenizer, chats, *, placeholders=1, length=None):
         One number for all images and videos, or for each conversation what `encode_chat` takes.
     length : int, optional
         T, tokens in a row; by default those of the longest.
+    apart : bool, default False
+        Whether the turns of a row stand apart. Images then belong to the first one.
 
     Returns
     -------
@@ -131,12 +144,25 @@ def chat_batch(tokenizer, chats, *, placeholders=1, length=None):
         Padded behind.
     labels : integer array of shape (B, T)
         -100 where there is nothing to learn.
+    turns : integer array of shape (B, T)
+        Only if the turns stand apart: 0 for what belongs to all, -1 for padding, and else the
+        turn, counted from 1. For the option ``turns`` of both kinds of model.
 
     Raises
     ------
     ValueError
         If there are no conversations, one is longer than `length`, the placeholders are not as
-        many as the conversations, or one of them cannot be encoded.
+        many as the conversations, one of them cannot be encoded, or turns that stand apart have
+        images behind the first.
+
+    Examples
+    --------
+    >>> from scratch_vlm.data.bpe import train_bpe
+    >>> bpe = train_bpe([" is it red", " yes", " no"] * 9, vocabulary=300, specials=CHAT_SPECIALS)
+    >>> chat = [Turn("is it red", "yes", media=1), Turn("is it red", "yes")]
+    >>> ids, labels, turns = chat_batch(bpe, [chat], placeholders=2, apart=True)
+    >>> turns
+    array([[0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2]])
     """
     if not len(chats):
         raise ValueError("a batch needs at least one conversation")
@@ -146,21 +172,20 @@ def chat_batch(tokenizer, chats, *, placeholders=1, length=None):
         raise ValueError(
             f"{len(chats)} conversations need their placeholders each, got {len(placeholders)}"
         )
-    encoded = [
-        encode_chat(tokenizer, turns, placeholders=n)
-        for turns, n in zip(chats, placeholders, strict=True)
-    ]
-    longest = max(len(ids) for ids, _ in encoded)
-    length = longest if length is None else length
-    if longest > length:
-        i = next(i for i, (ids, _) in enumerate(encoded) if len(ids) > length)
-        raise ValueError(f"chat {i} is {len(encoded[i][0])} tokens; {length} fit")
-    rows = np.full((len(chats), length), PAD)
-    learned = np.full((len(chats), length), IGNORE)
-    for i, (ids, labels) in enumerate(encoded):
-        rows[i, : len(ids)] = ids
-        learned[i, : len(ids)] = labels
-    return rows, learned
+    for i, chat in enumerate(chats):
+        if apart and any(turn.media for turn in chat[1:]):
+            raise ValueError(f"the turns of chat {i} stand apart; only the first can show images")
+    encoded = [_encode(tokenizer, turns, n) for turns, n in zip(chats, placeholders, strict=True)]
+    lengths = [len(ids) for ids, *_ in encoded]
+    length = max(lengths) if length is None else length
+    if max(lengths) > length:
+        i = next(i for i, n in enumerate(lengths) if n > length)
+        raise ValueError(f"chat {i} is {lengths[i]} tokens; {length} fit")
+    rows = [np.full((len(chats), length), filler) for filler in (PAD, IGNORE, -1)]
+    for i, chat in enumerate(encoded):
+        for array, values in zip(rows, chat, strict=True):
+            array[i, : lengths[i]] = values
+    return tuple(rows if apart else rows[:2])
 
 
 def answer_text(tokenizer, ids):

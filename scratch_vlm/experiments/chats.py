@@ -12,8 +12,19 @@ from scratch_vlm.data.tokens import END, PAD
 from scratch_vlm.experiments.runs import save_model
 from scratch_vlm.inference.answer import answer
 from scratch_vlm.layers.block import BlockConfig
+from scratch_vlm.models.cross_modal import (
+    CrossModalConfig,
+    cross_modal_init,
+    cross_modal_loss_backward,
+    cross_modal_loss_forward,
+)
 from scratch_vlm.models.lm import LMConfig, lm_init, lm_loss_backward, lm_loss_forward
-from scratch_vlm.models.unified import UnifiedConfig
+from scratch_vlm.models.unified import (
+    UnifiedConfig,
+    unified_init,
+    unified_loss_backward,
+    unified_loss_forward,
+)
 from scratch_vlm.ops.losses import IGNORE
 from scratch_vlm.training.loop import TrainConfig, train
 
@@ -21,6 +32,10 @@ VOCABULARY = 512  # at most: special tokens, 256 bytes, and enough merges for ev
 CONTEXT = 160
 BLOCK = BlockConfig(width=64, heads=4, hidden=256, mlp="gelu_tanh")
 ANSWER_TOKENS = 2  # a word and the end; a caption takes more
+FUSIONS = {
+    UnifiedConfig: (unified_init, unified_loss_forward, unified_loss_backward),
+    CrossModalConfig: (cross_modal_init, cross_modal_loss_forward, cross_modal_loss_backward),
+}
 TRAINING = TrainConfig(
     steps=400,
     batch_size=64,
@@ -125,6 +140,59 @@ def _unseen(rng, count, turns):
             every = [q for q in boards.questions(shown) if q.kind != "relation_heldout"]
         asked.append([every[k] for k in rng.permutation(len(every))[:turns]])
     return asked
+
+
+def train_fusion(folder, model, batch, config, *, clip, lm, identity, xp=np, progress=True):
+    """Train a vision language model to answer questions that do not see each other's answers.
+
+    Parameters
+    ----------
+    folder : str or path
+        Where to keep its curve and its checkpoint.
+    model : UnifiedConfig or CrossModalConfig
+        The model.
+    batch : callable
+        ``batch(step)`` gives images or videos of shape (B, F, H, W, C), normalised, and a list of
+        questions for each.
+    config : TrainConfig
+        How to train.
+    clip, lm : dict
+        Trained parameters of the CLIP, whose image tower it starts from, and of the language
+        model.
+    identity : dict
+        What else makes this run what it is.
+    xp : module, default numpy
+        Where to compute.
+    progress : bool, default True
+        Show a progress bar.
+
+    Returns
+    -------
+    dict
+        Its parameters.
+    """
+    init, loss_forward, loss_backward = FUSIONS[type(model)]
+
+    def rows(step):
+        media, asked = batch(step)
+        places = placeholders(model, media.shape[1])
+        chats = conversations(asked)
+        return *chat_batch(tokenizer(), chats, placeholders=places, apart=True), media
+
+    def forward(ids, labels, turns, media, p):
+        return loss_forward(ids, labels, media, p, config=model, turns=turns)
+
+    return train(
+        forward,
+        loss_backward,
+        init(np.random.default_rng(config.seed), model, vit=clip["image"], lm=lm),
+        rows,
+        config,
+        folder,
+        identity=identity,
+        xp=xp,
+        progress=progress,
+    )
 
 
 def conversations(asked, *, media=1):

@@ -7,12 +7,11 @@ the answer comes from: one sees a single frame, the other is not told the order 
 """
 
 from dataclasses import asdict
-from functools import partial
 
 import numpy as np
 
 from scratch_vlm.data import clips
-from scratch_vlm.data.chat import IMAGE, chat_batch
+from scratch_vlm.data.chat import IMAGE
 from scratch_vlm.data.digits import split
 from scratch_vlm.data.scenes import SIZE, DigitPool
 from scratch_vlm.experiments import scenes
@@ -20,23 +19,17 @@ from scratch_vlm.experiments.chats import (
     BLOCK,
     accuracy,
     answers,
-    conversations,
     language,
-    placeholders,
     tokenizer,
+    train_fusion,
 )
 from scratch_vlm.experiments.runs import save_model
 from scratch_vlm.experiments.vqa import TOWER
 from scratch_vlm.layers.connector import ConnectorConfig
 from scratch_vlm.layers.resampler import ResamplerConfig
-from scratch_vlm.models.unified import (
-    UnifiedConfig,
-    unified_init,
-    unified_loss_backward,
-    unified_loss_forward,
-)
+from scratch_vlm.models.unified import UnifiedConfig
 from scratch_vlm.models.vision import SightConfig
-from scratch_vlm.training.loop import TrainConfig, train
+from scratch_vlm.training.loop import TrainConfig
 
 ARMS = ("clips", "one_frame", "no_time_embedding")
 FRAMES = (3, 8)  # fewest and most of a training clip
@@ -80,7 +73,7 @@ def model_of(arm):
         latents=LATENTS,
         depth=1,
         frames=FRAMES[1] if arm == "clips" else 0,
-        stretch="always",
+        stretch="longer",
         time_std=0.5,
     )
     connector = ConnectorConfig("resampler", TOWER.outputs, BLOCK.width, resampler=sampler)
@@ -136,9 +129,8 @@ def train_model(folder, arm="clips", *, clip, lm, seed=0, steps=None, xp=np, pro
     dict
         Its parameters.
     """
-    model = model_of(arm)
+    model, pool = model_of(arm), DigitPool(split("train"))
     config, identity = settings(arm, seed, steps)
-    pool, places = DigitPool(split("train")), placeholders(model)
 
     def batch(step):
         rng = np.random.default_rng([seed, step])
@@ -151,16 +143,15 @@ def train_model(folder, arm="clips", *, clip, lm, seed=0, steps=None, xp=np, pro
             places=0 if arm == "one_frame" else PLACES,
             warp=scenes.WARP,
         )
-        ids, labels = chat_batch(tokenizer(), conversations(asked), placeholders=places)
-        return ids, labels, shown(frames, arm)
+        return shown(frames, arm), asked
 
-    p = train(
-        partial(unified_loss_forward, config=model),
-        unified_loss_backward,
-        unified_init(np.random.default_rng(seed), model, vit=clip["image"], lm=lm),
+    p = train_fusion(
+        folder,
+        model,
         batch,
         config,
-        folder,
+        clip=clip,
+        lm=lm,
         identity=identity,
         xp=xp,
         progress=progress,

@@ -5,7 +5,6 @@ take the same number of steps.
 """
 
 from dataclasses import asdict
-from functools import partial
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from scratch_vlm.data.boards import (
     question_only_answers,
     training_boards,
 )
-from scratch_vlm.data.chat import IMAGE, chat_batch
+from scratch_vlm.data.chat import IMAGE
 from scratch_vlm.data.digits import split
 from scratch_vlm.data.scenes import DigitPool
 from scratch_vlm.experiments import scenes
@@ -26,28 +25,17 @@ from scratch_vlm.experiments.chats import (
     BLOCK,
     accuracy,
     answers,
-    conversations,
     language,
-    placeholders,
     tokenizer,
+    train_fusion,
 )
 from scratch_vlm.experiments.runs import save_model
 from scratch_vlm.layers.connector import ConnectorConfig
 from scratch_vlm.layers.gated import GatedConfig
-from scratch_vlm.models.cross_modal import (
-    CrossModalConfig,
-    cross_modal_init,
-    cross_modal_loss_backward,
-    cross_modal_loss_forward,
-)
-from scratch_vlm.models.unified import (
-    UnifiedConfig,
-    unified_init,
-    unified_loss_backward,
-    unified_loss_forward,
-)
+from scratch_vlm.models.cross_modal import CrossModalConfig
+from scratch_vlm.models.unified import UnifiedConfig
 from scratch_vlm.models.vision import SightConfig, TowerConfig
-from scratch_vlm.training.loop import TrainConfig, train
+from scratch_vlm.training.loop import TrainConfig
 
 TOWER = TowerConfig(scenes.MODEL.image, layers=(-2,))  # of the last but one block, as in LLaVA
 SIGHT = SightConfig(
@@ -65,11 +53,7 @@ TRAINING = TrainConfig(
 # What takes two steps of thought, finding a digit and looking beside it, is asked most.
 SHARES = {"colour": 0.1, "digit": 0.1, "position": 0.25, "relation": 0.55}
 GATE = 0.5  # tanh(alpha) that gates start with; closed ones stay nearly closed in this time
-OBJECTIVES = {
-    "unified": (unified_init, unified_loss_forward, unified_loss_backward),
-    "cross_modal": (cross_modal_init, cross_modal_loss_forward, cross_modal_loss_backward),
-}
-KIND_NAMES = tuple(OBJECTIVES)
+KIND_NAMES = ("unified", "cross_modal")
 
 
 def model_of(kind, *, sight=SIGHT, gate=GATE):
@@ -155,26 +139,23 @@ def train_model(folder, kind, *, clip, lm, seed=0, steps=None, xp=np, progress=T
     dict
         Its parameters.
     """
-    model = model_of(kind, **options)
-    init, forward, backward = OBJECTIVES[kind]
+    model, pool = model_of(kind, **options), DigitPool(split("train"))
     config, identity = settings(kind, seed, steps, **options)
-    pool, places = DigitPool(split("train")), placeholders(model)
 
     def batch(step):
         rng = np.random.default_rng([seed, step])
         images, asked = training_boards(
             rng, config.batch_size, pool, turns=TURNS, shares=SHARES, warp=scenes.WARP
         )
-        ids, labels = chat_batch(tokenizer(), conversations(asked), placeholders=places)
-        return ids, labels, scenes.prepare(images)[:, None]
+        return scenes.prepare(images)[:, None], asked
 
-    p = train(
-        partial(forward, config=model),
-        backward,
-        init(np.random.default_rng(seed), model, vit=clip["image"], lm=lm),
+    p = train_fusion(
+        folder,
+        model,
         batch,
         config,
-        folder,
+        clip=clip,
+        lm=lm,
         identity=identity,
         xp=xp,
         progress=progress,

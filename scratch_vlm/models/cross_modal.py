@@ -35,6 +35,7 @@ from scratch_vlm.models.lm import (
     next_token_forward,
     reading_order,
     trunk_order,
+    turn_order,
 )
 from scratch_vlm.models.vision import (
     SightConfig,
@@ -144,6 +145,7 @@ def cross_modal_forward(
     config,
     lengths=None,
     real=None,
+    turns=None,
     slots=None,
     learn_tower=True,
     wrap=plain,
@@ -167,6 +169,9 @@ def cross_modal_forward(
     real : boolean array of shape (B, T), optional
         False where a token is padding, on either side. Not needed for padding at the end, which
         nothing before it can see.
+    turns : integer array of shape (B, T), optional
+        The turn that each token belongs to, where turns are not to see each other; images belong
+        to all, 0. See `turn_order`.
     slots : int, optional
         Most media of a text. Default counted in the ids, which waits for a device.
     learn_tower, wrap
@@ -204,7 +209,7 @@ def cross_modal_forward(
     s = {}
     check_keys(p, "sight", "lm", "gated")
     check_model(p["lm"], config.lm)
-    check_texts(ids, real)
+    check_texts(ids, real, turns)
     z, s["look"] = look_forward(
         ids,
         media,
@@ -220,6 +225,8 @@ def cross_modal_forward(
     mask = positions = None
     if real is not None:
         mask, positions = reading_order(namespace(z).asarray(real))
+    elif turns is not None:
+        mask, positions = turn_order(namespace(z).asarray(turns))
     x, s["tokens"] = embedding_forward(ids, p["lm"]["tokens"])  # (B, T, D)
     x, s["trunk"] = cross_trunk_forward(
         x, z, p, config=config, seen=seen, mask=mask, positions=positions, rng=rng

@@ -632,6 +632,54 @@ def reading_order(real, *, past=0):
     return mask, positions
 
 
+def turn_order(turns):
+    """Say who may read whom, and who stands where, in rows of several turns that stand apart.
+
+    So that many questions about one image cost one look at it, and none gives away the answer of
+    another: every token reads what belongs to all turns and its own turn, up to itself.
+
+    Parameters
+    ----------
+    turns : integer array of shape (B, T)
+        The turn that each token belongs to, counted from 1; 0 for what belongs to all.
+
+    Returns
+    -------
+    mask : boolean array of shape (B, 1, T, T)
+        True where a token may attend.
+    positions : integer array of shape (B, T)
+        As many as the tokens before it that a token reads: each turn begins where the part that
+        belongs to all ends, as if it were the only one.
+
+    Raises
+    ------
+    TypeError
+        If the turns are not integers.
+    ValueError
+        If they are not of two axes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> mask, positions = turn_order(np.array([[0, 1, 1, 2]]))
+    >>> mask[0, 0].astype(int)
+    array([[1, 0, 0, 0],
+           [1, 1, 0, 0],
+           [1, 1, 1, 0],
+           [1, 0, 0, 1]])
+    >>> positions
+    array([[0, 1, 2, 1]])
+    """
+    xp = namespace(turns)
+    if turns.dtype.kind not in "iu":
+        raise TypeError(f"turns must be integers, got dtype {turns.dtype}")
+    if turns.ndim != 2:
+        raise ValueError(f"turns must be (B, T), got {turns.shape}")
+    own = turns[:, None, :, None] == turns[:, None, None]
+    mask = (own | (turns == 0)[:, None, None]) & causal_mask(turns.shape[1], xp)
+    return mask, mask[:, 0].sum(2) - 1
+
+
 def lm_cache(p, config, batch, length=None):
     """Reserve the KV cache of a language model.
 
@@ -696,7 +744,7 @@ def check_model(p, config):
             )
 
 
-def check_texts(ids, real=None):
+def check_texts(ids, real=None, turns=None):
     """Refuse what is not a batch of texts.
 
     Parameters
@@ -705,19 +753,24 @@ def check_texts(ids, real=None):
         Token ids.
     real : boolean array of shape (B, T), optional
         False where a token is padding.
+    turns : integer array of shape (B, T), optional
+        The turn that each token belongs to, see `turn_order`.
 
     Raises
     ------
     TypeError
         If `ids` is a list.
     ValueError
-        If the shapes do not fit, or the texts have no tokens.
+        If the shapes do not fit, the texts have no tokens, or both `real` and `turns` are given.
     """
     namespace(ids)  # refuses a list
     if ids.ndim != 2 or not ids.shape[1]:
         raise ValueError(f"ids must be (B, T) with T at least 1, got {ids.shape}")
-    if real is not None and real.shape != ids.shape:
-        raise ValueError(f"real {real.shape} must have the shape of ids, {ids.shape}")
+    for name, array in (("real", real), ("turns", turns)):
+        if array is not None and array.shape != ids.shape:
+            raise ValueError(f"{name} {array.shape} must have the shape of ids, {ids.shape}")
+    if real is not None and turns is not None:
+        raise ValueError("give real or turns: rows of turns are padded at the end, unseen")
 
 
 def _transposed(tokens):  # the embedding as a linear layer; a frozen one stays frozen

@@ -25,6 +25,7 @@ from scratch_vlm.models.lm import (
     next_token_backward,
     next_token_forward,
     reading_order,
+    turn_order,
 )
 from scratch_vlm.models.vision import (
     SightConfig,
@@ -103,6 +104,7 @@ def unified_forward(
     config,
     lengths=None,
     real=None,
+    turns=None,
     learn_tower=True,
     wrap=plain,
     rng=None,
@@ -125,6 +127,9 @@ def unified_forward(
     real : boolean array of shape (B, T), optional
         False where a token is padding, on either side. Not needed for padding at the end, which
         nothing before it can see.
+    turns : integer array of shape (B, T), optional
+        The turn that each token belongs to, where turns are not to see each other; images belong
+        to all, 0. See `turn_order`.
     learn_tower, wrap
         As in `sight_forward`.
     rng : numpy.random.Generator, optional
@@ -155,10 +160,10 @@ def unified_forward(
     .. [1] H. Liu et al., "Visual Instruction Tuning", 2023, arXiv:2304.08485, section 4.
     """
     s = {}
-    check_texts(ids, real)
+    check_texts(ids, real, turns)
     options = {"lengths": lengths, "learn_tower": learn_tower, "wrap": wrap, "rng": rng}
     x, s["embed"] = unified_embed_forward(ids, media, p, config=config, **options)  # (B, T, D)
-    order = unified_order(ids, config, media, lengths=lengths, real=real)
+    order = unified_order(ids, config, media, lengths=lengths, real=real, turns=turns)
     x, s["trunk"] = lm_trunk_forward(x, p["lm"], config=config.lm, **order, rng=rng)
     x, s["head"] = lm_head_forward(x, p["lm"])  # (B, T, V)
     return x, s
@@ -334,7 +339,7 @@ def unified_loss_backward(dloss, saved, g):
     return unified_backward(next_token_backward(dloss, s_loss), saved, g)
 
 
-def unified_order(ids, config, media, *, lengths=None, real=None):
+def unified_order(ids, config, media, *, lengths=None, real=None, turns=None):
     """Say who may read whom, and who stands where, in texts with visual tokens.
 
     Parameters
@@ -349,6 +354,8 @@ def unified_order(ids, config, media, *, lengths=None, real=None):
         Real frames of each, on the host.
     real : boolean array of shape (B, T), optional
         False where a token is padding.
+    turns : integer array of shape (B, T), optional
+        The turn that each token belongs to, see `turn_order`.
 
     Returns
     -------
@@ -359,6 +366,8 @@ def unified_order(ids, config, media, *, lengths=None, real=None):
     mask = positions = None
     if real is not None:
         mask, positions = reading_order(xp.asarray(real))
+    elif turns is not None:
+        mask, positions = turn_order(xp.asarray(turns))
     together = visual_together(ids, config, media, lengths=lengths)
     if together is not None:
         mask = together[:, None] | (causal_mask(ids.shape[1], xp) if mask is None else mask)

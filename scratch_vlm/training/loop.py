@@ -37,12 +37,12 @@ from scratch_vlm.training.checkpoint import (
     save_checkpoint,
     sync,
 )
-from scratch_vlm.training.optimizer import EVERYTHING, AdamW
+from scratch_vlm.training.optimizer import ALIKE, EVERYTHING, AdamW
 from scratch_vlm.training.run import RunFolder, RunFolderError
 from scratch_vlm.training.schedule import warmup_cosine
 from scratch_vlm.tree import first_bad, leaves, nbytes, tree_map
 
-COLUMNS = "step,loss,gradient_norm,learning_rate,seconds\n"
+COLUMNS = ("step", "loss", "gradient_norm", "learning_rate", "seconds")
 
 
 class TrainingDiverged(ArithmeticError):
@@ -71,6 +71,8 @@ class TrainConfig:
         Rate after the last step; equal to `peak_rate` for a constant rate.
     weight_decay : float or tuple of (str, float)
         One rate for all weight matrices, or rules for all parameters, see `AdamW`.
+    rate_factors : tuple of (str, float)
+        By what to multiply the learning rate of which parameters, see `AdamW`.
     clip : float or None
         Longest gradient that is followed as it is.
     betas, eps : (float, float) and float
@@ -91,6 +93,7 @@ class TrainConfig:
     warmup: int = 0
     floor_rate: float = 0.0
     weight_decay: float | tuple = 0.1
+    rate_factors: tuple = ALIKE
     clip: float | None = 1.0
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
@@ -170,6 +173,7 @@ def train(
     folder,
     *,
     after_step=None,
+    watch=None,
     identity=None,
     xp=np,
     progress=True,
@@ -195,6 +199,9 @@ def train(
     after_step : callable, optional
         ``after_step(p)`` changes the parameters in place after each step: CLIP clamps its logit
         scale here.
+    watch : callable, optional
+        ``watch(p)`` gives numbers by name to follow, 0-d arrays such as how far gates are open:
+        further columns of the curve, as they are before each step.
     identity : dict, optional
         What else makes this run what it is, such as the model's configuration, as JSON can hold
         it. Resuming with another one is an error, as it is with another `config`.
@@ -238,6 +245,7 @@ def train(
         p,
         trained=config.trained,
         decay=config.weight_decay,
+        factors=config.rate_factors,
         betas=config.betas,
         eps=config.eps,
         clip=config.clip,
@@ -246,6 +254,8 @@ def train(
     if moments:
         optimizer.load_state(moments)
     run.prepare(3 * (nbytes(p) + nbytes(optimizer.state)))
+    watch = watch or (lambda p: {})
+    columns = ",".join([*COLUMNS, *watch(p)]) + "\n"
 
     def save(step):
         bad = first_bad({"p": p, "optimizer": optimizer.state})
@@ -256,7 +266,7 @@ def train(
         save_checkpoint(run.checkpoint, p, optimizer.state, {"step": step, "run": identity})
 
     with (
-        _open_curve(run.curve, start) as curve,
+        _open_curve(run.curve, columns, start) as curve,
         closing(_drawn_ahead(batch, range(start, config.steps))) as batches,
         tqdm(
             batches,
@@ -275,7 +285,8 @@ def train(
 
             loss = add_gradients(forward, backward, arrays, p, g, config.micro_batches)
             norm = optimizer.gradient_norm()
-            loss, norm = to_host(xp.stack([loss, norm])).tolist()  # the one wait for a device
+            numbers = xp.stack([loss, norm, *watch(p).values()])
+            loss, norm, *watched = to_host(numbers).tolist()  # the one wait for a device
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 where = _first_bad(forward, arrays, p, g, config.micro_batches)
                 what = f"the loss is {loss} and the gradient's norm {norm}; {where}"
@@ -285,7 +296,8 @@ def train(
                 after_step(p)
 
             with _writing(curve, run, step):
-                curve.write(f"{step},{loss!r},{norm!r},{rate!r},{perf_counter() - began:.6f}\n")
+                row = f"{step},{loss!r},{norm!r},{rate!r},{perf_counter() - began:.6f}"
+                curve.write(",".join([row, *map(repr, watched)]) + "\n")
                 curve.flush()
             bar.set_postfix(loss=f"{loss:.4f}", rate=f"{rate:.1e}", refresh=False)
             done = step + 1
@@ -393,15 +405,15 @@ def _interrupts():
             signal.signal(number, handler)
 
 
-def _open_curve(path, rows):
+def _open_curve(path, columns, rows):
     # Opened for appending after that many steps; later ones were never saved and come again.
     if not rows:
         curve = path.open("w", encoding="utf-8", newline="")
-        curve.write(COLUMNS)
+        curve.write(columns)
         return curve
     curve = path.open("r+", encoding="utf-8", newline="")
     kept = [curve.readline() for _ in range(rows + 1)]
-    if kept[0] != COLUMNS or not kept[-1].startswith(f"{rows - 1},"):
+    if kept[0] != columns or not kept[-1].startswith(f"{rows - 1},"):
         curve.close()
         raise ValueError(f"{path} is not the curve of this run's first {rows} steps")
     curve.seek(curve.tell())

@@ -8,6 +8,7 @@ from scratch_vlm.backend import namespace, to_device
 from scratch_vlm.tree import ALIGN, arena, by_rule, freeze, leaves, zeros_like
 
 EVERYTHING = ((".*", True),)
+ALIKE = ((".*", 1.0),)
 
 
 class AdamW:
@@ -24,6 +25,9 @@ class AdamW:
     decay : float or iterable of (str, float), default 0.01
         Weight decay: one rate for the parameters that `decays` picks by name, or rules of
         `tree.by_rule` that give every parameter its own.
+    factors : iterable of (str, float), optional
+        Rules of `tree.by_rule` for what to multiply the learning rate with, such as
+        ``[("gated/.*/gate_.*", 10.0), (".*", 1.0)]``. Default 1 for every parameter.
     betas : (float, float), default (0.9, 0.999)
         How much of the two running means a step keeps; each from 0 to below 1.
     eps : float, default 1e-8
@@ -52,7 +56,8 @@ class AdamW:
 
     Notes
     -----
-    With gradient g, rate r, decay d and step number t counted from 1 [1]_, [2]_::
+    With gradient g, rate r (times its factor), decay d and step number t counted from 1 [1]_,
+    [2]_::
 
         m = beta1 m + (1 - beta1) g         mhat = m / (1 - beta1^t)
         v = beta2 v + (1 - beta2) g^2       vhat = v / (1 - beta2^t)
@@ -84,6 +89,7 @@ class AdamW:
         *,
         trained=EVERYTHING,
         decay=0.01,
+        factors=ALIKE,
         betas=(0.9, 0.999),
         eps=1e-8,
         clip=None,
@@ -95,7 +101,8 @@ class AdamW:
             raise ValueError(f"eps must be positive, got {eps}")
         if clip is not None and not clip > 0:
             raise ValueError(f"clip must be positive, or None for no clipping; got {clip}")
-        rates = _decay_rates([name for name, _ in leaves(p)], decay)
+        names = [name for name, _ in leaves(p)]
+        decays_of, factors_of = _decay_rates(names, decay), _rate_factors(names, factors)
         flat_g, self.g = arena(zeros_like(freeze(p, trained)))
         if flat_g.dtype not in ("float32", "float64"):
             raise TypeError(f"parameters must be float32 or float64, got {flat_g.dtype}")
@@ -104,19 +111,21 @@ class AdamW:
         flat_v, self._v = arena(self.g)
         self.betas, self.eps, self.clip, self.steps = betas, eps, clip, 0
 
-        # A leaf starts on a multiple of ALIGN, so every row of ALIGN elements has one decay rate.
+        # A leaf starts on a multiple of ALIGN, so every row of ALIGN elements has one rate.
         vectors = [flat.reshape(-1, ALIGN) for flat in (flat_p, flat_g, flat_m, flat_v)]
-        for name, leaf in leaves(self._m):  # lent for a moment, to learn which rows are whose
-            leaf[...] = rates[name]
-        row_decay = vectors[2][:, :1].copy()
+        of_rows = []
+        for values in (factors_of, decays_of):
+            for name, leaf in leaves(self._m):  # lent for a moment, to learn which rows are whose
+                leaf[...] = values[name]
+            of_rows.append(vectors[2][:, :1].copy())
         flat_m[...] = 0
         self._flat_g = flat_g
-        self._vectors = (*vectors, row_decay)
+        self._vectors = (*vectors, *of_rows)
 
         xp = namespace(flat_p)
         rows = max(1, (chunk or (2**16 if xp is np else 2**22)) // ALIGN)
-        rows = min(rows, len(row_decay))
-        self._chunks = [slice(i, i + rows) for i in range(0, len(row_decay), rows)]
+        rows = min(rows, len(vectors[0]))
+        self._chunks = [slice(i, i + rows) for i in range(0, len(vectors[0]), rows)]
         self._scratch = [xp.empty((rows, ALIGN), flat_p.dtype) for _ in range(2)]
 
     def gradient_norm(self):
@@ -159,7 +168,7 @@ class AdamW:
         rate_over_bias1 = rate / (1 - beta1**self.steps)
         root_over_bias2 = 1 / math.sqrt(1 - beta2**self.steps)
         for rows in self._chunks:
-            p, g, m, v, decay = (vector[rows] for vector in self._vectors)
+            p, g, m, v, factor, decay = (vector[rows] for vector in self._vectors)
             a, b = (scratch[: len(p)] for scratch in self._scratch)
             xp.multiply(g, shorten, out=a)
             g[...] = 0
@@ -174,8 +183,8 @@ class AdamW:
             a *= root_over_bias2
             a += self.eps  # sqrt(vhat) + eps
             xp.divide(m, a, out=b)
-            b *= rate_over_bias1
-            p *= 1 - rate * decay
+            b *= rate_over_bias1 * factor
+            p *= 1 - rate * factor * decay
             p -= b
         return norm
 
@@ -240,3 +249,11 @@ def _decay_rates(names, decay):
         if not 0 <= rate < math.inf:
             raise ValueError(f"weight decay must not be negative, got {rate} for {name}")
     return rates
+
+
+def _rate_factors(names, factors):
+    found = by_rule(names, factors)
+    for name, factor in found.items():
+        if not 0 < factor < math.inf:
+            raise ValueError(f"a factor of the learning rate is positive, got {factor} for {name}")
+    return found

@@ -146,3 +146,21 @@ def test_batches_that_cannot_be_are_refused():
 def test_a_tokenizer_without_the_special_tokens_is_refused():
     with pytest.raises(ValueError, match="'<image>' is none of the"):
         encode_chat(train_bpe(["red"], vocabulary=260), TURNS)
+
+
+def test_turns_that_stand_apart_are_numbered_behind_what_belongs_to_all():
+    chats = [
+        [Turn("what colour is seven", "red", media=2), Turn("what digit is red", "seven")],
+        [Turn("what digit is red", "seven")],
+    ]
+    ids, labels, turns = chat_batch(BPE, chats, placeholders=3, apart=True)
+    plain, plain_labels = chat_batch(BPE, chats, placeholders=3)
+    assert np.array_equal(ids, plain) and np.array_equal(labels, plain_labels)
+    assert turns[0].tolist() == [0] * 7 + [1] * 6 + [2] * 6
+    assert turns[1].tolist() == [0] + [1] * 6 + [-1] * 12
+
+
+def test_images_behind_the_first_of_turns_that_stand_apart_are_refused():
+    chats = [[Turn("red", "red")], [Turn("red", "red", media=1), Turn("red", "red", media=1)]]
+    with pytest.raises(ValueError, match="turns of chat 1 stand apart; only the first can show"):
+        chat_batch(BPE, chats, apart=True)

@@ -290,6 +290,23 @@ def test_a_batch_is_its_texts_one_by_one(style, rule):
         np.testing.assert_allclose(single[0], batch[i], atol=1e-12)
 
 
+@STYLE
+@RULE
+@GATES
+def test_turns_that_stand_apart_are_read_one_by_one(style, rule, gated):
+    config = configure(style, gated, rule)
+    p = make(config)
+    shown, asked = [1, IMAGE, 2, IMAGE], [[2, 3, 4], [5, 6]]
+    ids = np.concatenate([shown, *asked])[None]
+    turns = np.array([[0] * 4 + [1] * 3 + [2] * 2])
+    together = logits_of(ids, IMAGES[:2], p, config, turns=turns)
+    for turn, question in enumerate(asked, start=1):
+        single = logits_of(np.array([shown + question]), IMAGES[:2], p, config)
+        np.testing.assert_allclose(together[turns == turn], single[0, 4:], atol=1e-12)
+        np.testing.assert_allclose(together[0, :4], single[0, :4], atol=1e-12)
+    assert np.abs(together - logits_of(ids, IMAGES[:2], p, config)).max() > 1e-3
+
+
 @RULE
 @pytest.mark.parametrize("kind", CONNECTORS)
 def test_videos_of_different_lengths_are_seen_one_by_one(kind, rule):

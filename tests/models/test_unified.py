@@ -218,6 +218,22 @@ def test_a_batch_is_its_texts_one_by_one(style, order):
         np.testing.assert_allclose(alone[0], batch[i], atol=1e-12)
 
 
+@STYLE
+@ORDER
+def test_turns_that_stand_apart_are_read_one_by_one(style, order):
+    config = configure(style, order)
+    p, image = make(config), IMAGES[:1]
+    shown, asked = [1, *[IMAGE] * 4], [[2, 3, 4], [5, 6], [7, 8, 9, 1]]
+    ids = np.concatenate([shown, *asked])[None]
+    turns = np.array([[0] * 5 + [1] * 3 + [2] * 2 + [3] * 4])
+    together = logits_of(ids, image, p, config, turns=turns)
+    for turn, question in enumerate(asked, start=1):
+        alone = logits_of(np.array([shown + question]), image, p, config)
+        np.testing.assert_allclose(together[turns == turn], alone[0, 5:], atol=1e-12)
+        np.testing.assert_allclose(together[0, :5], alone[0, :5], atol=1e-12)
+    assert np.abs(together - logits_of(ids, image, p, config)).max() > 1e-3
+
+
 @ORDER
 @pytest.mark.parametrize("kind", CONNECTORS)
 def test_videos_of_different_lengths_are_read_one_by_one(kind, order):
@@ -388,6 +404,12 @@ def test_inputs_that_do_not_fit_are_refused():
     for real in (np.ones((1, 14), bool), np.ones((3, 13), bool)):
         with pytest.raises(ValueError, match="must have the shape of ids"):
             logits_of(IDS, IMAGES, p, config, real=real)
+    with pytest.raises(ValueError, match=r"turns \(1, 14\) must have the shape of ids, \(3, 14\)"):
+        logits_of(IDS, IMAGES, p, config, turns=np.zeros((1, 14), int))
+    with pytest.raises(ValueError, match="give real or turns"):
+        logits_of(IDS, IMAGES, p, config, real=IDS > 0, turns=np.zeros_like(IDS))
+    with pytest.raises(TypeError, match="turns must be integers, got dtype float64"):
+        logits_of(IDS, IMAGES, p, config, turns=np.zeros(IDS.shape))
     with pytest.raises(ValueError, match=r"lengths \(2,\) must be one for each of the 3 media"):
         logits_of(IDS, IMAGES, p, config, lengths=np.array([1, 1]))
     with pytest.raises(ValueError, match="lengths"):

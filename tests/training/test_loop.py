@@ -233,7 +233,7 @@ def test_finished_run_without_its_curve_is_refused(tmp_path):
         run(tmp_path, config)
 
 
-def curve_on_a_full_disk(path, rows):
+def curve_on_a_full_disk(path, columns, rows):
     return open("/dev/full", "w")
 
 
@@ -300,6 +300,26 @@ def test_rows_after_the_checkpoint_are_dropped_on_resuming(tmp_path):
         with pytest.raises(RuntimeError, match="stopped"):
             run(tmp_path, batch=stop_at(step))
         assert [row[0] for row in curve(tmp_path)[1:]] == [str(i) for i in range(rows)]
+
+
+def test_what_is_watched_is_a_column_of_the_curve_and_changes_nothing_else(uninterrupted, tmp_path):
+    def watch(p):
+        return {"first": p["fc"]["w"][0, 0], "bias": p["fc"]["b"].sum()}
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        run(tmp_path, batch=stop_at(20), watch=watch)
+    p = run(tmp_path, watch=watch)
+    header, *rows = (row.split(",") for row in (tmp_path / "metrics.csv").read_text().splitlines())
+    assert header[5:] == ["first", "bias"] and len(rows) == 30
+    start = watch(init())
+    assert [float(x) for x in rows[0][5:]] == [float(start["first"]), float(start["bias"])]
+    assert len({row[5] for row in rows}) == 30 and float(rows[-1][5]) != float(p["fc"]["w"][0, 0])
+    assert curve(tmp_path) == curve(uninterrupted)
+    assert weights(tmp_path) == weights(uninterrupted)
+    with pytest.raises(RuntimeError, match="stopped"):
+        run(tmp_path / "other", batch=stop_at(20))
+    with pytest.raises(ValueError, match="not the curve of this run's first 16 steps"):
+        run(tmp_path / "other", watch=watch)
 
 
 def poisoned_batch(step):

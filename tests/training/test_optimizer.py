@@ -99,6 +99,21 @@ def test_rules_give_each_parameter_its_own_decay():
         np.testing.assert_allclose(x, keep * dict(leaves(p))[name], rtol=1e-15, err_msg=name)
 
 
+def test_factors_make_some_parameters_learn_faster():
+    rules = [("log_scale|fc/.*", 3.0), (".*", 1.0)]
+    usual, other = AdamW(draw(0), decay=0.1), AdamW(draw(0), decay=0.1, factors=rules)
+    faster = AdamW(draw(0), decay=0.1)
+    for optimizer, rate in ((usual, 0.1), (other, 0.1), (faster, 0.1 * 3.0)):
+        for step in range(3):
+            fill(optimizer.g, draw([1, step]))
+            optimizer.step(rate)
+    for (name, x), (_, slow), (_, fast) in zip(
+        leaves(other.p), leaves(usual.p), leaves(faster.p), strict=True
+    ):
+        want = fast if name == "log_scale" or name.startswith("fc/") else slow
+        np.testing.assert_allclose(x, want, rtol=1e-13, err_msg=name)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("chunk", [1, 64, 128, 200, 10**9])
 def test_chunks_change_no_bit(dtype, chunk):
@@ -185,6 +200,8 @@ def test_gradient_that_is_not_finite_changes_nothing(bad):
         ({"clip": 0.0}, "clip must be positive"),
         ({"decay": -0.1}, "must not be negative, got -0.1 for tokens/w"),
         ({"decay": [("fc/.*", 0.1)]}, "no rule matches tokens/w"),
+        ({"factors": [("fc/.*", 2.0)]}, "no rule matches tokens/w"),
+        ({"factors": [("fc/b", 0.0), (".*", 1.0)]}, "is positive, got 0.0 for fc/b"),
         ({"trained": [(".*", False)]}, "is every parameter frozen"),
     ],
 )
