@@ -31,6 +31,7 @@ from scratch_vlm.data.scenes import (
 
 ITEMS = (3, 4)  # digits on a board
 TURNS = 6  # questions on each training board
+CAPTION = "describe the board"
 NOTHING = "none"  # what is in an empty cell
 SIDES = {"left of": (0, -1), "right of": (0, 1), "above": (-1, 0), "below": (1, 0)}
 SIDE_NAMES = tuple(SIDES)
@@ -235,7 +236,7 @@ def questions(board):
         for side, other in NEIGHBOURS[cell]:
             if other in found:
                 asked.append(_for_relation(side, item.digit, found[other].digit))
-    asked.append(Question("caption", "describe the board", describe(board)))
+    asked.append(Question("caption", CAPTION, describe(board)))
     return asked
 
 
@@ -433,6 +434,49 @@ def question_only_answers(questions, *, count=5000, seed=7):
     """
     answers = _frequent_answers(count, seed)
     return [answers.get(q.text) or answers[q.kind.removesuffix("_heldout")] for q in questions]
+
+
+def image_only_shares(boards):
+    """Measure how often one can be right who sees a board perfectly but is not told the question.
+
+    Parameters
+    ----------
+    boards : sequence of Board
+        What is seen. Of the question only its kind is known, and not whether a relation is held
+        out.
+
+    Returns
+    -------
+    dict of str to float
+        For each of ``KINDS`` the share of right answers, if the answer to most questions of that
+        kind is given on each board.
+
+    Raises
+    ------
+    ValueError
+        If there are no boards.
+
+    Examples
+    --------
+    >>> board = Board((Item(0, 7), Item(2, 3), Item(1, 0)), (0, 1, 8))
+    >>> round(image_only_shares([board])["colour"], 3)
+    0.333
+    """
+    if not boards:
+        raise ValueError("there are no boards to look at")
+    shares = dict.fromkeys(KINDS, 0.0)
+    for board in boards:
+        groups = _groups(board)
+        of_relation = groups["relation", False] + groups["relation_heldout", False]
+        groups["relation", False] = groups["relation_heldout", False] = of_relation
+        for kind in KINDS:
+            likely = Counter()
+            for empty, share in ((False, OCCUPIED), (True, 1 - OCCUPIED)):
+                asked = groups[kind, empty]
+                for question in asked:
+                    likely[question.answer] += (share if kind == "position" else 1.0) / len(asked)
+            shares[kind] += max(likely.values()) / len(boards)
+    return shares
 
 
 def copied_answers(images, questions, *, count=5000, seed=7):

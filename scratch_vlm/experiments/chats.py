@@ -142,7 +142,9 @@ def _unseen(rng, count, turns):
     return asked
 
 
-def train_fusion(folder, model, batch, config, *, clip, lm, identity, xp=np, progress=True):
+def train_fusion(
+    folder, model, batch, config, *, clip, lm, identity, watch=None, xp=np, progress=True
+):
     """Train a vision language model to answer questions that do not see each other's answers.
 
     Parameters
@@ -161,6 +163,8 @@ def train_fusion(folder, model, batch, config, *, clip, lm, identity, xp=np, pro
         model.
     identity : dict
         What else makes this run what it is.
+    watch : callable, optional
+        Numbers to follow in the curve, see `train`.
     xp : module, default numpy
         Where to compute.
     progress : bool, default True
@@ -189,6 +193,7 @@ def train_fusion(folder, model, batch, config, *, clip, lm, identity, xp=np, pro
         rows,
         config,
         folder,
+        watch=watch,
         identity=identity,
         xp=xp,
         progress=progress,
@@ -279,3 +284,31 @@ def accuracy(said, questions):
         The share that is equal.
     """
     return float(np.mean([a == q.answer for a, q in zip(said, questions, strict=True)]))
+
+
+def word_accuracy(said, questions):
+    """Compare answers of several words with the right ones, word by word.
+
+    Parameters
+    ----------
+    said : sequence of str
+        Answers.
+    questions : sequence of Question
+        With the right ones.
+
+    Returns
+    -------
+    float
+        The mean share of words that stand where they should, of those of the longer of the two.
+
+    Examples
+    --------
+    >>> from scratch_vlm.data.clips import Question
+    >>> word_accuracy(["red seven top-left"], [Question("caption", "", "red one top-left")])
+    0.6666666666666666
+    """
+    shares = []
+    for text, question in zip(said, questions, strict=True):
+        words, right = text.split(), question.answer.split()
+        shares.append(sum(map(str.__eq__, words, right)) / max(len(words), len(right)))
+    return float(np.mean(shares))

@@ -20,6 +20,7 @@ from scratch_vlm.data.boards import (
     describe,
     draw_boards,
     evaluation_boards,
+    image_only_shares,
     paint_boards,
     question_only_answers,
     questions,
@@ -354,6 +355,24 @@ def test_looking_at_the_nearest_board_helps_and_language_alone_hardly():
     assert copied["position"] > blind["position"] + 0.2
     assert copied["colour"] > blind["colour"] > CHANCE["colour"]
     assert copied["relation_heldout"] == blind["relation_heldout"]  # no memory was told these
+
+
+def test_who_sees_everything_but_not_the_question_gives_the_likeliest_answer():
+    # Six at the top left, three to its right, zero at the bottom right.
+    board = Board((Item(0, 6), Item(2, 3), Item(1, 0)), (0, 1, 8))
+    shares = image_only_shares([board])
+    assert shares["colour"] == shares["digit"] == pytest.approx(1 / 3)
+    assert shares["position"] == pytest.approx(0.2)  # "none"; each of six words is asked for less
+    assert shares["relation"] == shares["relation_heldout"] == pytest.approx(1 / 2)
+
+    shares = image_only_shares(EVALUATED.boards)
+    for kind, asked in EVALUATED.questions.items():
+        word = kind in ("digit", "relation", "relation_heldout")
+        first = [str(board.items[0]).split()[word] for board in EVALUATED.boards]
+        assert CHANCE[kind] < shares[kind] < 0.6
+        assert accuracy(first, asked) < shares[kind] + 0.05  # one rule, and not the best
+    with pytest.raises(ValueError, match="no boards"):
+        image_only_shares([])
 
 
 def test_baselines_do_not_read_the_answers():
