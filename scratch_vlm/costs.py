@@ -172,7 +172,7 @@ def self_attention_cost(block, tokens, *, past=0):
     )
 
 
-def cross_attention_cost(block, tokens, answers, source_width, *, head_width=None):
+def cross_attention_cost(block, tokens, answers, source_width, *, head_width=None, kept=False):
     """Cost of multi-head attention of one sequence to another.
 
     Parameters
@@ -185,6 +185,8 @@ def cross_attention_cost(block, tokens, answers, source_width, *, head_width=Non
         E, channels of those that answer.
     head_width : int, optional
         K. Default D / A.
+    kept : bool, default False
+        Whether keys and values are there from before, as in generation.
 
     Returns
     -------
@@ -194,7 +196,7 @@ def cross_attention_cost(block, tokens, answers, source_width, *, head_width=Non
     inside, keys_values = block.heads * k, 2 * _kv_heads(block) * k
     return (
         linear_cost(block.width, inside, tokens, bias=block.bias)
-        + linear_cost(source_width, keys_values, answers, bias=block.bias)
+        + linear_cost(source_width, keys_values, 0 if kept else answers, bias=block.bias)
         + Cost(activations=answers * keys_values)
         + attend_cost(block.heads, k, tokens, answers)
         + linear_cost(inside, block.width, tokens, bias=block.bias)
@@ -281,7 +283,7 @@ def cross_block_cost(block, latents, inputs, source_width, *, head_width=None, w
     )
 
 
-def gated_block_cost(config, tokens, answers):
+def gated_block_cost(config, tokens, answers, *, kept=False):
     """Cost of a gated cross-attention block.
 
     Parameters
@@ -290,6 +292,8 @@ def gated_block_cost(config, tokens, answers):
         The kind of block.
     tokens, answers : int
         T of the text, and S visual tokens.
+    kept : bool, default False
+        Whether keys and values are there from before, as in generation.
 
     Returns
     -------
@@ -304,7 +308,7 @@ def gated_block_cost(config, tokens, answers):
     k = block.width // block.heads if config.head_width is None else config.head_width
     cost = (
         2 * norm_cost(block.norm, block.width, tokens)
-        + cross_attention_cost(block, tokens, answers, config.source, head_width=k)
+        + cross_attention_cost(block, tokens, answers, config.source, head_width=k, kept=kept)
         + mlp_cost(block, tokens)
         + 2 * _dropout_cost(block, tokens)
         + 2 * Cost(math.prod(config.gate_shape), activations=tokens * block.width)
@@ -662,7 +666,7 @@ def sight_cost(config, *, frames=1):
     return cost + Cost(activations=frames * left_out * tower.outputs)
 
 
-def unified_cost(config, *, tokens, media=1, frames=1):
+def unified_cost(config, *, tokens, media=1, frames=1, past=0):
     """Cost of a vision language model with visual tokens among the words, of one text.
 
     Parameters
@@ -673,16 +677,18 @@ def unified_cost(config, *, tokens, media=1, frames=1):
         T, of which ``media * config.sight.tokens(frames)`` are visual.
     media, frames : int, default 1
         Images or videos in the text, and the frames of each.
+    past : int, default 0
+        Tokens in the cache, the visual ones among them, as for `language_model_cost`.
 
     Returns
     -------
     Cost
     """
-    seeing = sight_cost(config.sight, frames=frames).run(media)
-    return seeing + language_model_cost(config.lm, tokens=tokens)
+    seeing = sight_cost(config.sight, frames=frames).run(0 if past else media)
+    return seeing + language_model_cost(config.lm, tokens=tokens, past=past)
 
 
-def cross_modal_cost(config, *, tokens, media=1, frames=1):
+def cross_modal_cost(config, *, tokens, media=1, frames=1, past=0):
     """Cost of a vision language model whose words look at images, of one text.
 
     Parameters
@@ -693,6 +699,9 @@ def cross_modal_cost(config, *, tokens, media=1, frames=1):
         T, one for each image or video among them.
     media, frames : int, default 1
         Images or videos of the text, and the frames of each.
+    past : int, default 0
+        Tokens in the cache, as for `language_model_cost`; the keys and values of the visual
+        tokens are kept beside it.
 
     Returns
     -------
@@ -703,13 +712,33 @@ def cross_modal_cost(config, *, tokens, media=1, frames=1):
     All gated blocks read the same visual tokens, which are kept once.
     """
     count, answers = len(config.places), media * config.sight.tokens(frames)
-    again = (count - 1) * answers * config.gated.source
-    return (
-        sight_cost(config.sight, frames=frames).run(media)
-        + language_model_cost(config.lm, tokens=tokens)
-        + count * gated_block_cost(config.gated, tokens, answers)
-        + Cost(activations=-again)
+    looking = count * gated_block_cost(config.gated, tokens, answers, kept=past > 0)
+    cost = (
+        sight_cost(config.sight, frames=frames).run(0 if past else media)
+        + language_model_cost(config.lm, tokens=tokens, past=past)
+        + looking
     )
+    if past:
+        return replace(cost, backward_flops=0, activations=0)
+    return cost + Cost(activations=-(count - 1) * answers * config.gated.source)
+
+
+def seen_cache_numbers(config):
+    """Numbers that each visual token leaves in the gated blocks while a text is written.
+
+    Parameters
+    ----------
+    config : CrossModalConfig
+        The model.
+
+    Returns
+    -------
+    int
+        2 G K for each gated block.
+    """
+    block, gated = config.gated.block, config.gated
+    k = block.width // block.heads if gated.head_width is None else gated.head_width
+    return 2 * len(config.places) * _kv_heads(block) * k
 
 
 def _dropout_cost(block, tokens):  # what is kept and what is not

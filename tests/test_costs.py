@@ -11,6 +11,7 @@ from scratch_vlm import costs
 from scratch_vlm.backend import rows
 from scratch_vlm.cases import Sizes, make_case
 from scratch_vlm.costs import Cost
+from scratch_vlm.inference.answer import answer
 from scratch_vlm.inference.generate import generate
 from scratch_vlm.layers import attention, connector, embedding, gated, linear, norm, resampler
 from scratch_vlm.layers.block import BlockConfig
@@ -387,6 +388,44 @@ def test_a_new_token_costs_a_constant_and_a_share_of_what_it_reads(seed):
     ]
     assert steps.tolist() == expected
     assert (np.diff(steps) == 4 * config.depth * config.block.width).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("kind", ["unified", "cross_modal"])
+def test_a_new_token_does_not_look_at_images_again(seed, kind, media=2):
+    sight, language = sight_and_language(seed)
+    if kind == "unified":
+        config = unified.UnifiedConfig(sight, language, image=1)
+        p, cost, places = unified.unified_init(dice(), config), costs.unified_cost, sight.tokens()
+    else:
+        block = replace(config_of("layers.gated.gated_block", seed), source=SIZES.D)
+        config = cross_modal.CrossModalConfig(sight, language, block, (0, 1), image=1)
+        p, cost, places = cross_modal.cross_modal_init(dice(), config), costs.cross_modal_cost, 1
+    prompt, marks = [0, *[1] * (places * media), 2], []
+    with pytest.MonkeyPatch.context() as patch:
+        counting(patch)
+        images = media_of(config, 1, media, 1)
+        answer([prompt], images, p, config, new=9, on_token=lambda *_: marks.append(Counted.flops))
+    expected = [
+        cost(config, tokens=1, media=media, past=past)
+        for past in range(len(prompt), len(prompt) + 8)
+    ]
+    assert np.diff(marks).tolist() == [one.flops for one in expected]
+    whole = cost(config, tokens=len(prompt), media=media)
+    assert {one.parameters for one in expected} == {whole.parameters}
+    assert not any(one.backward_flops or one.activations for one in expected)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_visual_tokens_leave_in_gated_blocks_what_the_formula_says(seed):
+    sight, language = sight_and_language(seed)
+    block = replace(config_of("layers.gated.gated_block", seed), source=SIZES.D)
+    config = cross_modal.CrossModalConfig(sight, language, block, (0, 1), image=1)
+    p, kept = cross_modal.cross_modal_init(dice(), config), {"0": {}, "1": {}}
+    x, z = normal(2, 3, SIZES.D), normal(2, 5, SIZES.D)
+    cross_modal.cross_trunk_forward(x, z, p, config=config, kept=kept)
+    numbers = sum(x.size for block in kept.values() for x in block.values())
+    assert numbers == 2 * 5 * costs.seen_cache_numbers(config)
 
 
 @pytest.mark.parametrize("seed", range(4))
