@@ -8,13 +8,22 @@ from pathlib import Path
 
 import scratch_vlm
 
-EXPERIMENTS = {"vit": "digits", "clip": "scenes", "lm": "language", "perceiver": "perceiver"}
+EXPERIMENTS = {  # module of experiments, and whether it starts from a trained CLIP and lm
+    "vit": ("digits", False),
+    "clip": ("scenes", False),
+    "lm": ("language", False),
+    "perceiver": ("perceiver", False),
+    "vqa": ("vqa", True),
+    "video": ("motion", True),
+    "shots": ("shots", True),
+}
 
 DESCRIPTION = """\
 Vision language models from scratch: every forward with its backward, no autograd.
 
 Start with
   scratch-vlm demo            train a ViT and a CLIP on real handwriting, classify zero-shot (2 min)
+  scratch-vlm compare         train two vision language models, and ask them (20 min)
   scratch-vlm gradcheck       check the gradient of every layer and model to machine precision
   scratch-vlm info            what is installed here, and whether a GPU can be used
 """
@@ -44,15 +53,42 @@ same numbers to the last bit.
 """
 
 TRAIN = """\
-Train one model and measure it on validation data: the demo's ViT and CLIP or a Perceiver on
-handwriting, or a language model on captions.
+Train one model and measure it on validation data.
+
+  vit         names single handwritten digits
+  clip        matches scenes of two coloured digits with captions
+  lm          a language model of such captions: --style gpt or llama
+  perceiver   reads a digit as an array of 64 pixels
+  vqa         answers questions on boards of digits: --arm unified or cross_modal
+  video       says which way digits move in clips: --arm clips, or one that cannot know
+  shots       learns from examples in the prompt
 
   scratch-vlm train vit --steps 500 --seed 1
-  scratch-vlm train clip --seed 3 --out runs/clip-3
-  scratch-vlm train perceiver
   scratch-vlm train lm --style llama
+  scratch-vlm train vqa --arm cross_modal --connector resampler
+  scratch-vlm train video --out runs/films
 
-An interrupted training goes on when the same command is given again.
+The last three start from a CLIP and a language model, which are trained first, under --base, where
+they are not there yet. An interrupted training goes on when the same command is given again.
+"""
+
+COMPARE = """\
+Train both ways to give a language model eyes on the same data, and put them side by side: visual
+tokens among its words (unified embedding, as in LLaVA), and words that look at the image from
+inside (cross-modality attention, as in Flamingo).
+
+  scratch-vlm compare                    everything, about 20 minutes on two cores
+  scratch-vlm compare --quick            a taste: the whole report of models that know little
+  scratch-vlm compare --seed 1 --out runs/compare-1
+
+It trains a CLIP and a language model, both fusions from them, gates that start closed, models of
+videos, and one that learns from examples in the prompt. It writes a folder:
+
+  report.html     accuracy by kind of question, where words look, gates, clips, what it costs
+  metrics.json    the results
+  unified/ ...    each model, for scratch-vlm ask and caption
+
+Press Ctrl-C at any time: the same command goes on, and ends with the same numbers.
 """
 
 GRADCHECK = """\
@@ -199,13 +235,30 @@ def _parser():
         _train,
         "train one model",
         TRAIN,
-        "folder to write (default runs/MODEL-SEED, for lm runs/lm-STYLE-SEED)",
+        "folder to write (default runs/MODEL-SEED, with the style, arm or connector in between)",
     )
     train.add_argument("model", choices=tuple(EXPERIMENTS), help="which model")
     train.add_argument("--steps", type=_at_least(1), default=None, help="training steps")
     train.add_argument(
         "--style", choices=("gpt", "llama"), help="kind of language model (default gpt)"
     )
+    train.add_argument("--arm", help="for vqa and video (default unified, clips)")
+    train.add_argument("--connector", help="for vqa: linear, mlp, pixel_shuffle or resampler")
+    train.add_argument(
+        "--base",
+        type=Path,
+        metavar="DIR",
+        help="folder of the CLIP and language model to start from (default runs/base-SEED)",
+    )
+
+    compare = command(
+        "compare",
+        _compare,
+        "train both fusions of vision and language, and compare them",
+        COMPARE,
+        "folder to write (default runs/compare-SEED)",
+    )
+    compare.add_argument("--quick", action="store_true", help="a taste, in two minutes")
 
     check = command(
         "gradcheck",
@@ -304,17 +357,50 @@ def _train(options):
     from scratch_vlm.training.run import RunFolder, write_metrics
     from scratch_vlm.viz.table import results_table
 
-    if options.style and options.model != "lm":
-        raise ValueError(f"--style is for the language model lm; {options.model} has none")
-    style = {"style": options.style or "gpt"} if options.model == "lm" else {}
+    module, sees = EXPERIMENTS[options.model]
+    experiment = importlib.import_module(f"scratch_vlm.experiments.{module}")
+    style = _style(options)
     name = "-".join([options.model, *style.values()])
-    experiment = importlib.import_module(f"scratch_vlm.experiments.{EXPERIMENTS[options.model]}")
     out = options.out or Path("runs") / f"{name}-{options.seed}"
-    xp = load(options.backend)
-    p = experiment.train_model(out, seed=options.seed, steps=options.steps, xp=xp, **style)
-    metrics = {name: experiment.measure(p, "val", **style)}
+    how = {"seed": options.seed, "xp": load(options.backend)}
+    start = {}
+    if sees:
+        from scratch_vlm.experiments.stages import train_stages
+
+        base = options.base or Path("runs") / f"base-{options.seed}"
+        start = train_stages(base, ("clip", "lm"), **how)
+    p = experiment.train_model(out, steps=options.steps, **how, **start, **style)
+    metrics = {name: experiment.measure(p, name="val", **style)}
     write_metrics(RunFolder(out).metrics, metrics)
     print(results_table(metrics))
+    return 0
+
+
+STYLES = {  # options of single models, with their defaults
+    "lm": {"style": "gpt"},
+    "vqa": {"arm": "unified", "connector": "mlp"},
+    "video": {"arm": "clips"},
+}
+
+
+def _style(options):
+    wanted = STYLES.get(options.model, {})
+    for name in ("style", "arm", "connector"):
+        if getattr(options, name) and name not in wanted:
+            users = " and ".join(model for model, names in STYLES.items() if name in names)
+            raise ValueError(f"--{name} is for {users}; {options.model} has none")
+    if options.base and not EXPERIMENTS[options.model][1]:
+        raise ValueError(f"--base is for what starts from other models; {options.model} does not")
+    return {name: getattr(options, name) or default for name, default in wanted.items()}
+
+
+def _compare(options):
+    from scratch_vlm.backend import load
+    from scratch_vlm.experiments.compare import run_compare
+
+    name = f"compare-quick-{options.seed}" if options.quick else f"compare-{options.seed}"
+    out = options.out or Path("runs") / name
+    run_compare(out, seed=options.seed, quick=options.quick, xp=load(options.backend))
     return 0
 
 

@@ -56,7 +56,7 @@ def tokenizer():
     BPE
         The same each time; every word is one token.
     """
-    asked = _unseen(np.random.default_rng(0), 1000, turns=None)
+    asked = unseen_questions(np.random.default_rng(0), 1000, turns=None)
     texts = [f" {text}" for every in asked for q in every for text in (q.text, q.answer)]
     return train_bpe(texts, vocabulary=VOCABULARY, specials=CHAT_SPECIALS, split="spaces")
 
@@ -82,6 +82,26 @@ def language():
     )
 
 
+def settings(seed=0, steps=None):
+    """Say what tells one training of the language model from another.
+
+    Parameters
+    ----------
+    seed : int, default 0
+        Of weights and batches.
+    steps : int, optional
+        Training steps; default 400.
+
+    Returns
+    -------
+    config : TrainConfig
+        How to train.
+    identity : dict
+        The rest: the model.
+    """
+    return TRAINING.for_run(seed, steps), {"model": asdict(language())}
+
+
 def train_language(folder, *, seed=0, steps=None, xp=np, progress=True):
     """Train the language model on conversations whose images it does not see.
 
@@ -105,11 +125,11 @@ def train_language(folder, *, seed=0, steps=None, xp=np, progress=True):
     dict
         Its parameters.
     """
-    config, model = TRAINING.for_run(seed, steps), language()
+    (config, identity), model = settings(seed, steps), language()
 
     def batch(step):
         rng = np.random.default_rng([seed, step])
-        asked = _unseen(rng, config.batch_size, turns=boards.TURNS)
+        asked = unseen_questions(rng, config.batch_size, turns=boards.TURNS)
         ids, _ = chat_batch(tokenizer(), conversations(asked, media=0))
         return ids, np.where(ids == PAD, IGNORE, ids)
 
@@ -120,7 +140,7 @@ def train_language(folder, *, seed=0, steps=None, xp=np, progress=True):
         batch,
         config,
         folder,
-        identity={"model": asdict(model)},
+        identity=identity,
         xp=xp,
         progress=progress,
     )
@@ -128,8 +148,23 @@ def train_language(folder, *, seed=0, steps=None, xp=np, progress=True):
     return p
 
 
-def _unseen(rng, count, turns):
-    # What may be asked about boards and, by turns, about clips that nobody paints.
+def unseen_questions(rng, count, turns):
+    """Ask what may be asked about boards and, by turns, about clips that nobody paints.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws them.
+    count : int
+        Conversations.
+    turns : int or None
+        Questions of each; None for all that there are.
+
+    Returns
+    -------
+    list of list of Question
+        Without those that are held out from training.
+    """
     sources, asked = (boards.draw_boards(rng), clips.draw_clips(rng)), []
     for i in range(count):
         shown = next(sources[i % 2])

@@ -1,6 +1,5 @@
-"""The demo: train both models, measure them once on the test forms, and write a report."""
+"""The demo: train every kind of model, measure each once on the test forms, and write a report."""
 
-import csv
 import time
 from functools import partial
 
@@ -10,15 +9,26 @@ import scratch_vlm
 from scratch_vlm.backend import namespace, to_device, to_host
 from scratch_vlm.data.digits import load_digits, nearest_neighbour, split
 from scratch_vlm.data.scenes import DIGIT_NAMES, evaluation_set
-from scratch_vlm.experiments import digits, scenes
+from scratch_vlm.experiments import compare, digits, scenes, vlm_report
+from scratch_vlm.experiments.stages import train_stages
 from scratch_vlm.models.clip import encode_images_forward
 from scratch_vlm.ops.attend import attention_weights
 from scratch_vlm.ops.losses import chance_loss
-from scratch_vlm.training.loop import check_run
 from scratch_vlm.training.run import RunFolder, write_metrics
 from scratch_vlm.viz.table import results_table
 
-QUICK_STEPS = {"vit": 200, "clip": 300}
+NAMES = ("vit", "clip", "lm", *compare.FUSIONS, "video", "shots")
+STEPS = {"unified": 700, "cross_modal": 700, "video": 900, "shots": 400}  # the others are whole
+QUICK_STEPS = {
+    "vit": 200,
+    "clip": 300,
+    "lm": 60,
+    "unified": 80,
+    "cross_modal": 80,
+    "video": 60,
+    "shots": 60,
+}
+PLACES = {"clip": "."}  # its curve and checkpoint stand in the demo's own folder
 SHOWN = 8  # scenes in the similarity matrix and captions in the retrieval figure
 
 
@@ -50,61 +60,59 @@ def run_demo(folder, *, seed=0, quick=False, xp=np, progress=True):
     """
     started = time.perf_counter()
     run = RunFolder(folder)
-    vit_run = RunFolder(run.path / "vit")
     run.prepare()
-    steps = QUICK_STEPS if quick else {"vit": None, "clip": None}
-    check_run(vit_run.path, *digits.settings(seed, steps["vit"]), root=run.path)
-    check_run(run.path, *scenes.settings(seed, steps["clip"]))
-    options = {"seed": seed, "xp": xp, "progress": progress}
-
-    print("1/3  a ViT learns to name single digits")
-    vit = digits.train_model(vit_run.path, steps=steps["vit"], **options)
-    print("2/3  a CLIP learns which caption describes which scene")
-    clip = scenes.train_model(run.path, steps=steps["clip"], **options)
-    print("3/3  both are measured on forms that neither has seen")
-    metrics = {"vit": digits.measure(vit, "test"), "clip": scenes.measure(clip, "test")}
-
+    steps = QUICK_STEPS if quick else STEPS
+    options = {"seed": seed, "steps": steps, "xp": xp, "progress": progress}
+    trained = train_stages(run.path, NAMES, places=PLACES, **options)
+    print("all are measured on forms that none has seen")
+    metrics = {
+        "vit": digits.measure(trained["vit"], "test"),
+        "clip": scenes.measure(trained["clip"], "test"),
+        **compare.measure(trained, "test"),
+    }
     print(f"\n{results_table(metrics)}\n")
     print("value: on the test forms, 12 and 13. chance: guessing. baseline: the nearest training")
     print(
-        "sample in pixels. The test has 252 digits and 512 scenes: differences of 0.03 are noise."
+        "sample in pixels; question only, image only: the best that can be said from one of them."
     )
-    curves = {"vit": _read_curve(vit_run.curve), "clip": _read_curve(run.curve)}
+    print("The test has 252 digits and 512 scenes, boards or clips: differences of 0.03 are noise.")
+    curves = {name: RunFolder(run.path / PLACES.get(name, name)).read_curve() for name in NAMES}
     facts = {
         "seed": str(seed),
-        "training": f"ViT {len(curves['vit']['loss'])} steps, CLIP {len(curves['clip']['loss'])} "
-        "steps, batches of 128" + (" (--quick)" if quick else ""),
+        "training": ", ".join(f"{name} {len(curves[name]['loss'])} steps" for name in NAMES)
+        + (" (--quick)" if quick else ""),
         "handwriting": "training forms 0 to 9, test forms 12 and 13; tuned on forms 10 and 11",
         "backend": f"{xp.__name__} {xp.__version__}",
         "scratch_vlm": scratch_vlm.__version__,
     }
-    write_report(run.report, vit, clip, metrics, curves, facts)
-    trained = sum(float(sum(curve["seconds"])) for curve in curves.values())
-    timing = {"training": trained, "this_call": time.perf_counter() - started}
+    write_report(run.report, trained, metrics, curves, facts)
+    seconds = sum(float(curve["seconds"].sum()) for curve in curves.values())
+    timing = {"training": seconds, "this_call": time.perf_counter() - started}
     write_metrics(run.metrics, {**metrics, "seed": seed, "seconds": timing})
     print(f"\nlook at {run.report}  ({timing['this_call']:.0f} s)")
     return metrics
 
 
-def write_report(path, vit, clip, metrics, curves, facts):
+def write_report(path, trained, metrics, curves, facts):
     """Write the page with everything to look at.
 
     Parameters
     ----------
     path : path
         The HTML file.
-    vit, clip : dict
-        Trained parameters.
+    trained : dict
+        Parameters by stage.
     metrics : dict
         Nested results.
     curves : dict
-        Of ``"vit"`` and ``"clip"``, each with the columns of its ``metrics.csv``.
+        Columns of ``metrics.csv`` by stage.
     facts : dict of str to str
         What to say about the run.
     """
     from scratch_vlm.viz import figures  # matplotlib takes half a second to import
     from scratch_vlm.viz.report import Report
 
+    vit, clip = trained["vit"], trained["clip"]
     test = evaluation_set("test", 128)
     captions = [scene.caption for scene in test.scenes]
     similarity = (
@@ -112,9 +120,10 @@ def write_report(path, vit, clip, metrics, curves, facts):
     )
 
     report = Report(
-        "CLIP on real handwriting",
-        "A Vision Transformer and a CLIP, written in NumPy with explicit gradients, trained on "
-        "digits from ten collection forms and tested on the handwriting of two others.",
+        "Vision language models on real handwriting",
+        "A Vision Transformer, a CLIP, and language models that see images and videos, written in "
+        "NumPy with explicit gradients, trained on digits from ten collection forms and tested on "
+        "the handwriting of two others.",
     )
     report.table(
         metrics,
@@ -250,6 +259,10 @@ def write_report(path, vit, clip, metrics, curves, facts):
         "Test digits that the ViT takes for others.",
         "A gallery of misread digits",
     )
+    vlm_report.image_sections(report, trained, compare.FUSIONS)
+    vlm_report.caption_section(report, trained, compare.FUSIONS)
+    vlm_report.video_section(report, {"clips": trained["video"]})
+    vlm_report.shots_section(report, trained["shots"], metrics["few_shot"])
     report.write(path)
 
 
@@ -295,9 +308,3 @@ def _leakage():
         f"the nearest neighbour in pixels is right {shares[0]:.3f} of the time if digits of one "
         f"form fall on both sides of a random cut, and {shares[1]:.3f} if whole forms are held out."
     )
-
-
-def _read_curve(path):
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}

@@ -13,7 +13,7 @@ import numpy as np
 from scratch_vlm.data import clips
 from scratch_vlm.data.chat import IMAGE
 from scratch_vlm.data.digits import split
-from scratch_vlm.data.scenes import SIZE, DigitPool
+from scratch_vlm.data.scenes import COLOUR_NAMES, DIGIT_NAMES, SIZE, DigitPool
 from scratch_vlm.experiments import scenes
 from scratch_vlm.experiments.chats import (
     BLOCK,
@@ -34,10 +34,19 @@ from scratch_vlm.training.loop import TrainConfig
 ARMS = ("clips", "one_frame", "no_time_embedding")
 FRAMES = (3, 8)  # fewest and most of a training clip
 LONGER = 12  # of clips longer than any in training
+LENGTHS = (3, 5, 8)  # of clips to measure on
 LATENTS = 8
 EASY = 0.4  # share of the steps with clips that do not wrap around
+EASY_FRAMES = (3, 4)  # fewest and most of those
 TORUS = 0.8  # share of the clips that do, from then on
-PLACES = 4  # questions on each clip for where something is in a frame
+PLACES = 6  # questions on each clip for where something is in a frame,
+WITHIN = 3  # one of the first: what is asked of each frame is asked more often then
+CHANCE = {  # of guessing along the known axis, or evenly; in the order of the questions on a clip
+    "direction": 1 / 2,
+    "colour": 1 / len(COLOUR_NAMES),
+    "which_digit": 1 / len(DIGIT_NAMES),
+    "digit": 1 / len(DIGIT_NAMES),
+}
 TRAINING = TrainConfig(
     steps=1500,
     batch_size=32,
@@ -134,13 +143,16 @@ def train_model(folder, arm="clips", *, clip, lm, seed=0, steps=None, xp=np, pro
 
     def batch(step):
         rng = np.random.default_rng([seed, step])
+        easy = step < EASY * config.steps
+        shortest, longest = EASY_FRAMES if easy else FRAMES
         frames, asked = clips.training_clips(
             rng,
             config.batch_size,
             pool,
-            int(rng.integers(FRAMES[0], FRAMES[1] + 1)),
-            torus=0.0 if step < EASY * config.steps else TORUS,
+            int(rng.integers(shortest, longest + 1)),
+            torus=0.0 if easy else TORUS,
             places=0 if arm == "one_frame" else PLACES,
+            within=WITHIN,
             warp=scenes.WARP,
         )
         return shown(frames, arm), asked
@@ -193,7 +205,7 @@ def shown(frames, arm):
     return scenes.prepare(frames)
 
 
-def measure(p, arm, name, frames, *, count=512):
+def measure(p, arm, name, *, lengths=LENGTHS, count=512):
     """Measure a model on clips on the torus, in handwriting that it was not trained on.
 
     Parameters
@@ -204,21 +216,24 @@ def measure(p, arm, name, frames, *, count=512):
         What the model is shown.
     name : {"val", "test"}
         Which forms.
-    frames : int
-        F, frames of each clip.
+    lengths : sequence of int, default (3, 5, 8)
+        Frames of the clips; results are means over them.
     count : int, default 512
-        Clips.
+        Clips of each length.
 
     Returns
     -------
-    dict of str to float
-        Accuracy for each kind of question but that for places.
+    dict
+        ``direction``, ``colour``, ``which_digit`` and ``digit``: accuracy for each kind of
+        question but that for places, beside chance.
     """
-    test = clips.evaluation_clips(name, count, frames)
-    media = shown(test.frames, arm)
-    shares = {}
-    for i, kind in enumerate(("direction", "colour", "which_digit", "digit")):
-        asked = [every[i] for every in test.questions]
-        said = answers(p, model_of(arm), media, [q.text for q in asked])
-        shares[kind] = accuracy(said, asked)
-    return shares
+    model, metrics = model_of(arm), {}
+    tests = [clips.evaluation_clips(name, count, frames) for frames in lengths]
+    for i, (kind, chance) in enumerate(CHANCE.items()):
+        shares = []
+        for test in tests:
+            asked = [every[i] for every in test.questions]
+            said = answers(p, model, shown(test.frames, arm), [q.text for q in asked])
+            shares.append(accuracy(said, asked))
+        metrics[kind] = {"value": float(np.mean(shares)), "chance": chance}
+    return metrics

@@ -57,6 +57,7 @@ TRAINING = TrainConfig(
 )
 # What takes two steps of thought, finding a digit and looking beside it, is asked most.
 SHARES = {"colour": 0.1, "digit": 0.1, "position": 0.2, "relation": 0.5, "caption": 0.1}
+CAPTION_TOKENS = 3 * max(ITEMS) + 1  # at most: three words for each digit, and the end
 FASTER = 10.0  # by what the gates' learning rate is multiplied, where it is
 ARMS = {  # tanh(alpha) that gates start with, and whether they learn faster
     "unified": (None, False),
@@ -291,8 +292,8 @@ def measure_captions(p, arm, name, *, count=512, connector="mlp"):
     test = evaluation_boards(name, count)
     media = scenes.prepare(test.images)[:, None]
     asked = [Question("caption", CAPTION, describe(board)) for board in test.boards]
-    new = 3 * max(ITEMS) + 1  # words, and the end
-    said = answers(p, model_of(arm, connector), media, [q.text for q in asked], new=new)
+    texts = [q.text for q in asked]
+    said = answers(p, model_of(arm, connector), media, texts, new=CAPTION_TOKENS)
     copied = copied_answers(test.images, asked)
     return {
         "exact": {"value": accuracy(said, asked), "baseline": accuracy(copied, asked)},

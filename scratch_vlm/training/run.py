@@ -1,5 +1,6 @@
 """The folder that one run writes into."""
 
+import csv
 import json
 import math
 import numbers
@@ -8,6 +9,8 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from scratch_vlm.training.checkpoint import sync
 
@@ -57,6 +60,18 @@ class RunFolder:
     def report(self):
         """The page with the figures."""
         return self.path / "report.html"
+
+    def read_curve(self):
+        """Read the curve.
+
+        Returns
+        -------
+        dict of str to array of shape (n,)
+            Its columns by name, a number for each step.
+        """
+        with self.curve.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
 
     def prepare(self, nbytes=0, *, room=ROOM_FOR_REPORTS):
         """Make the folder and try whether it can be written and has room.

@@ -168,12 +168,34 @@ class Report:
         caption : str, optional
             What the numbers are of.
         """
-        head = "".join(f'<th scope="col">{name}</th>' for name in COLUMNS)
+        self.grid(COLUMNS, result_rows(metrics), caption)
+
+    def grid(self, head, rows, caption=""):
+        """Add a table of any columns.
+
+        Parameters
+        ----------
+        head : sequence of str
+            Names of the columns.
+        rows : sequence of sequence of str
+            Cells of each row; the first one names it.
+        caption : str, optional
+            What the numbers are of.
+
+        Raises
+        ------
+        ValueError
+            If a row has more or fewer cells than there are columns.
+        """
+        for cells in rows:
+            if len(cells) != len(head):
+                raise ValueError(f"{len(head)} columns need as many cells, got {list(cells)}")
+        head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
         rows = "\n".join(
             f'<tr><th scope="row">{_breakable(name)}</th>'
-            + "".join(f"<td>{cell}</td>" for cell in cells)
+            + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
             + "</tr>"
-            for name, *cells in result_rows(metrics)
+            for name, *cells in rows
         )
         self._parts.append(
             f'<div class="wide"><table class="results">{_caption(caption)}\n'

@@ -14,7 +14,8 @@ from scratch_vlm.models.clip import clip_init
 
 @pytest.fixture
 def short(monkeypatch):
-    monkeypatch.setattr(demo, "QUICK_STEPS", {"vit": 3, "clip": 4})
+    steps = dict.fromkeys(demo.NAMES, 2) | {"vit": 3, "clip": 4}
+    monkeypatch.setattr(demo, "QUICK_STEPS", steps)
 
 
 @pytest.fixture
