@@ -30,6 +30,7 @@ NAMES = tuple(name for name in STAGES if name != "vit")
 FUSIONS = ("unified", "cross_modal")
 GATES = ("gates_closed", "gates_closed_fast")
 QUICK = 1 / 16  # share of the steps of a taste
+COUNT = 512  # boards, clips or episodes of each measurement
 IMAGES = (0, 1, 2, 4, 8, 16)  # in a prompt, to see what more of them cost
 COSTS = {  # what to call them
     "parameters_trained": "parameters, trained",
@@ -242,12 +243,12 @@ def measure(trained, name):
         ("captions", FUSIONS, vqa.measure_captions),
         ("gates", GATES, vqa.measure),
     ):
-        found = {arm: judge(trained[arm], arm, name) for arm in arms if arm in trained}
+        found = {arm: judge(trained[arm], arm, name, count=COUNT) for arm in arms if arm in trained}
         metrics |= {family: found} if found else {}
     if "video" in trained:
         metrics["video"] = video_metrics(trained, name)
     if "shots" in trained:
-        metrics["few_shot"] = shots.measure(trained["shots"], name)
+        metrics["few_shot"] = shots.measure(trained["shots"], name, count=COUNT)
     metrics["text_only"] = {
         arm: text_only_loss(trained[arm], arm) for arm in ("lm", *FUSIONS) if arm in trained
     }
@@ -271,13 +272,14 @@ def video_metrics(trained, name):
         ``no_time_embedding``, and of clips longer than any in training; ``colour``,
         ``which_digit`` and ``digit`` of clips.
     """
-    metrics = motion.measure(trained["video"], "clips", name)
+    metrics = motion.measure(trained["video"], "clips", name, count=COUNT)
     direction = {"clips": metrics.pop("direction")}
     for arm in motion.ARMS[1:]:
         if f"video_{arm}" in trained:
-            found = motion.measure(trained[f"video_{arm}"], arm, name)
+            found = motion.measure(trained[f"video_{arm}"], arm, name, count=COUNT)
             direction[arm] = found["direction"]
-    longer = motion.measure(trained["video"], "clips", name, lengths=(motion.LONGER,))
+    longer = (motion.LONGER,)
+    longer = motion.measure(trained["video"], "clips", name, lengths=longer, count=COUNT)
     direction[f"length_{motion.LONGER}"] = longer["direction"]
     return {"direction": direction, **metrics}
 
