@@ -22,7 +22,7 @@ DESCRIPTION = """\
 Vision language models from scratch: every forward with its backward, no autograd.
 
 Start with
-  scratch-vlm demo            train a ViT and a CLIP on real handwriting, classify zero-shot (2 min)
+  scratch-vlm demo            train a ViT, a CLIP and models that see and speak, look at all (5 min)
   scratch-vlm compare         train two vision language models, and ask them (20 min)
   scratch-vlm gradcheck       check the gradient of every layer and model to machine precision
   scratch-vlm info            what is installed here, and whether a GPU can be used
@@ -33,23 +33,28 @@ An error is one line that says what to do. To see where it comes from, set SCRAT
 """
 
 DEMO = """\
-Train two models on real handwritten digits, on two cores in about two minutes:
+Train one model of each kind on real handwritten digits, on two cores in about five minutes:
 
   1. a Vision Transformer that names single digits,
   2. a CLIP that matches scenes of two coloured digits with captions such as
-     "red seven above blue three", and then classifies zero-shot.
+     "red seven above blue three", and then classifies zero-shot,
+  3. a language model of questions and answers, and from it
+  4. a model that answers questions about images by visual tokens among its words (unified
+     embedding), and one whose words look at them from inside (cross-modality attention),
+  5. one that answers questions about videos, and one that learns from examples in its prompt.
 
 Prints a table of results (value, chance, a simple baseline) on handwriting of people whose forms
 were not trained on, and writes a folder:
 
-  report.html     everything to look at: curves, attention maps, retrieval, mistakes
+  report.html     everything to look at: curves, attention maps, retrieval, questions and answers
   metrics.json    the results
   metrics.csv     the learning curve of the CLIP, a row for each step
   checkpoint/     its weights (safetensors) and what is needed to go on
-  vit/            the same for the ViT
+  vit/ lm/ ...    the same for the other models
+  samples/        images and a clip to ask about, with scratch-vlm ask, caption and classify
 
 Press Ctrl-C at any time: the same command goes on from the last checkpoint, and ends with the
-same numbers to the last bit.
+same numbers to the last bit. For longer trainings of both fusions, see scratch-vlm compare.
 """
 
 TRAIN = """\
@@ -224,11 +229,11 @@ def _parser():
     demo = command(
         "demo",
         _demo,
-        "train a ViT and a CLIP on real handwriting, look at the results",
+        "train one model of each kind on real handwriting, look at the results",
         DEMO,
         "folder to write (default runs/demo-SEED)",
     )
-    demo.add_argument("--quick", action="store_true", help="a taste, in half a minute")
+    demo.add_argument("--quick", action="store_true", help="a taste, in a minute")
 
     train = command(
         "train",

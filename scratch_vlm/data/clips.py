@@ -296,7 +296,7 @@ def questions(clip, cells=None):
     return asked
 
 
-def training_clips(rng, count, pool, frames, *, torus=1.0, places=4, within=None, warp=None):
+def training_clips(rng, count, pool, frames, *, torus=1.0, places=4, warp=None):
     """Draw a batch of clips, and questions on each in random order.
 
     Parameters
@@ -313,9 +313,7 @@ def training_clips(rng, count, pool, frames, *, torus=1.0, places=4, within=None
         Share of clips on the torus, 0 to 1. A model that has never seen the easier clips without
         wrapping learns directions late or never: begin with 0 and go on with 0.8.
     places : int, default 4
-        Questions for places on each clip, of two for each frame; they teach to keep frames apart.
-    within : int, optional
-        Ask for places in the first frames only: that many. Default in all.
+        Questions for places on each clip, of 2 F; they teach to keep frames apart.
     warp : Affine, optional
         Warp each digit at random.
 
@@ -336,16 +334,15 @@ def training_clips(rng, count, pool, frames, *, torus=1.0, places=4, within=None
     _check_frames(frames)
     if not 0 <= torus <= 1:
         raise ValueError(f"torus is a share of clips, 0 to 1, got {torus}")
-    within = frames if within is None else min(within, frames)
-    if not 0 <= places <= 2 * within:
-        raise ValueError(f"places must be 0 to {2 * within} for {within} frames, got {places}")
+    if not 0 <= places <= 2 * frames:
+        raise ValueError(f"places must be 0 to {2 * frames} for {frames} frames, got {places}")
     source = draw_clips(rng)
     clips = [next(source) for _ in range(count)]
     on_torus = rng.random(count) < torus
     images, cells = render_clips(rng, clips, pool, frames, torus=on_torus, warp=warp)
     asked = []
     for clip, where in zip(clips, cells, strict=True):
-        every = questions(clip, where[:, :within])
+        every = questions(clip, where)
         of_places = [question for question in every if question.kind == "place"]
         chosen = [question for question in every if question.kind != "place"]
         chosen += [of_places[i] for i in rng.permutation(len(of_places))[:places]]

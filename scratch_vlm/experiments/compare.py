@@ -17,6 +17,7 @@ from scratch_vlm.data import boards
 from scratch_vlm.data.chat import chat_batch
 from scratch_vlm.data.tokens import PAD
 from scratch_vlm.experiments import chats, motion, shots, vlm_report, vqa
+from scratch_vlm.experiments.samples import invite
 from scratch_vlm.experiments.stages import STAGES, shortened, train_stages
 from scratch_vlm.models.cross_modal import cross_modal_loss_forward
 from scratch_vlm.models.lm import lm_loss_forward
@@ -99,6 +100,7 @@ def run_compare(folder, *, seed=0, quick=False, xp=np, progress=True):
     timing = {"training": timing, "this_call": time.perf_counter() - started}
     write_metrics(run.metrics, {**metrics, "seed": seed, "seconds": timing})
     print(f"\nlook at {run.report}  ({timing['this_call']:.0f} s)")
+    invite(run.path, run.path / "clip")
     return metrics
 
 

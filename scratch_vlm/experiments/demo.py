@@ -10,6 +10,7 @@ from scratch_vlm.backend import namespace, to_device, to_host
 from scratch_vlm.data.digits import load_digits, nearest_neighbour, split
 from scratch_vlm.data.scenes import DIGIT_NAMES, evaluation_set
 from scratch_vlm.experiments import compare, digits, scenes, vlm_report
+from scratch_vlm.experiments.samples import invite
 from scratch_vlm.experiments.stages import train_stages
 from scratch_vlm.models.clip import encode_images_forward
 from scratch_vlm.ops.attend import attention_weights
@@ -90,6 +91,7 @@ def run_demo(folder, *, seed=0, quick=False, xp=np, progress=True):
     timing = {"training": seconds, "this_call": time.perf_counter() - started}
     write_metrics(run.metrics, {**metrics, "seed": seed, "seconds": timing})
     print(f"\nlook at {run.report}  ({timing['this_call']:.0f} s)")
+    invite(run.path, run.path)
     return metrics
 
 

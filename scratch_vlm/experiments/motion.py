@@ -36,11 +36,12 @@ FRAMES = (3, 8)  # fewest and most of a training clip
 LONGER = 12  # of clips longer than any in training
 LENGTHS = (3, 5, 8)  # of clips to measure on
 LATENTS = 8
-EASY = 0.4  # share of the steps with clips that do not wrap around
-EASY_FRAMES = (3, 4)  # fewest and most of those
-TORUS = 0.8  # share of the clips that do, from then on
-PLACES = 6  # questions on each clip for where something is in a frame,
-WITHIN = 3  # one of the first: what is asked of each frame is asked more often then
+PHASES = (  # share of the steps at whose end they end; fewest and most frames; share on the torus
+    (0.25, 3, 4, 0.0),
+    (0.65, 3, 5, 0.8),
+    (1.0, *FRAMES, 0.8),
+)
+PLACES = 4  # questions on each clip for where something is in a frame
 CHANCE = {  # of guessing along the known axis, or evenly; in the order of the questions on a clip
     "direction": 1 / 2,
     "colour": 1 / len(COLOUR_NAMES),
@@ -108,7 +109,7 @@ def settings(arm, seed=0, steps=None):
     identity : dict
         The rest: the model and how its clips are drawn.
     """
-    drawn = {"arm": arm, "frames": FRAMES, "easy": EASY, "torus": TORUS, "places": PLACES}
+    drawn = {"arm": arm, "phases": PHASES, "places": PLACES}
     return TRAINING.for_run(seed, steps), {"model": asdict(model_of(arm)), **drawn}
 
 
@@ -143,16 +144,14 @@ def train_model(folder, arm="clips", *, clip, lm, seed=0, steps=None, xp=np, pro
 
     def batch(step):
         rng = np.random.default_rng([seed, step])
-        easy = step < EASY * config.steps
-        shortest, longest = EASY_FRAMES if easy else FRAMES
+        fewest, most, torus = next(how for end, *how in PHASES if step < end * config.steps)
         frames, asked = clips.training_clips(
             rng,
             config.batch_size,
             pool,
-            int(rng.integers(shortest, longest + 1)),
-            torus=0.0 if easy else TORUS,
+            int(rng.integers(fewest, most + 1)),
+            torus=torus,
             places=0 if arm == "one_frame" else PLACES,
-            within=WITHIN,
             warp=scenes.WARP,
         )
         return shown(frames, arm), asked
