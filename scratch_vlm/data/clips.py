@@ -32,7 +32,7 @@ DIRECTIONS = tuple(OPPOSITE)
 TOWARDS = {"left": -1, "right": 1, "up": -1, "down": 1}  # along a row, or along a column
 SPEED = 4  # pixels from frame to frame; at half the torus, 12, both directions look the same
 ROOM = SIZE - CELL  # pixels that a digit can move without wrapping
-TRAVEL = (8, ROOM)  # least and most pixels that digits move in a clip that does not wrap
+TRAVEL = (12, ROOM)  # least and most pixels that digits move in a clip that does not wrap
 FRAME_NAMES = (*DIGIT_NAMES[1:], "ten", "eleven", "twelve")
 PLACES = tuple(
     f"{row}-{column}"
@@ -131,7 +131,7 @@ def draw_clips(rng, *, held_out=False):
         yield Clip(scene.items, (move, OPPOSITE[move]))
 
 
-def draw_positions(rng, clips, frames, *, torus=True):
+def draw_positions(rng, clips, frames, *, torus=True, speeds=(SPEED, SPEED)):
     """Draw where the digits are.
 
     Parameters
@@ -143,9 +143,11 @@ def draw_positions(rng, clips, frames, *, torus=True):
     frames : int
         F, at least 1.
     torus : bool or boolean array of shape (B,), default True
-        True: from anywhere, 4 pixels a frame, around the torus. False: 8 to 16 pixels in the
-        whole clip without wrapping, which is easier, as the first frame gives the direction away:
-        for the beginning of a training.
+        True: from anywhere, around the torus. False: 12 to 16 pixels in the whole clip without
+        wrapping, which is easier, as the first frame gives the direction away: for the beginning
+        of a training.
+    speeds : (int, int), default (4, 4)
+        Fewest and most pixels from frame to frame on the torus, drawn for each clip.
 
     Returns
     -------
@@ -155,15 +157,19 @@ def draw_positions(rng, clips, frames, *, torus=True):
     Raises
     ------
     ValueError
-        If there are no clips or no frames.
+        If there are no clips or no frames, or at some speed both directions look the same.
     """
     if not len(clips):
         raise ValueError("there are no clips to place digits in")
     if frames < 1:
         raise ValueError(f"a clip needs at least 1 frame, got {frames}")
+    slowest, fastest = speeds
+    if not 1 <= slowest <= fastest < SIZE // 2:
+        raise ValueError(f"speeds must be from 1 to {SIZE // 2 - 1} pixels a frame, got {speeds}")
     towards = np.array([[TOWARDS[move] for move in clip.moves] for clip in clips])[..., None]
     steps = np.arange(frames)
-    around = rng.integers(SIZE, size=towards.shape) + SPEED * towards * steps
+    speed = rng.integers(slowest, fastest + 1, size=(len(clips), 1, 1))
+    around = rng.integers(SIZE, size=towards.shape) + speed * towards * steps
     travel = rng.integers(TRAVEL[0], TRAVEL[1] + 1, size=(len(clips), 1, 1))
     first = rng.integers(ROOM - travel + 1, size=towards.shape)  # edge of the way, not its start
     gone = np.rint(travel * steps / max(frames - 1, 1)).astype(int)
@@ -215,7 +221,7 @@ def paint(ink, clips, lanes, positions):
     return frames, cells
 
 
-def render_clips(rng, clips, pool, frames, *, torus=True, warp=None):
+def render_clips(rng, clips, pool, frames, *, torus=True, speeds=(SPEED, SPEED), warp=None):
     """Paint clips in somebody's handwriting, starting anywhere.
 
     Parameters
@@ -228,7 +234,7 @@ def render_clips(rng, clips, pool, frames, *, torus=True, warp=None):
         Whose handwriting.
     frames : int
         F, frames of each clip.
-    torus : bool or boolean array of shape (B,), default True
+    torus, speeds
         As in `draw_positions`.
     warp : Affine, optional
         Warp each digit at random, alike in all frames; for training.
@@ -243,9 +249,9 @@ def render_clips(rng, clips, pool, frames, *, torus=True, warp=None):
     Raises
     ------
     ValueError
-        If there are no clips or no frames.
+        If there are no clips or no frames, or a speed is out of range.
     """
-    positions = draw_positions(rng, clips, frames, torus=torus)
+    positions = draw_positions(rng, clips, frames, torus=torus, speeds=speeds)
     lanes = rng.random((len(clips), CELLS)).argsort(1)[:, :2]
     digits = np.array([[item.digit for item in clip.items] for clip in clips])
     ink = pool.draw(rng, digits.ravel())
@@ -296,7 +302,9 @@ def questions(clip, cells=None):
     return asked
 
 
-def training_clips(rng, count, pool, frames, *, torus=1.0, places=4, warp=None):
+def training_clips(
+    rng, count, pool, frames, *, torus=1.0, speeds=(SPEED, SPEED), places=4, warp=None
+):
     """Draw a batch of clips, and questions on each in random order.
 
     Parameters
@@ -312,6 +320,8 @@ def training_clips(rng, count, pool, frames, *, torus=1.0, places=4, warp=None):
     torus : float, default 1
         Share of clips on the torus, 0 to 1. A model that has never seen the easier clips without
         wrapping learns directions late or never: begin with 0 and go on with 0.8.
+    speeds : (int, int), default (4, 4)
+        Fewest and most pixels from frame to frame on the torus, drawn for each clip.
     places : int, default 4
         Questions for places on each clip, of 2 F; they teach to keep frames apart.
     warp : Affine, optional
@@ -339,7 +349,7 @@ def training_clips(rng, count, pool, frames, *, torus=1.0, places=4, warp=None):
     source = draw_clips(rng)
     clips = [next(source) for _ in range(count)]
     on_torus = rng.random(count) < torus
-    images, cells = render_clips(rng, clips, pool, frames, torus=on_torus, warp=warp)
+    images, cells = render_clips(rng, clips, pool, frames, torus=on_torus, speeds=speeds, warp=warp)
     asked = []
     for clip, where in zip(clips, cells, strict=True):
         every = questions(clip, where)

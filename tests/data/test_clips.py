@@ -44,7 +44,7 @@ class Start:
     def integers(self, low, high=None, size=None):
         if high is None and np.ndim(low) == 0:
             return self.starts.reshape(size)
-        return np.broadcast_to(TRAVEL[0] if high else 0, size)
+        return np.broadcast_to(low if high else 0, size)  # the slowest and shortest way
 
 
 def every_start(move, frames):
@@ -156,7 +156,7 @@ def test_on_the_torus_digits_go_four_pixels_a_frame(seed, frames):
 
 
 @given(seeds, st.integers(2, 12))
-def test_the_easier_clips_do_not_wrap_and_move_at_least_eight_pixels(seed, frames):
+def test_the_easier_clips_do_not_wrap_and_move_at_least_twelve_pixels(seed, frames):
     rng = np.random.default_rng(seed)
     clips = [next(draw_clips(rng)) for _ in range(6)]
     positions = draw_positions(rng, clips, frames, torus=False)
@@ -170,10 +170,20 @@ def test_the_easier_clips_do_not_wrap_and_move_at_least_eight_pixels(seed, frame
 def test_the_easier_clips_use_all_places_and_ways():
     clips = [Clip(ITEMS, ("left", "right"))] * 3000
     positions = draw_positions(np.random.default_rng(0), clips, 3, torus=False)
-    assert set(positions[:, 0, 0]) == set(range(8, 17)) and set(positions[:, 0, -1]) == set(
-        range(9)
-    )
-    assert set(abs(positions[:, 1, -1] - positions[:, 1, 0])) == set(range(8, 17))
+    assert set(positions[:, 0, 0]) == set(range(12, 17))
+    assert set(positions[:, 0, -1]) == set(range(5))
+    assert set(abs(positions[:, 1, -1] - positions[:, 1, 0])) == set(range(12, 17))
+
+
+@given(seeds)
+def test_both_digits_of_a_clip_have_its_speed_and_all_speeds_occur(seed):
+    rng = np.random.default_rng(seed)
+    clips = [next(draw_clips(rng)) for _ in range(200)]
+    positions = draw_positions(rng, clips, 2, speeds=(3, 6))
+    steps = np.diff(positions)[..., 0] % SIZE
+    forwards = np.array([[move in ("right", "down") for move in clip.moves] for clip in clips])
+    steps = np.where(forwards, steps, SIZE - steps)
+    assert (steps[:, 0] == steps[:, 1]).all() and set(steps[:, 0]) == {3, 4, 5, 6}
 
 
 def test_a_clip_of_one_frame_can_be_drawn():
@@ -274,6 +284,9 @@ def test_the_share_of_the_torus_is_kept():
         ({"frames": 13}, "frames must be 1 to 12, .* got 13"),
         ({"frames": 0}, "frames must be 1 to 12"),
         ({"torus": 1.5}, "torus is a share of clips, 0 to 1, got 1.5"),
+        ({"speeds": (0, 4)}, r"from 1 to 11 pixels a frame, got \(0, 4\)"),
+        ({"speeds": (4, 12)}, r"from 1 to 11 pixels a frame, got \(4, 12\)"),
+        ({"speeds": (5, 4)}, r"from 1 to 11 pixels a frame, got \(5, 4\)"),
         ({"places": 7}, "places must be 0 to 6 for 3 frames, got 7"),
     ],
 )
