@@ -103,9 +103,9 @@ def open_media(path, size=SIZE, *, takes="both", frames=None):
         raise MediaError(f"{path} is a video; this model was trained on images")
     # Twice, so that the memory holds one frame as it is in the file and those that are kept.
     count = sum(1 for _ in stream_video(path))
-    kept = {(2 * i + 1) * count // (2 * frames) for i in range(frames)} if frames else ()
-    if not frames or count <= frames:
-        kept = range(count)
+    kept = range(count)
+    if frames is not None and frames < count:
+        kept = {(2 * i + 1) * count // (2 * frames) for i in range(frames)}
     return np.stack(
         [_fitted(frame, size) for i, (frame, _) in enumerate(stream_video(path)) if i in kept]
     )

@@ -759,11 +759,12 @@ def check_texts(ids, real=None, turns=None):
     Raises
     ------
     TypeError
-        If `ids` is a list.
+        If `ids` or `real` is a list.
     ValueError
         If the shapes do not fit, the texts have no tokens, or both `real` and `turns` are given.
     """
-    namespace(ids)  # refuses a list
+    for array in (ids,) if real is None else (ids, real):
+        namespace(array)  # refuses a list
     if ids.ndim != 2 or not ids.shape[1]:
         raise ValueError(f"ids must be (B, T) with T at least 1, got {ids.shape}")
     for name, array in (("real", real), ("turns", turns)):
