@@ -189,7 +189,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path, picture, film, takes):
     (tmp_path / "none.gif").write_bytes(film.read_bytes()[:13] + b";")  # of zero frames
     with pytest.raises(MediaError, match=r"none.gif is (damaged|a video; .* on images)"):
         open_media(tmp_path / "none.gif", takes=takes)
-    with pytest.raises(MediaError, match=r"cut.gif is (damaged|a video of 7)"):
+    with pytest.raises(MediaError, match=r"cut.gif is (damaged|a video; .* on images)"):
         open_media(tmp_path / "cut.gif", takes=takes)
     with pytest.raises(FileNotFoundError, match=r"there is no file .*none.png"):
         open_media(tmp_path / "none.png", takes=takes)
