@@ -47,9 +47,11 @@ class Counted(np.ndarray):
 
     flops = 0
 
-    def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
         if ufunc is MATMUL:
             count(*inputs)
+        if out is not None:
+            kwargs["out"] = tuple(map(np.asarray, out))
         inputs = [np.asarray(x) if isinstance(x, Counted) else x for x in inputs]
         return getattr(ufunc, method)(*inputs, **kwargs)
 
@@ -261,6 +263,7 @@ def lora_measured(seed, tokens=7, inputs=6, outputs=5):
     bias, rank = bool(seed % 2), 1 + seed % 4
     p = linear.linear_init(dice(), inputs, outputs, bias=bias)
     p = lora.lora_add(dice(), p, ((".*", True),), rank=rank)
+    p["lora"]["a"] = p["lora"]["a"].view(Counted)  # for the @ of the gradient of x
     cost = measured(
         lambda b: linear.linear_forward(normal(b, tokens, inputs), p), p, linear.linear_backward
     )

@@ -122,15 +122,16 @@ def lora_backward(dy, saved, g):
     :math:`x^\top dy`, is not needed.
     """
     x, u, p = saved
-    z = project(dy, p["b"].T)  # (..., R)
+    shape, x, u, dy = x.shape, rows(x), rows(u), rows(dy)
+    z = dy @ p["b"].T  # (tokens, R)
     if g["scale"] is not FROZEN:
         g["scale"] += (u * z).sum()
     du = z * p["scale"]
     if g["a"] is not FROZEN:
-        g["a"] += rows(x).T @ rows(du)
+        g["a"] += x.T @ du
     if g["b"] is not FROZEN:
-        g["b"] += rows(u * p["scale"]).T @ rows(dy)
-    return project(du, p["a"].T)
+        g["b"] += (u * p["scale"]).T @ dy
+    return (du @ p["a"].T).reshape(shape)
 
 
 def lora_add(rng, p, rules, *, rank, alpha=None):
