@@ -105,6 +105,28 @@ def linear_cost(inputs, outputs, tokens, *, bias=True):
     return Cost(inputs * outputs + bias * outputs, flops, 2 * flops, tokens * inputs)
 
 
+def lora_cost(inputs, outputs, tokens, *, rank):
+    """Cost of an adapter beside a linear layer, which has saved what both read.
+
+    Parameters
+    ----------
+    inputs, outputs : int
+        D and M of the linear layer.
+    tokens : int
+        T.
+    rank : int
+        R.
+
+    Returns
+    -------
+    Cost
+        The scale is a constant, but one more number among the parameters.
+    """
+    thin = linear_cost(inputs, rank, tokens, bias=False)
+    thin += linear_cost(rank, outputs, tokens, bias=False)
+    return thin + Cost(1, activations=-tokens * inputs)
+
+
 def norm_cost(kind, width, tokens):
     """Cost of a norm, which saves the normalised tokens and one number for each.
 
@@ -709,9 +731,10 @@ def cross_modal_cost(config, *, tokens, media=1, frames=1, past=0):
 
     Notes
     -----
-    All gated blocks read the same visual tokens, which are kept once.
+    All gated blocks read the same visual tokens, which are kept once; without media a single one
+    of zeros, which nobody sees.
     """
-    count, answers = len(config.places), media * config.sight.tokens(frames)
+    count, answers = len(config.places), max(media * config.sight.tokens(frames), 1)
     looking = count * gated_block_cost(config.gated, tokens, answers, kept=past > 0)
     cost = (
         sight_cost(config.sight, frames=frames).run(0 if past else media)

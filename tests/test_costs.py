@@ -13,7 +13,16 @@ from scratch_vlm.cases import Sizes, make_case
 from scratch_vlm.costs import Cost
 from scratch_vlm.inference.answer import answer
 from scratch_vlm.inference.generate import generate
-from scratch_vlm.layers import attention, connector, embedding, gated, linear, norm, resampler
+from scratch_vlm.layers import (
+    attention,
+    connector,
+    embedding,
+    gated,
+    linear,
+    lora,
+    norm,
+    resampler,
+)
 from scratch_vlm.layers.block import BlockConfig
 from scratch_vlm.layers.resampler import resampler_init
 from scratch_vlm.models import (
@@ -24,6 +33,7 @@ from scratch_vlm.models import (
     perceiver,
     text,
     unified,
+    video,
     vision,
     vit,
 )
@@ -37,9 +47,11 @@ class Counted(np.ndarray):
 
     flops = 0
 
-    def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
         if ufunc is MATMUL:
             count(*inputs)
+        if out is not None:
+            kwargs["out"] = tuple(map(np.asarray, out))
         inputs = [np.asarray(x) if isinstance(x, Counted) else x for x in inputs]
         return getattr(ufunc, method)(*inputs, **kwargs)
 
@@ -60,7 +72,8 @@ def matmul(a, b, **options):
 def counting(patch):
     """Count the products of a model; those that stand for a mean or a scatter are none."""
     patch.setattr(np, "matmul", matmul)  # as project and attend call it
-    patch.setattr(linear, "rows", lambda x: rows(x).view(Counted))  # for the @ of a weight gradient
+    for module in (linear, lora):  # for the @ of a weight gradient
+        patch.setattr(module, "rows", lambda x: rows(x).view(Counted))
     patch.setattr(norm, "row_mean", lambda x: x.mean(-1, keepdims=True))
     patch.setattr(norm, "_mean_times", lambda x, gamma: (x * gamma).mean(-1, keepdims=True))
     patch.setattr(
@@ -246,6 +259,41 @@ def attention_measured(seed):
     return costs.self_attention_cost(block, 7), cost
 
 
+def lora_measured(seed, tokens=7, inputs=6, outputs=5):
+    bias, rank = bool(seed % 2), 1 + seed % 4
+    p = linear.linear_init(dice(), inputs, outputs, bias=bias)
+    p = lora.lora_add(dice(), p, ((".*", True),), rank=rank)
+    p["lora"]["a"] = p["lora"]["a"].view(Counted)  # for the @ of the gradient of x
+    cost = measured(
+        lambda b: linear.linear_forward(normal(b, tokens, inputs), p), p, linear.linear_backward
+    )
+    formula = costs.linear_cost(inputs, outputs, tokens, bias=bias)
+    return formula + costs.lora_cost(inputs, outputs, tokens, rank=rank), cost
+
+
+def tubelets_measured(seed, shape=(4, 6, 4, 3), tubelet=(2, 3, 2)):
+    bias = bool(seed % 2)
+    p = video.tubelet_embedding_init(dice(), tubelet, shape[-1], 8, bias=bias)
+    cost = measured(
+        lambda b: video.tubelet_embedding_forward(normal(b, *shape), p, tubelet=tubelet),
+        p,
+        video.tubelet_embedding_backward,
+    )
+    tokens = int(np.prod(shape[:3])) // int(np.prod(tubelet))
+    return costs.linear_cost(int(np.prod(tubelet)) * shape[-1], 8, tokens, bias=bias), cost
+
+
+def frames_measured(seed, frames=3):
+    config = config_of("models.vit.vit", seed)
+    p = vit.vit_init(dice(), config)
+
+    def forward(batch):
+        x = normal(batch, frames, *config.image)
+        return video.encode_frames_forward(x, p, config=config, encoder=video.EMBEDDING, rng=dice())
+
+    return costs.vit_cost(config).run(frames), measured(forward, p, video.encode_frames_backward)
+
+
 def gated_block_measured(seed):
     config = config_of("layers.gated.gated_block", seed)
     p = gated.gated_block_init(dice(), config)
@@ -298,7 +346,8 @@ def sight_and_language(seed):
     return config_of("models.vision.sight", seed), language
 
 
-def unified_measured(seed, media=2, frames=1):
+def unified_measured(seed, frames=1):
+    media = seed % 3
     config = unified.UnifiedConfig(*sight_and_language(seed), image=1)
     p = unified.unified_init(dice(), config)
     visual = media * config.sight.tokens(frames)
@@ -314,7 +363,8 @@ def unified_measured(seed, media=2, frames=1):
     return costs.unified_cost(config, tokens=tokens, media=media, frames=frames), cost
 
 
-def cross_modal_measured(seed, tokens=7, media=2, frames=2):
+def cross_modal_measured(seed, tokens=7, frames=2):
+    media = seed % 4
     sight, language = sight_and_language(seed)
     block = replace(config_of("layers.gated.gated_block", seed), source=SIZES.D)
     places = ((0,), (1,), (0, 1))[seed % 3]
@@ -333,6 +383,7 @@ def cross_modal_measured(seed, tokens=7, media=2, frames=2):
 
 MODELS = [
     attention_measured,
+    lora_measured,
     gated_block_measured,
     connector_measured,
     vit_measured,
@@ -343,6 +394,8 @@ MODELS = [
     language_model_measured,
     resampler_measured,
     perceiver_measured,
+    tubelets_measured,
+    frames_measured,
     sight_measured,
     unified_measured,
     cross_modal_measured,

@@ -5,6 +5,7 @@ come with the extra ``io``: ``pip install "scratch-vlm[io]"``. What a file is, i
 its contents, whatever its name ends with.
 """
 
+import codecs
 import importlib
 import struct
 from contextlib import contextmanager
@@ -43,6 +44,37 @@ class VideoInfo(NamedTuple):
 
     rate: Fraction
     duration: Fraction | None
+
+
+def media_kind(path):
+    """Tell images from videos, by what a file holds and not by its name.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file.
+
+    Returns
+    -------
+    {"image", "video"}
+        What to read it as; an animation is a video. It may still turn out to be damaged.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ImportError
+        If Pillow or PyAV, which the file needs, is not installed.
+    MediaError
+        If the file is neither.
+    """
+    path = _existing(path)
+    kind = _kind_for_pillow(path)
+    if kind is None:
+        with _opened(path) as container:
+            _pictures(container, path)
+        kind = "video"
+    return kind
 
 
 def read_image(path, *, background=WHITE, max_pixels=MAX_PIXELS):
@@ -269,6 +301,8 @@ def _damage_of(path, *errors):
 
 @contextmanager
 def _opened(path):
+    if _is_text(path):
+        raise MediaError(f"{path} is a text, not an image or a video")
     av = _library("av")
     # A title that is not UTF-8 is no reason to refuse a video.
     with _damage_of(path, av.FFmpegError), av.open(str(path), metadata_errors="replace") as file:
@@ -300,20 +334,34 @@ def _animated(image):
     return image.format != "MPO" and getattr(image, "n_frames", 1) > 1
 
 
-def _is_animation(path):
-    """Tell animations from videos that PyAV reads, and refuse still images."""
+def _kind_for_pillow(path):
+    """Tell animations from still images; None for what Pillow cannot read."""
     opened = _identify(path)
     if opened is None:
-        return False
+        return None
     with opened, _damage_of(path, *DAMAGE):
         if opened.format == "MPEG":  # Pillow knows the format but cannot read it
-            return False
-        if not _animated(opened):
-            raise MediaError(
-                f"{path} is an image ({opened.format}), where a video is expected; "
-                "read it with read_image"
-            )
-    return True
+            return None
+        return "video" if _animated(opened) else "image"
+
+
+def _is_animation(path):
+    """Tell animations from videos that PyAV reads, and refuse still images."""
+    kind = _kind_for_pillow(path)
+    if kind == "image":
+        raise MediaError(f"{path} is an image, where a video is expected; read it with read_image")
+    return kind == "video"
+
+
+def _is_text(path):
+    # FFmpeg takes a text for a video: that of a terminal on which it is printed.
+    with path.open("rb") as file:
+        begin = file.read(4096)
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(begin)  # the last character may be cut
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in begin
 
 
 def _rgb(image, background=WHITE):

@@ -1,16 +1,14 @@
 """Trained models and files of the user: ask about an image or a video, describe it, classify it."""
 
-import codecs
 import difflib
 import math
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from scratch_vlm.backend import namespace, to_device, to_host
 from scratch_vlm.data.chat import Turn, answer_text, encode_chat
-from scratch_vlm.data.files import MediaError, probe_video, read_image, stream_video
+from scratch_vlm.data.files import MediaError, media_kind, read_image, stream_video
 from scratch_vlm.data.tokens import END
 from scratch_vlm.experiments.chats import placeholders
 from scratch_vlm.experiments.runs import ROOT, Model, ModelError, load_model, newest_model
@@ -94,18 +92,17 @@ def open_media(path, size=SIZE, *, takes="both", frames=None):
     """
     if frames is not None and frames < 1:
         raise ValueError(f"frames must be at least 1, got {frames}")
-    image = _image_or_none(path, takes)
-    if image is not None:
-        if takes == "video":
-            raise MediaError(f"{path} is an image; this model was trained on videos")
-        return _fitted(image, size)[None]
-    if takes == "image":
-        raise MediaError(f"{path} is a video; this model was trained on images")
+    kind = media_kind(path)
+    if takes not in (kind, "both"):
+        which = "an image" if kind == "image" else "a video"
+        raise MediaError(f"{path} is {which}; this model was trained on {takes}s")
+    if kind == "image":
+        return _fitted(read_image(path), size)[None]
     # Twice, so that the memory holds one frame as it is in the file and those that are kept.
     count = sum(1 for _ in stream_video(path))
-    kept = {(2 * i + 1) * count // (2 * frames) for i in range(frames)} if frames else ()
-    if not frames or count <= frames:
-        kept = range(count)
+    kept = range(count)
+    if frames is not None and frames < count:
+        kept = {(2 * i + 1) * count // (2 * frames) for i in range(frames)}
     return np.stack(
         [_fitted(frame, size) for i, (frame, _) in enumerate(stream_video(path)) if i in kept]
     )
@@ -122,7 +119,7 @@ def is_video(path):
     Returns
     -------
     bool
-        Whether it is a video, an animated GIF among them, that can be read.
+        Whether it is a video, an animated GIF among them.
 
     Raises
     ------
@@ -132,12 +129,9 @@ def is_video(path):
         If Pillow or PyAV, which the file needs, is not installed.
     """
     try:
-        if _is_text(path):
-            return False
-        probe_video(path)
+        return media_kind(path) == "video"
     except MediaError:
         return False
-    return True
 
 
 def model_for(job, path, *, root=ROOT):
@@ -421,36 +415,6 @@ def _takes(about):
 def _examples(about):
     questions = about.get("questions")
     return f"; ask, for example: {', '.join(questions)}" if questions else ""
-
-
-def _image_or_none(path, takes):
-    """Read an image; None for a video."""
-    try:
-        return read_image(path)
-    except MediaError as no_image:
-        if _is_text(path):
-            raise MediaError(f"{path} is a text, not an image or a video") from no_image
-        try:
-            probe_video(path)
-        except MediaError as no_video:
-            if takes == "both":
-                raise MediaError(f"{no_image}; and as a video: {no_video}") from no_video
-            raise no_video if takes == "video" else no_image from None
-    return None
-
-
-def _is_text(path):
-    # FFmpeg takes a text for a video: that of a terminal on which it is printed.
-    path = Path(path)
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        begin = file.read(4096)
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(begin)  # the last character may be cut
-    except UnicodeDecodeError:
-        return False
-    return bool(begin) and b"\0" not in begin
 
 
 def _fitted(image, size):

@@ -13,6 +13,7 @@ from scratch_vlm.models.lm import (
     lm_forward,
     lm_head_forward,
     lm_trunk_forward,
+    reading_order,
 )
 from scratch_vlm.ops.masks import causal_mask
 
@@ -135,10 +136,8 @@ def generate_from(
         raise ValueError(
             f"real must be {(b, t)} and True at the end of every row: padding stands on the left"
         )
-    order = None
-    if not real.all():
-        real = np.concatenate([real, np.ones((b, new), bool)], 1)
-        order = xp.asarray(real)[:, None, None], xp.asarray(real.cumsum(1).clip(1) - 1)
+    padded = not real.all()
+    real = xp.asarray(np.concatenate([real, np.ones((b, new), bool)], 1))
     if together is not None:
         chunk = t
     cache = lm_cache(p, config, b, t + new)
@@ -147,9 +146,8 @@ def generate_from(
         past = cache["0"].length
         until = past + x.shape[1]
         mask = positions = None
-        if order is not None:
-            mask, positions = order[0][..., :until], order[1][:, past:until]
-            mask = mask & causal_mask(x.shape[1], xp, past=past)
+        if padded:
+            mask, positions = reading_order(real[:, :until], past=past)
         if together is not None and not past:
             mask = together[:, None] | (causal_mask(t, xp) if mask is None else mask)
         h, _ = trunk(x, p, config=config, mask=mask, positions=positions, cache=cache)
@@ -208,8 +206,8 @@ def decode(
     Raises
     ------
     ValueError
-        If an option is out of range, a stop token is outside the vocabulary, or there is no rng
-        to draw with.
+        If an option is out of range, a stop token is outside the vocabulary, there is no rng to
+        draw with, or a score is not a number.
     """
     check_counts(new=new)
     _check_choice(temperature, top_k, top_p)
@@ -222,6 +220,8 @@ def decode(
     running = np.ones(b, bool)
     for count in range(1, new + 1):
         scores = to_host(logits).astype(float)
+        if np.isnan(scores).any():
+            raise ValueError("the model's scores are not numbers (NaN): its weights are damaged")
         if temperature:
             probabilities = choice_probabilities(
                 scores, temperature=temperature, top_k=top_k, top_p=top_p
@@ -284,8 +284,9 @@ def choice_probabilities(logits, *, temperature=1.0, top_k=None, top_p=None):
     if not temperature:
         raise ValueError("temperature 0 draws nothing; take the argmax instead")
     best = np.argsort(-logits, axis=1, kind="stable")  # of equal ones the first comes first
-    z = np.take_along_axis(logits, best, 1) / temperature
-    sorted_ = np.exp(z - z[:, :1])
+    z = np.take_along_axis(logits, best, 1)
+    with np.errstate(over="ignore"):  # by a tiny temperature: -inf, and so a probability of 0
+        sorted_ = np.exp((z - z[:, :1]) / temperature)
     if top_k is not None:
         sorted_[:, top_k:] = 0
     sorted_ /= sorted_.sum(1, keepdims=True)

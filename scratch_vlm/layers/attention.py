@@ -75,7 +75,7 @@ def self_attention_forward(
         Where the tokens stand, for `rotary_base`. Default one after another, behind the cache.
     cache : KVCache, optional
         Keys and values of the tokens before; gains those of `x`. For generation: nothing goes
-        backward through it.
+        backward through it, so nothing else is kept.
 
     Returns
     -------
@@ -109,10 +109,9 @@ def self_attention_forward(
         k, _ = rotary_forward(k, positions=positions, base=rotary_base)
     if cache is not None:
         k, v = cache.extend(k, v)  # (B, G, S, K)
-    s["cached"] = cache is not None
     y, s["attend"] = _attend_into_tokens(q, k, v, mask)  # (B, T, D)
     y, s["out"] = linear_forward(y, p["out"])
-    return y, s
+    return y, s if cache is None else {"cached": True}
 
 
 def self_attention_backward(dy, s, g):
@@ -141,7 +140,7 @@ def self_attention_backward(dy, s, g):
     Queries, keys and values were three products with the same x; side by side in one matrix
     their three gradients add up within one product.
     """
-    if s["cached"]:
+    if "cached" in s:
         raise ValueError("nothing goes backward through a KV cache; run the forward without one")
     heads, kv_heads = s["attend"]["e"].shape[1], s["attend"]["k"].shape[1]
     dy = linear_backward(dy, s["out"], g["out"])
@@ -232,7 +231,7 @@ def cross_attention_forward(x, z, p, *, heads, kv_heads=None, mask=None, eps=1e-
         Of the norms of queries and keys.
     kept : dict, optional
         Gains the keys and values of `z` if it is empty, and stands for them in the calls after.
-        For generation: nothing goes backward through it.
+        For generation: nothing goes backward through it, so nothing else is kept.
 
     Returns
     -------
@@ -262,7 +261,7 @@ def cross_attention_forward(x, z, p, *, heads, kv_heads=None, mask=None, eps=1e-
     .. [2] M. Dehghani et al., "Scaling Vision Transformers to 22 Billion Parameters", 2023,
        arXiv:2302.05442, section 2 (query/key normalization).
     """
-    s = {"kept": kept is not None}
+    s = {}
     kv_heads = _check_tokens(x, p, "kv", heads, kv_heads, parts=(0, 2))
     q, s["q"] = linear_forward(x, p["q"])
     (q,) = _split(q, (heads,))  # (B, A, T, K)
@@ -280,7 +279,7 @@ def cross_attention_forward(x, z, p, *, heads, kv_heads=None, mask=None, eps=1e-
             kept.update(k=k, v=v)
     y, s["attend"] = _attend_into_tokens(q, k, v, mask)  # (B, T, D)
     y, s["out"] = linear_forward(y, p["out"])
-    return y, s
+    return y, s if kept is None else {"kept": True}
 
 
 def cross_attention_backward(dy, s, g):
@@ -307,7 +306,7 @@ def cross_attention_backward(dy, s, g):
     ValueError
         If the forward kept the keys and values, or had them from before.
     """
-    if s["kept"]:
+    if "kept" in s:
         raise ValueError(
             "nothing goes backward through kept keys and values; run the forward without them"
         )

@@ -12,6 +12,7 @@ from scratch_vlm.layers.config import check_keys
 from scratch_vlm.layers.counts import check_counts
 from scratch_vlm.tree import FROZEN, by_rule
 
+TABLES = frozenset(("tokens", "positions", "segments", "time"))  # looked up, never multiplied by
 LORA_ONLY = ((r"(.*/)?lora/[ab]", True), (".*", False))  # what learns: the scale is a constant
 
 
@@ -145,7 +146,8 @@ def lora_add(rng, p, rules, *, rank, alpha=None):
     rules : iterable of (str, bool)
         Pairs of a regular expression over the names of layers, such as
         ``"blocks/.*/attn/qkv"``, and whether those that it matches are adapted. The first that
-        matches decides; together they must cover all layers that hold a matrix ``w``.
+        matches decides; together they must cover all linear layers, those that hold a matrix
+        ``w``.
     rank : int
         R, see `lora_init`.
     alpha : float, optional
@@ -170,8 +172,9 @@ def lora_add(rng, p, rules, *, rank, alpha=None):
     Notes
     -----
     Embeddings and tables of positions hold a matrix ``w``, too, and are no linear layers: nothing
-    reads an adapter there, so no rule should choose them. `LORA_ONLY` are the rules that let the
-    adapters learn and freeze everything else, for `AdamW` and `TrainConfig`.
+    would read an adapter there, so rules do not see them, nor a head that is tied to one.
+    `LORA_ONLY` are the rules that let the adapters learn and freeze everything else, for `AdamW`
+    and `TrainConfig`.
 
     Examples
     --------
@@ -184,7 +187,7 @@ def lora_add(rng, p, rules, *, rank, alpha=None):
     >>> list(adapted["head"])
     ['w']
     """
-    chosen = by_rule(_matrices(p), rules)
+    chosen = by_rule(_linear_layers(p), rules)
     if not any(chosen.values()):
         raise ValueError(f"the rules choose none of the layers {', '.join(list(chosen)[:8])}")
 
@@ -292,10 +295,11 @@ def _shape(part):  # () for a branch
     return getattr(part, "shape", ())
 
 
-def _matrices(p, path=""):  # names of the layers that hold a matrix w
+def _linear_layers(p, path=""):  # their names
     if not isinstance(p, dict):
         return
     if getattr(p.get("w"), "ndim", None) == 2:
         yield path
     for key, child in p.items():
-        yield from _matrices(child, f"{path}/{key}" if path else str(key))
+        if key not in TABLES:
+            yield from _linear_layers(child, f"{path}/{key}" if path else str(key))

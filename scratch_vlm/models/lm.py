@@ -759,7 +759,7 @@ def check_texts(ids, real=None, turns=None):
     Raises
     ------
     TypeError
-        If `ids` is a list.
+        If one of them is a list.
     ValueError
         If the shapes do not fit, the texts have no tokens, or both `real` and `turns` are given.
     """
@@ -767,7 +767,10 @@ def check_texts(ids, real=None, turns=None):
     if ids.ndim != 2 or not ids.shape[1]:
         raise ValueError(f"ids must be (B, T) with T at least 1, got {ids.shape}")
     for name, array in (("real", real), ("turns", turns)):
-        if array is not None and array.shape != ids.shape:
+        if array is None:
+            continue
+        namespace(array)
+        if array.shape != ids.shape:
             raise ValueError(f"{name} {array.shape} must have the shape of ids, {ids.shape}")
     if real is not None and turns is not None:
         raise ValueError("give real or turns: rows of turns are padded at the end, unseen")

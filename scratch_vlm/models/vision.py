@@ -267,7 +267,8 @@ def sight_forward(media, p, *, config, lengths=None, learn_tower=True, wrap=plai
     Raises
     ------
     ValueError
-        If media, lengths or parameters do not fit the config.
+        If media, lengths or parameters do not fit the config, or the images are of another size
+        and become more or fewer visual tokens than texts keep places for.
 
     See Also
     --------
@@ -283,6 +284,11 @@ def sight_forward(media, p, *, config, lengths=None, learn_tower=True, wrap=plai
     y, s["connector"] = connector_forward(
         x, p["connector"], config=config.connector, lengths=lengths, rng=rng
     )  # (M, S, D)
+    if y.shape[1] != config.tokens(media.shape[1]):
+        raise ValueError(
+            f"media {media.shape} become {y.shape[1]} visual tokens each, and texts keep places "
+            f"for {config.tokens(media.shape[1])}, those of images {config.tower.vit.image}"
+        )
     return y, s
 
 

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from scratch_vlm.data import files
-from scratch_vlm.data.files import MediaError, probe_video, read_image, read_video, stream_video
+from scratch_vlm.data.files import (
+    MediaError,
+    media_kind,
+    probe_video,
+    read_image,
+    read_video,
+    stream_video,
+)
 from scratch_vlm.ops.frames import resample, subsample
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow, of the extra io, is not installed")
@@ -182,8 +189,29 @@ def test_files_that_are_not_there_are_refused_at_once(tmp_path, read):
 def test_foreign_files_are_refused_at_once(tmp_path, read, content):
     path = tmp_path / "foreign.mp4"
     path.write_bytes(content)
-    with pytest.raises(MediaError, match=r"foreign.mp4 is (damaged|no image that Pillow knows)"):
+    with pytest.raises(
+        MediaError, match=r"foreign.mp4 is (damaged|a text|no image that Pillow knows)"
+    ):
         read(path)
+
+
+@needs_av
+@pytest.mark.parametrize("read", [read_video, stream_video, probe_video, media_kind])
+def test_a_text_is_no_video_of_a_terminal_that_prints_it(tmp_path, read):
+    path = tmp_path / "note.txt"
+    path.write_text("what colour is seven? é\n" * 200, encoding="utf-8")
+    with pytest.raises(MediaError, match=r"note.txt is a text, not an image or a video"):
+        read(path)
+
+
+def test_files_are_told_apart_by_what_they_hold(tmp_path, clip):
+    Image.new("RGB", (8, 8)).save(tmp_path / "still", "PNG")
+    Image.new("L", (8, 8)).save(
+        tmp_path / "moving.png", "GIF", save_all=True, append_images=[Image.new("L", (8, 8), 9)]
+    )
+    (tmp_path / "clip.jpg").write_bytes(clip.read_bytes())
+    kinds = [media_kind(tmp_path / name) for name in ("still", "moving.png", "clip.jpg")]
+    assert kinds == ["image", "video", "video"]
 
 
 @pytest.mark.filterwarnings("ignore:Truncated File Read")  # Pillow warns before it gives up
@@ -222,7 +250,7 @@ def test_an_animation_is_no_image(tmp_path, suffix):
 def test_an_image_is_no_video(tmp_path, suffix, read):
     path = tmp_path / f"image.{suffix}"
     Image.fromarray(gradient()).save(path)
-    with pytest.raises(MediaError, match=r"is an image .*, where a video is expected"):
+    with pytest.raises(MediaError, match="is an image, where a video is expected"):
         read(path)
 
 
@@ -448,7 +476,7 @@ def test_sound_is_no_video(tmp_path):
 @pytest.mark.parametrize(("library", "package"), [("PIL", "Pillow"), ("av", "PyAV")])
 def test_a_missing_library_says_what_to_install(tmp_path, monkeypatch, library, package):
     path = tmp_path / "film.mp4"
-    path.write_bytes(b"only a text")
+    path.write_bytes(bytes(range(256)))
     import_module = importlib.import_module
 
     def absent(name, *arguments):

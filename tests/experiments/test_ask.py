@@ -125,7 +125,7 @@ def test_oblong_models_see_the_middle_in_their_shape(tmp_path):
 
 @pytest.mark.parametrize(
     ("frames", "kept"),
-    [(None, range(7)), (9, range(7)), (7, range(7)), (1, [3]), (2, [1, 5]), (3, [1, 3, 5])],
+    [(None, range(7)), (10**12, range(7)), (7, range(7)), (1, [3]), (2, [1, 5]), (3, [1, 3, 5])],
 )
 def test_frames_are_taken_at_equal_distances(film, frames, kept):
     media = open_media(film, frames=frames)
@@ -189,7 +189,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path, picture, film, takes):
     (tmp_path / "none.gif").write_bytes(film.read_bytes()[:13] + b";")  # of zero frames
     with pytest.raises(MediaError, match=r"none.gif is (damaged|a video; .* on images)"):
         open_media(tmp_path / "none.gif", takes=takes)
-    with pytest.raises(MediaError, match=r"cut.gif is (damaged|a video of 7)"):
+    with pytest.raises(MediaError, match=r"cut.gif is (damaged|a video; .* on images)"):
         open_media(tmp_path / "cut.gif", takes=takes)
     with pytest.raises(FileNotFoundError, match=r"there is no file .*none.png"):
         open_media(tmp_path / "none.png", takes=takes)

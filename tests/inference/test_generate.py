@@ -172,6 +172,21 @@ def test_top_p_is_reached_by_as_few_tokens_as_can(top_p, kept):
     assert (probabilities > 0).sum() == kept
 
 
+@pytest.mark.parametrize("temperature", [1e-308, 5e-324])
+def test_the_smallest_temperatures_take_the_most_probable(temperature):
+    logits = np.array([[-3.0, 90.0, 89.9], [5.0, 5.0, -900.0]])
+    probabilities = choice_probabilities(logits, temperature=temperature)
+    np.testing.assert_array_equal(probabilities, [[0, 1, 0], [0.5, 0.5, 0]])
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "rng": RNG(0)}])
+def test_scores_that_are_not_numbers_are_refused(options):
+    p, config = make("gpt")
+    p["ln"]["beta"][2] = np.nan
+    with pytest.raises(ValueError, match=r"scores are not numbers \(NaN\)"):
+        generate([[1, 2]], p, config, new=3, **options)
+
+
 def test_each_row_stops_at_its_own_stop_token():
     p, config = make("llama")
     free = generate(PROMPTS, p, config, new=12, temperature=2.0, rng=RNG(0))

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from scratch_vlm.cases import random_parameters
+from scratch_vlm.cases import find_pairs, make_case, random_parameters
 from scratch_vlm.gradcheck import check
 from scratch_vlm.layers.block import BlockConfig
 from scratch_vlm.layers.linear import linear_backward, linear_forward, linear_init
@@ -17,7 +17,6 @@ from scratch_vlm.training.optimizer import AdamW
 from scratch_vlm.tree import FROZEN, freeze, leaves, tree_map, zeros_like
 
 ALL = ((".*", True),)
-LAYERS = ((r"tokens|positions", False), (".*", True))  # tables are not multiplied by
 
 
 def language_model(rng):
@@ -59,7 +58,7 @@ def test_a_model_with_fresh_adapters_computes_the_same_bits(model):
     rng = np.random.default_rng(0)
     (forward, _, config), x, p = model(rng)
     x = x.astype("float32") if x.dtype.kind == "f" else x
-    with_adapters = lora_add(rng, p, LAYERS, rank=2)
+    with_adapters = lora_add(rng, p, ALL, rank=2)
     y, _ = forward(x, with_adapters, config=config)
     assert y.dtype == np.float32
     np.testing.assert_array_equal(y, forward(x, p, config=config)[0])
@@ -69,7 +68,7 @@ def test_a_model_with_fresh_adapters_computes_the_same_bits(model):
 def test_the_backward_of_a_model_with_adapters_is_its_slope(model):
     rng = np.random.default_rng(0)
     (forward, backward, config), x, p = model(rng)
-    p = random_parameters(rng, lora_add(rng, p, LAYERS, rank=2, alpha=3))
+    p = random_parameters(rng, lora_add(rng, p, ALL, rank=2, alpha=3))
     report = check(forward, backward, [x], p, options={"config": config}, rng=rng)
     assert report.method == "complex"
     checked = [entry for entry in report.entries if "lora/" in entry.name]
@@ -167,7 +166,7 @@ def test_a_merged_model_computes_what_the_adapted_one_does(model):
     rng = np.random.default_rng(0)
     (forward, _, config), x, p = model(rng)
     names = {name for name, _ in leaves(p)}
-    p = random_parameters(rng, lora_add(rng, p, LAYERS, rank=2, alpha=3))
+    p = random_parameters(rng, lora_add(rng, p, ALL, rank=2, alpha=3))
     merged, kept = lora_merge(p)
     assert {name for name, _ in leaves(merged)} == names
     assert {name.rpartition("/")[2] for name, _ in leaves(kept)} == {"w", "a", "b", "scale"}
@@ -175,11 +174,38 @@ def test_a_merged_model_computes_what_the_adapted_one_does(model):
     assert np.abs(y - again).max() < 1e-12 * np.abs(y).max()
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "layers.resampler.resampler",
+        "models.video.tubelet_embedding",
+        "models.bert.bert",
+        "models.clip.clip",
+        "models.cross_modal.cross_modal",
+        "models.lm.lm",
+        "models.perceiver.perceiver",
+        "models.text.text",
+        "models.unified.unified",
+        "models.vit.vit",
+    ],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_every_layer_that_a_rule_can_choose_reads_its_adapter(name, seed):
+    rng = np.random.default_rng(seed)
+    case, forward = make_case(name, rng), find_pairs()[name].forward
+    p = random_parameters(rng, lora_add(rng, case.p, ALL, rank=1))
+    y, again, plain = (
+        forward(*case.inputs, q, **case.fresh_options())[0] for q in (p, lora_merge(p)[0], case.p)
+    )
+    np.testing.assert_allclose(y, again, rtol=1e-9, atol=1e-9)
+    assert not np.allclose(y, plain)
+
+
 @pytest.mark.parametrize("model", [language_model, vision_model])
 def test_unmerging_gives_back_every_bit(model):
     rng = np.random.default_rng(0)
     _, _, p = model(rng)
-    p = random_adapters(rng, lora_add(rng, p, LAYERS, rank=2, alpha=1e9))
+    p = random_adapters(rng, lora_add(rng, p, ALL, rank=2, alpha=1e9))
     spare = tree_map(np.copy, p)
     merged, kept = lora_merge(p)
     head, lora = p["head"], p["head"]["lora"]
@@ -232,6 +258,8 @@ def test_what_cannot_be_added_is_refused():
         lora_add(rng, p, ALL, rank=2, alpha=float("inf"))
     with pytest.raises(ValueError, match="'head' decides about no parameter"):
         lora_add(rng, p, (("head", True), (".*", False)), rank=2)
+    with pytest.raises(ValueError, match="'tokens' decides about no parameter"):  # a table
+        lora_add(rng, {"tokens": p["fc"], **p}, (("tokens", True), (".*", False)), rank=2)
     with pytest.raises(ValueError, match="no rule matches proj"):
         lora_add(rng, p, (("fc", True),), rank=2)
     with pytest.raises(ValueError, match="choose none of the layers fc, proj"):

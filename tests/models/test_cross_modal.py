@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from scratch_vlm.cases import random_parameters
-from scratch_vlm.layers.block import BlockConfig
+from scratch_vlm.layers.block import BLOCKS, BlockConfig
 from scratch_vlm.layers.connector import ConnectorConfig
-from scratch_vlm.layers.gated import GatedConfig
+from scratch_vlm.layers.gated import GatedConfig, gated_block_forward
+from scratch_vlm.layers.norm import NORMS
 from scratch_vlm.layers.resampler import ResamplerConfig
 from scratch_vlm.models.cross_modal import (
     CrossModalConfig,
@@ -17,6 +18,7 @@ from scratch_vlm.models.cross_modal import (
     cross_modal_init,
     cross_modal_loss_backward,
     cross_modal_loss_forward,
+    cross_trunk_forward,
     look_forward,
     seen_mask,
 )
@@ -119,6 +121,22 @@ def with_another(k):
     other = IMAGES.copy()
     other[k] = RNG(5).standard_normal(other[k].shape)
     return other
+
+
+@pytest.mark.parametrize("places", [(0,), (2,), (0, 2), (0, 1, 2)])
+def test_gated_blocks_stand_before_the_blocks_of_their_numbers(places):
+    config = configure("llama", "llama")
+    config = replace(config, lm=replace(config.lm, depth=3), places=places)
+    p, block = make(config), config.lm.block
+    x, z = RNG(2).standard_normal((3, 7, 8)), RNG(3).standard_normal((3, 5, 6))
+    y, _ = cross_trunk_forward(x, z, p, config=config)
+    for i in range(3):
+        if i in places:
+            x, _ = gated_block_forward(x, z, p["gated"][str(i)], config=config.gated)
+        mask = np.tri(7, dtype=bool)
+        x, _ = BLOCKS["pre"][0](x, p["lm"]["blocks"][str(i)], config=block, mask=mask)
+    x, _ = NORMS["rms"][1](x, p["lm"]["ln"], eps=block.eps)
+    np.testing.assert_allclose(y, x, rtol=1e-12)
 
 
 @STYLE

@@ -298,6 +298,8 @@ def test_texts_of_another_shape_or_dtype_are_refused():
         lm_forward(IDS.astype(float), p, config=config)
     with pytest.raises(ValueError, match=r"real \(3, 5\) must have the shape of ids, \(3, 6\)"):
         lm_forward(IDS, p, config=config, real=np.ones((3, 5), bool))
+    with pytest.raises(TypeError, match="got list"):
+        lm_forward(IDS, p, config=config, real=(IDS > 0).tolist())
     with pytest.raises(TypeError, match="real must be boolean"):
         lm_forward(IDS, p, config=config, real=np.ones((3, 6)))
     with pytest.raises(ValueError, match=r"labels must be \(B, T\) and logits \(B, T, V\)"):

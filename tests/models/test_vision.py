@@ -230,6 +230,19 @@ def test_media_and_parameters_that_do_not_fit_are_refused():
         tower_of(p["tower"], config.tower)
 
 
+@pytest.mark.parametrize("kind", CONNECTORS)
+def test_images_of_another_size_are_seen_only_if_they_fill_the_places_of_a_text(kind):
+    config = sight_of(kind)
+    large = RNG(3).standard_normal((2, 4, 8, 8, 1))
+    if kind == "resampler":  # R tokens, whatever comes in
+        assert sight_forward(large, make(config), config=config)[0].shape == (2, 3, 6)
+        return
+    wanted = "grid 2 x 2" if kind == "pixel_shuffle" else r"64 .* places for 16, .* \(4, 4, 1\)"
+    for lengths in (None, np.array([4, 1])):
+        with pytest.raises(ValueError, match=wanted):
+            sight_forward(large, make(config), config=config, lengths=lengths)
+
+
 def test_lengths_that_are_one_too_few_are_refused():
     config = sight_of("linear")
     with pytest.raises(ValueError, match=r"lengths \(2,\) must be one for each of the 3 media"):
