@@ -8,14 +8,14 @@ from pathlib import Path
 
 import scratch_vlm
 
-EXPERIMENTS = {  # module of experiments, and whether it starts from a trained CLIP and lm
-    "vit": ("digits", False),
-    "clip": ("scenes", False),
-    "lm": ("language", False),
-    "perceiver": ("perceiver", False),
-    "vqa": ("vqa", True),
-    "video": ("motion", True),
-    "shots": ("shots", True),
+EXPERIMENTS = {  # module of experiments, and the stages that must have been trained before
+    "vit": ("digits", ()),
+    "clip": ("scenes", ()),
+    "lm": ("language", ()),
+    "perceiver": ("perceiver", ()),
+    "vqa": ("vqa", ("clip", "lm")),
+    "video": ("motion", ("clip", "lm", "unified")),
+    "shots": ("shots", ("clip", "lm")),
 }
 
 DESCRIPTION = """\
@@ -73,8 +73,9 @@ Train one model and measure it on validation data.
   scratch-vlm train vqa --arm cross_modal --connector resampler
   scratch-vlm train video --out runs/films
 
-The last three start from a CLIP and a language model, which are trained first, under --base, where
-they are not there yet. An interrupted training goes on when the same command is given again.
+The last three start from a CLIP and a language model, and video from a model of images, which are
+trained first, under --base, where they are not there yet. An interrupted training goes on when the
+same command is given again.
 """
 
 COMPARE = """\
@@ -253,7 +254,7 @@ def _parser():
         "--base",
         type=Path,
         metavar="DIR",
-        help="folder of the CLIP and language model to start from (default runs/base-SEED)",
+        help="folder of the models to start from (default runs/base-SEED)",
     )
 
     compare = command(
@@ -362,18 +363,20 @@ def _train(options):
     from scratch_vlm.training.run import RunFolder, write_metrics
     from scratch_vlm.viz.table import results_table
 
-    module, sees = EXPERIMENTS[options.model]
+    module, before = EXPERIMENTS[options.model]
     experiment = importlib.import_module(f"scratch_vlm.experiments.{module}")
     style = _style(options)
     name = "-".join([options.model, *style.values()])
     out = options.out or Path("runs") / f"{name}-{options.seed}"
     how = {"seed": options.seed, "xp": load(options.backend)}
     start = {}
-    if sees:
-        from scratch_vlm.experiments.stages import train_stages
+    if before:
+        from scratch_vlm.experiments.stages import STAGES, train_stages
 
         base = options.base or Path("runs") / f"base-{options.seed}"
-        start = train_stages(base, ("clip", "lm"), **how)
+        trained = train_stages(base, before, **how)
+        stage = next(stage for stage in STAGES.values() if stage.module is experiment)
+        start = {argument: trained[source] for argument, source in stage.starts.items()}
     p = experiment.train_model(out, steps=options.steps, **how, **start, **style)
     metrics = {name: experiment.measure(p, name="val", **style)}
     write_metrics(RunFolder(out).metrics, metrics)

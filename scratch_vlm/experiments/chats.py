@@ -14,14 +14,12 @@ from scratch_vlm.inference.answer import answer
 from scratch_vlm.layers.block import BlockConfig
 from scratch_vlm.models.cross_modal import (
     CrossModalConfig,
-    cross_modal_init,
     cross_modal_loss_backward,
     cross_modal_loss_forward,
 )
 from scratch_vlm.models.lm import LMConfig, lm_init, lm_loss_backward, lm_loss_forward
 from scratch_vlm.models.unified import (
     UnifiedConfig,
-    unified_init,
     unified_loss_backward,
     unified_loss_forward,
 )
@@ -32,9 +30,9 @@ VOCABULARY = 512  # at most: special tokens, 256 bytes, and enough merges for ev
 CONTEXT = 160
 BLOCK = BlockConfig(width=64, heads=4, hidden=256, mlp="gelu_tanh")
 ANSWER_TOKENS = 2  # a word and the end; a caption takes more
-FUSIONS = {
-    UnifiedConfig: (unified_init, unified_loss_forward, unified_loss_backward),
-    CrossModalConfig: (cross_modal_init, cross_modal_loss_forward, cross_modal_loss_backward),
+OBJECTIVES = {
+    UnifiedConfig: (unified_loss_forward, unified_loss_backward),
+    CrossModalConfig: (cross_modal_loss_forward, cross_modal_loss_backward),
 }
 TRAINING = TrainConfig(
     steps=400,
@@ -102,7 +100,7 @@ def settings(seed=0, steps=None):
     return TRAINING.for_run(seed, steps), {"model": asdict(language())}
 
 
-def train_language(folder, *, seed=0, steps=None, xp=np, progress=True):
+def train_model(folder, *, seed=0, steps=None, xp=np, progress=True):
     """Train the language model on conversations whose images it does not see.
 
     It learns what is asked and what kind of word answers, and not which.
@@ -177,9 +175,7 @@ def unseen_questions(rng, count, turns):
     return asked
 
 
-def train_fusion(
-    folder, model, batch, config, *, clip, lm, identity, watch=None, xp=np, progress=True
-):
+def train_fusion(folder, model, p, batch, config, *, identity, watch=None, xp=np, progress=True):
     """Train a vision language model to answer questions that do not see each other's answers.
 
     Parameters
@@ -188,14 +184,13 @@ def train_fusion(
         Where to keep its curve and its checkpoint.
     model : UnifiedConfig or CrossModalConfig
         The model.
+    p : dict
+        Its parameters to start from.
     batch : callable
         ``batch(step)`` gives images or videos of shape (B, F, H, W, C), normalised, and a list of
         questions for each.
     config : TrainConfig
         How to train.
-    clip, lm : dict
-        Trained parameters of the CLIP, whose image tower it starts from, and of the language
-        model.
     identity : dict
         What else makes this run what it is.
     watch : callable, optional
@@ -210,7 +205,7 @@ def train_fusion(
     dict
         Its parameters.
     """
-    init, loss_forward, loss_backward = FUSIONS[type(model)]
+    loss_forward, loss_backward = OBJECTIVES[type(model)]
 
     def rows(step):
         media, asked = batch(step)
@@ -224,7 +219,7 @@ def train_fusion(
     return train(
         forward,
         loss_backward,
-        init(np.random.default_rng(config.seed), model, vit=clip["image"], lm=lm),
+        p,
         rows,
         config,
         folder,

@@ -1,7 +1,7 @@
 """Trainings that build on each other: a CLIP, a language model, then models that see and speak."""
 
-from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -17,47 +17,38 @@ class Stage(NamedTuple):
     ----------
     words : str
         What happens, for whoever waits.
-    train : callable
-        ``train(folder, seed=, steps=, xp=, progress=, **options)`` gives trained parameters.
-    settings : callable
-        ``settings(seed=, steps=, **options)``: what tells one run from another.
-    steps : int
-        Training steps of the whole training.
+    module : module
+        The experiment: ``train_model(folder, seed=, steps=, xp=, progress=, **options)`` gives
+        trained parameters, ``settings(seed=, steps=, **options)`` says what tells one run from
+        another, and ``TRAINING.steps`` are those of the whole training.
+    starts : dict
+        What else `train_model` is given: by argument, the stage whose parameters it starts from.
     options : dict
-        Of this stage, for both.
-    sees : bool
-        Whether it starts from the trained CLIP and language model, as ``clip=`` and ``lm=``.
+        Of this stage.
     """
 
     words: str
-    train: Callable
-    settings: Callable
-    steps: int
+    module: ModuleType
+    starts: dict
     options: dict
-    sees: bool = True
 
 
-def _stage(words, module, sees=True, **options):
-    train = chats.train_language if module is chats else module.train_model
-    return Stage(words, train, module.settings, module.TRAINING.steps, options, sees)
-
-
+ARMS = [{"arm": arm} for arm in vqa.ARMS]
+FILMS = [{"arm": arm} for arm in motion.ARMS]
+PARTS = {"clip": "clip", "lm": "lm"}
+VLM = {"vlm": "unified"}
 STAGES = {
-    "vit": _stage("a ViT learns to name single digits", digits, False),
-    "clip": _stage("a CLIP learns which caption describes which scene", scenes, False),
-    "lm": _stage("a language model learns what is asked, and what may be answered", chats, False),
-    "unified": _stage("it learns to see: visual tokens among its words", vqa, arm="unified"),
-    "cross_modal": _stage("and again: its words look at the image", vqa, arm="cross_modal"),
-    "gates_closed": _stage("the same, with gates that start closed", vqa, arm="gates_closed"),
-    "gates_closed_fast": _stage(
-        "closed gates that learn ten times as fast", vqa, arm="gates_closed_fast"
-    ),
-    "video": _stage("it learns which way things move in clips", motion, arm="clips"),
-    "video_one_frame": _stage("the same from one frame", motion, arm="one_frame"),
-    "video_no_time_embedding": _stage(
-        "the same without the order of frames", motion, arm="no_time_embedding"
-    ),
-    "shots": _stage("it learns to learn from examples in the prompt", shots),
+    "vit": Stage("a ViT learns to name single digits", digits, {}, {}),
+    "clip": Stage("a CLIP learns which caption describes which scene", scenes, {}, {}),
+    "lm": Stage("a language model learns what is asked, and what may be answered", chats, {}, {}),
+    "unified": Stage("it learns to see: visual tokens among its words", vqa, PARTS, ARMS[0]),
+    "cross_modal": Stage("and again: its words look at the image", vqa, PARTS, ARMS[1]),
+    "gates_closed": Stage("the same, with gates that start closed", vqa, PARTS, ARMS[2]),
+    "gates_closed_fast": Stage("closed gates that learn ten times as fast", vqa, PARTS, ARMS[3]),
+    "video": Stage("it learns which way things move in clips", motion, VLM, FILMS[0]),
+    "video_one_frame": Stage("the same from one frame", motion, VLM, FILMS[1]),
+    "video_no_time_embedding": Stage("the same without the order of frames", motion, VLM, FILMS[2]),
+    "shots": Stage("it learns to learn from examples in the prompt", shots, PARTS, {}),
 }
 
 
@@ -69,7 +60,7 @@ def train_stages(folder, names, *, seed=0, steps=None, places=None, xp=np, progr
     folder : str or path
         Where to write: each stage into the folder of its name.
     names : sequence of str
-        Keys of ``STAGES``, in order; ``clip`` and ``lm`` before those that see.
+        Keys of ``STAGES``, in order: each behind those that it starts from.
     seed : int, default 0
         Of all weights and batches.
     steps : dict, optional
@@ -96,13 +87,13 @@ def train_stages(folder, names, *, seed=0, steps=None, places=None, xp=np, progr
     for name, path in folders.items():
         stage = STAGES[name]
         options = {"seed": seed, "steps": steps.get(name), **stage.options}
-        check_run(path, *stage.settings(**options), root=root)
+        check_run(path, *stage.module.settings(**options), root=root)
     for number, (name, path) in enumerate(folders.items(), start=1):
         stage = STAGES[name]
         if progress:
             print(f"{number:2d}/{len(folders)}  {stage.words}", flush=True)
-        start = {part: trained[part] for part in ("clip", "lm")} if stage.sees else {}
-        trained[name] = stage.train(
+        start = {argument: trained[source] for argument, source in stage.starts.items()}
+        trained[name] = stage.module.train_model(
             path,
             seed=seed,
             steps=steps.get(name),
@@ -129,4 +120,4 @@ def shortened(names, share):
     dict of str to int
         For `train_stages`.
     """
-    return {name: max(1, round(share * STAGES[name].steps)) for name in names}
+    return {name: max(1, round(share * STAGES[name].module.TRAINING.steps)) for name in names}

@@ -14,6 +14,7 @@ from scratch_vlm.models.cross_modal import cross_modal_forward
 from scratch_vlm.models.unified import unified_embed_forward, unified_forward
 from scratch_vlm.ops.attend import attention_weights
 from scratch_vlm.tree import leaves
+from scratch_vlm.viz.table import readable
 
 SHOWN = 4  # boards with questions and answers
 GATES = {  # arms of `vqa`, and what tells them apart
@@ -90,9 +91,9 @@ def image_sections(report, trained, arms, name="test"):
                 words,
                 weights,
                 scenes.MODEL.image.grid,
-                title=chats_name(arm),
+                title=readable(arm),
             ),
-            f"{question.text!r} ({question.answer}), asked of the {chats_name(arm)} model.",
+            f"{question.text!r} ({question.answer}), asked of the {readable(arm)} model.",
             "The board under one attention map for each word",
         )
 
@@ -346,8 +347,3 @@ def caption_section(report, trained, arms, name="test"):
         "Descriptions in reading order.",
         "Boards with a description of each",
     )
-
-
-def chats_name(arm):
-    """Name an arm in a sentence."""
-    return arm.replace("_", "-")

@@ -40,8 +40,8 @@ from scratch_vlm.experiments.runs import save_model
 from scratch_vlm.layers.connector import ConnectorConfig
 from scratch_vlm.layers.gated import GatedConfig
 from scratch_vlm.layers.resampler import ResamplerConfig
-from scratch_vlm.models.cross_modal import CrossModalConfig
-from scratch_vlm.models.unified import UnifiedConfig
+from scratch_vlm.models.cross_modal import CrossModalConfig, cross_modal_init
+from scratch_vlm.models.unified import UnifiedConfig, unified_init
 from scratch_vlm.models.vision import SightConfig, TowerConfig
 from scratch_vlm.training.loop import TrainConfig
 
@@ -179,13 +179,13 @@ def train_model(
         )
         return scenes.prepare(images)[:, None], asked
 
+    init = unified_init if isinstance(model, UnifiedConfig) else cross_modal_init
     p = train_fusion(
         folder,
         model,
+        init(np.random.default_rng(seed), model, vit=clip["image"], lm=lm),
         batch,
         config,
-        clip=clip,
-        lm=lm,
         identity=identity,
         watch=gates if isinstance(model, CrossModalConfig) else None,
         xp=xp,

@@ -115,28 +115,25 @@ def test_what_a_prompt_costs_grows_with_images_as_the_fusion_says():
         assert len({cost["parameters"] for cost in every}) == 1
 
 
-def test_stages_that_see_start_from_what_was_trained_before(tmp_path):
+def test_stages_start_from_what_was_trained_before(tmp_path, monkeypatch):
     seen = {}
 
     def train(folder, *, seed, steps, xp, progress, **given):
         seen[folder.name] = given
         return folder.name
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            stages,
-            "STAGES",
-            {name: stage._replace(train=train) for name, stage in stages.STAGES.items()},
-        )
-        names = ("clip", "lm", "gates_closed", "video_one_frame")
-        trained = stages.train_stages(tmp_path, names, places={"clip": "first"}, progress=False)
+    for stage in stages.STAGES.values():
+        monkeypatch.setattr(stage.module, "train_model", train)
+    names = ("clip", "lm", "unified", "gates_closed", "video_one_frame")
+    trained = stages.train_stages(tmp_path, names, places={"clip": "first"}, progress=False)
     assert trained == {name: "first" if name == "clip" else name for name in names}
-    start = {"clip": "first", "lm": "lm"}
+    parts = {"clip": "first", "lm": "lm"}
     assert seen == {
         "first": {},
         "lm": {},
-        "gates_closed": {**start, "arm": "gates_closed"},
-        "video_one_frame": {**start, "arm": "one_frame"},
+        "unified": {**parts, "arm": "unified"},
+        "gates_closed": {**parts, "arm": "gates_closed"},
+        "video_one_frame": {"vlm": "unified", "arm": "one_frame"},
     }
 
 

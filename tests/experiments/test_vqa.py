@@ -14,14 +14,18 @@ from scratch_vlm.experiments.chats import word_accuracy
 from scratch_vlm.models.clip import clip_init
 from scratch_vlm.models.cross_modal import CrossModalConfig, cross_modal_init
 from scratch_vlm.models.lm import lm_init
-from scratch_vlm.models.unified import UnifiedConfig
+from scratch_vlm.models.unified import UnifiedConfig, unified_init
 
 
 @pytest.fixture
 def base(monkeypatch):
-    """Stand in for a trained CLIP and language model."""
+    """Stand in for trained models to start from."""
     rng = np.random.default_rng(0)
-    p = {"clip": clip_init(rng, scenes.MODEL), "lm": lm_init(rng, chats.language())}
+    p = {
+        "clip": clip_init(rng, scenes.MODEL),
+        "lm": lm_init(rng, chats.language()),
+        "unified": unified_init(rng, vqa.model_of("unified")),
+    }
     monkeypatch.setattr(stages, "train_stages", lambda folder, names, **_: {n: p[n] for n in names})
     return p
 
