@@ -50,7 +50,7 @@ CHANCE = {  # of guessing along the known axis, or evenly; in the order of the q
     "digit": 1 / len(DIGIT_NAMES),
 }
 TRAINING = TrainConfig(
-    steps=1700,
+    steps=2100,
     batch_size=32,
     peak_rate=2e-3,
     warmup=100,
@@ -101,7 +101,7 @@ def settings(arm, seed=0, steps=None):
     seed : int, default 0
         Of weights and batches.
     steps : int, optional
-        Training steps; default 1700.
+        Training steps; default 2100.
 
     Returns
     -------
@@ -129,7 +129,7 @@ def train_model(folder, arm="clips", *, vlm, seed=0, steps=None, xp=np, progress
     seed : int, default 0
         Of new weights and batches.
     steps : int, optional
-        Training steps; default 1700.
+        Training steps; default 2100.
     xp : module, default numpy
         Where to compute.
     progress : bool, default True
