@@ -94,7 +94,7 @@ def test_another_number_of_gradients_is_refused(count):
 
 
 def test_a_backward_that_returns_nothing_is_refused():
-    with pytest.raises(GradientError, match="returned 0 gradients for 1"):
+    with pytest.raises(GradientError, match="returned None for 1 floating point input"):
         check(cube_forward, lambda dy, x: None, [numbers(2)])
 
 
@@ -103,7 +103,7 @@ def test_a_forward_that_changes_its_input_is_refused():
         x *= 2
         return x, None
 
-    with pytest.raises(GradientError, match="input/0 was changed in place"):
+    with pytest.raises(GradientError, match="input 0 was changed in place by the forward"):
         check(forward, lambda dy, saved: 2 * dy, [numbers(3)])
 
 
@@ -114,7 +114,7 @@ def test_a_backward_that_changes_a_parameter_is_refused():
         return dx
 
     inputs, p = linear()
-    with pytest.raises(GradientError, match="parameter/w was changed in place"):
+    with pytest.raises(GradientError, match="w was changed in place by the backward"):
         check(linear_forward, backward, inputs, p)
 
 
@@ -227,7 +227,7 @@ def test_integers_have_no_gradient_and_float32_is_checked_in_float64():
 def test_the_table_puts_the_worst_first():
     inputs, p = linear()
     report = measure(linear_forward, wrong(lambda w: w * 1.5), inputs, p)
-    names = [line.split()[0] for line in str(report).splitlines()[1:]]
+    names = [line.split()[0] for line in str(report).splitlines()[1:4]]
     assert names[0] == "w" and sorted(names) == ["b", "input", "w"]
     assert next(entry.size for entry in report.entries if entry.name == "w") == 12
 
@@ -243,5 +243,5 @@ def test_a_forward_that_saves_nothing_is_told_to_return_a_pair():
 
 
 def test_an_unknown_method_is_refused():
-    with pytest.raises(ValueError, match="'auto', 'complex' or 'central', got 'exact'"):
+    with pytest.raises(ValueError, match="'central' or 'longdouble', got 'exact'"):
         measure(cube_forward, cube_backward, [numbers(2)], method="exact")

@@ -1,0 +1,554 @@
+"""Compare the slopes that a forward and its backward see, and say what is wrong."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from scratch_vlm.backend import namespace
+from scratch_vlm.gradcheck.diagnosis import Evidence, guess, locate
+from scratch_vlm.gradcheck.promises import broken_promises, copied, cotangent
+from scratch_vlm.gradcheck.report import Entry, Fault, GradientError, Report
+from scratch_vlm.gradcheck.slopes import (
+    CentralDifferences,
+    ComplexStep,
+    Sides,
+    keeps_longdouble,
+    size_of_move,
+)
+from scratch_vlm.gradcheck.subject import Broken, host, make_subject, parts_of
+from scratch_vlm.gradcheck.trace import lost_operations
+
+METHODS = ("auto", "complex", "central", "longdouble")
+TOLERANCE = {"complex": 1e-12, "central": 1e-8, "longdouble": 1e-11}
+# Below this share of the largest gradient, an error is measured against that share: a gradient
+# that is zero in exact arithmetic (a key bias under softmax) has no relative error of its own.
+FLOOR = 1e-3
+ROUNDING = 2000  # units in the last place that a gradient in low precision may be off
+DIGIT = 2.0**-52  # the last digit of the inputs
+
+
+def check(forward, backward=None, inputs=None, p=None, **settings):
+    """Measure a pair, and raise if it is wrong.
+
+    Parameters
+    ----------
+    forward, backward, inputs, p, **settings
+        As in `measure`.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    GradientError
+        If a gradient is wrong or a promise broken; the message is a table of all gradients with
+        what may be the mistake, and its attribute ``report`` has the same for programs.
+
+    Examples
+    --------
+    A pair of functions:
+
+    >>> def square_forward(x):
+    ...     return x * x, x
+    >>> def square_backward(dy, x):
+    ...     return 2 * x * dy
+    >>> x = np.array([1.0, 2.0, 3.0])
+    >>> check(square_forward, square_backward, [x]).passed
+    True
+
+    A function that returns its value and its gradient:
+
+    >>> check(lambda x: (x @ x, 2 * x), inputs=[x]).passed
+    True
+
+    An object that keeps its own state:
+
+    >>> class Square:
+    ...     def forward(self, x):
+    ...         self.x = x
+    ...         return x * x
+    ...     def backward(self, dy):
+    ...         return 2 * self.x * dy
+    >>> check(Square(), inputs=[x]).passed
+    True
+    """
+    report = measure(forward, backward, inputs, p, **settings)
+    if not report.passed:
+        name = getattr(backward or forward, "__name__", None) or type(forward).__name__
+        method = "in longdouble" if report.method == "longdouble" else f"{report.method} step"
+        raise GradientError(f"{name} is wrong ({method}):\n{report}", report)
+    return report
+
+
+def measure(
+    forward,
+    backward=None,
+    inputs=None,
+    p=None,
+    *,
+    options=None,
+    wrt=None,
+    rng=None,
+    method="auto",
+    directions=1,
+    step=None,
+    tolerance=None,
+    quick=False,
+):
+    """Compare the slopes that a forward and its backward see, for every input and parameter.
+
+    Parameters
+    ----------
+    forward : callable or object
+        ``y, saved = forward(*inputs, p, **options)``; without `p` if that is None. `y` may be a
+        tuple of arrays. With no `backward`, a function that returns one number and its gradient
+        (of several inputs a tuple), or an object with methods ``y = forward(*inputs)`` and
+        ``dx = backward(dy)``, and perhaps with ``params`` and ``grads``, dicts or lists of arrays
+        beside each other.
+    backward : callable, optional
+        ``dinputs = backward(dy, saved, g)``; without `g` if `p` is None. One gradient for each
+        input of floating point numbers, a tuple if there are several, None if there are none.
+    inputs : sequence of array
+        Arrays of NumPy or CuPy, or dicts of them. Integers and booleans are passed on as they
+        are and have no gradient.
+    p : dict, optional
+        Tree of parameters.
+    options : dict or callable, optional
+        Keyword arguments of the forward, or a function that makes them anew for every call (for
+        a pair that draws from a generator).
+    wrt : sequence of int, optional
+        Which inputs have a gradient; default all of floating point numbers.
+    rng : numpy.random.Generator, optional
+        Draws dy and the directions; default a fixed seed. Both must be random: with dy = 1 a
+        softmax or a layer norm whose backward returns zeros would pass.
+    method : {"auto", "complex", "central", "longdouble"}
+        ``"complex"``: Im f(x + ihu) / h with h = 1e-30, exact to the last digits, for forwards
+        made of analytic operations. ``"central"``: differences in float64, extrapolated to step
+        zero. ``"longdouble"``: the same in the longest float of the machine. ``"auto"``: the first
+        that works, judged by the forward itself.
+    directions : int, default 1
+        Random directions along which each array is moved.
+    step : float, optional
+        Of central differences, relative to the size of what is moved; default is a search.
+    tolerance : float, optional
+        Largest relative error that passes; default 1e-12 (complex), 1e-8 (central) or 1e-11.
+    quick : bool, default False
+        Only compare the slopes: nothing about smoothness, hidden state, linearity or what may be
+        the mistake.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    TypeError
+        If `inputs` is one array instead of a sequence, or the forward does not return a pair.
+    ValueError
+        If the method is unknown or does not exist on this machine, or a number is out of range.
+
+    Notes
+    -----
+    For a cotangent dy and a direction u the forward gives the slope :math:`\\langle dy, J u
+    \\rangle` and the backward :math:`\\langle J^\\top dy, u \\rangle`: the same number. Each array
+    is moved along a random direction, so one evaluation judges all of its numbers; where they
+    differ, halving the array finds a wrong entry.
+
+    Arrays of less than float64 are judged in float64, and then once more as they are: their
+    gradients may differ from the exact ones by rounding, not more.
+    """
+    if method not in METHODS:
+        known = ", ".join(map(repr, METHODS[:-1]))
+        raise ValueError(f"method must be {known} or {METHODS[-1]!r}, got {method!r}")
+    if directions < 1:
+        raise ValueError(f"directions must be at least 1, got {directions}")
+    if step is not None and not 0 < step <= 1:
+        raise ValueError(f"step must be above 0 and at most 1, got {step}")
+    if method == "auto" and step is not None:
+        method = "central"
+    started = time.perf_counter()
+    subject = make_subject(forward, backward, inputs, p, options, wrt)
+    rng = np.random.default_rng(0) if rng is None else rng
+    judge = _Judge(subject, rng, method, directions, step, tolerance, quick)
+    try:
+        entries = judge.entries()
+        if not quick and not judge.faults:
+            judge.faults += judge.promises()
+    except Broken as broken:
+        entries = []
+        judge.faults.append(broken.fault)
+    return Report(
+        tuple(entries),
+        judge.steps.method if judge.steps else "complex",
+        judge.tolerance,
+        time.perf_counter() - started,
+        tuple(judge.faults),
+        judge.note,
+    )
+
+
+class _Judge:
+    """One measurement, step by step."""
+
+    def __init__(self, subject, rng, method, directions, step, tolerance, quick):
+        self.subject, self.rng, self.method = subject, rng, method
+        self.count, self.step, self.given_tolerance, self.quick = directions, step, tolerance, quick
+        self.faults, self.note, self.steps = [], "", None
+        self.point = {
+            name: x.astype("float64") if x.dtype.kind == "f" else x.copy()
+            for name, x in subject.given.items()
+        }
+
+    @property
+    def tolerance(self):
+        if self.given_tolerance is not None:
+            return self.given_tolerance
+        return TOLERANCE[self.steps.method if self.steps else "complex"]
+
+    def entries(self):
+        """Run both functions once, and compare their slopes."""
+        self.y, gradients = self._run_once(self.point)
+        self.gradients = self._well_formed(gradients)
+        names = [name for name in self.subject.targets if gradients[name] is not None]
+        shapes = {name: self.point[name].shape for name in names}
+        self.directions = [
+            {name: self.rng.standard_normal(shape) for name, shape in shapes.items()}
+            for _ in range(self.count)
+        ]
+        self._choose_steps(names)
+        numeric = {}
+        try:
+            numeric = {name: [self._terms({name: u[name]}) for u in self.directions] for name in names}
+        except (TypeError, np.exceptions.ComplexWarning) as error:
+            self._give_up_complex(error)
+            numeric = {name: [self._terms({name: u[name]}) for u in self.directions] for name in names}
+        self._explain_shapes(gradients)
+        scales = {
+            name: [
+                _norm(self.gradients[name] * u[name]) + _norm(terms)
+                for u, (terms, _) in zip(self.directions, numeric[name], strict=True)
+            ]
+            for name in self.gradients
+        }
+        floor = FLOOR * max((s for scale in scales.values() for s in scale), default=0.0)
+        entries = [
+            self._entry(name, numeric[name], [max(s, floor) for s in scales[name]])
+            for name in self.gradients
+        ]
+        if not self.quick:
+            entries = [self._explained(e, max(*scales[e.name], floor)) for e in entries]
+            entries = self._in_given_precision(entries)
+        return entries
+
+    def _run_once(self, point):
+        spare = {name: x.copy() for name, x in point.items()}
+        with np.errstate(all="ignore"):
+            y, saved = self.subject.run(point)
+        for number, part in enumerate(parts_of(y)):
+            part = host(part)
+            if part.dtype.kind == "f" and not np.isfinite(part).all():
+                at = [int(i) for i in np.argwhere(~np.isfinite(part))[0]]
+                raise Broken("output", f"the forward gives {part[tuple(at)]} at {at} of its output")
+        self._untouched(point, spare, "forward")
+        self.dy = cotangent(self.rng, y)
+        y, given = copied(y), copied(self.dy)
+        gradients = self.subject.pull(given, saved, point)
+        # A copy, for what a backward returned may be memory that it uses again.
+        gradients = {k: x if x is None else host(x).copy() for k, x in gradients.items()}
+        self._untouched(point, spare, "backward")
+        for part, before in zip(parts_of(given), parts_of(self.dy), strict=True):
+            if not np.array_equal(host(part), host(before)):
+                self.faults.append(Fault("mutation", "dy was changed in place by the backward"))
+        return y, gradients
+
+    def _untouched(self, point, spare, who):
+        for name, before in spare.items():
+            if not np.array_equal(host(point[name]), host(before), equal_nan=True):
+                raise Broken("mutation", f"{name} was changed in place by the {who}")
+
+    def _well_formed(self, gradients):
+        """Keep the gradients that can be compared; report the others."""
+        kept = {}
+        for name, gradient in gradients.items():
+            if gradient is None:
+                self.faults.append(Fault("none", f"the gradient of {name} is None"))
+                continue
+            shape = self.point[name].shape
+            if gradient.shape != shape:
+                message = f"{name} has shape {shape} and its gradient {gradient.shape}"
+                self.faults.append(Fault("shape", message))
+                continue
+            bad = np.argwhere(~np.isfinite(gradient))
+            if len(bad):
+                at = [int(i) for i in bad[0]]
+                message = f"the gradient of {name} is {gradient[tuple(at)]} at {at}"
+                self.faults.append(Fault("nan", f"{message}, {len(bad)} of {gradient.size} so"))
+            kept[name] = gradient
+        return kept
+
+    def _choose_steps(self, names):
+        """Take the complex step where it sees what real differences see."""
+        if self.method in ("central", "longdouble"):
+            self._use_differences(self.method == "longdouble")
+        else:
+            self.steps = ComplexStep(self.subject, self.point)
+        if self.quick or not names:
+            return
+        self.everywhere = {
+            name: u * size_of_move(self.point, {name: u})
+            for name, u in self.directions[0].items()
+        }
+        with np.errstate(all="ignore"):
+            sides = Sides(self.subject, self.point, self.y, self.everywhere)
+        corner = sides.corner()
+        if corner:
+            self.faults.append(self._corner(corner))
+            return
+        if self.steps.method != "complex":
+            return
+        try:
+            seen, _ = self.steps.along(self.everywhere)
+        except (TypeError, np.exceptions.ComplexWarning) as error:
+            self._give_up_complex(error)
+            return
+        right = sides.slope
+        noise = max((abs(part).max(initial=0) for part in sides.y), default=0) * 1e-13 / sides.h
+        top = max((abs(part).max(initial=0) for part in (*seen, *right)), default=0)
+        off = max((abs(a - b).max(initial=0) for a, b in zip(seen, right, strict=True)), default=0)
+        if off > 1e-4 * top + noise:
+            lost = lost_operations(self.subject, self.point, self.everywhere)
+            where = ", ".join(lost[:3]) or "some operation"
+            self._give_up_complex(f"the complex step is lost at {where}")
+
+    def _give_up_complex(self, why):
+        if isinstance(why, Exception):
+            where = _line_of(why)
+            why = f"the forward does not take complex numbers: {why}{where}"
+        if self.method == "complex":
+            raise Broken("complex", str(why))
+        self.note = f"measured by differences, for {why}"
+        self._use_differences(False)
+
+    def _use_differences(self, longdouble):
+        if longdouble and not keeps_longdouble(self.subject, self.point):
+            raise ValueError(
+                "method 'longdouble' needs a machine whose long double is longer than float64, "
+                "and a forward on NumPy arrays that keeps it"
+            )
+        dtype = "longdouble" if longdouble else "float64"
+        self.steps = CentralDifferences(self.subject, self.point, self.step, dtype)
+
+    def _terms(self, direction):
+        """Return dy times the slope of each output, and how far each may be off, in one row."""
+        with np.errstate(all="ignore"):
+            slope, doubt = self.steps.along(direction)
+        dy = [host(part) for part in parts_of(self.dy)]
+        terms = [np.ravel(a * b) for a, b in zip(slope, dy, strict=True)]
+        doubts = [np.ravel(a * b) for a, b in zip(doubt, dy, strict=True)]
+        return np.concatenate(terms).astype(float), _norm(np.concatenate(doubts))
+
+    def _entry(self, name, numeric, scales):
+        gradient, worst = self.gradients[name], None
+        for u, (terms, doubt), scale in zip(self.directions, numeric, scales, strict=True):
+            analytic = (gradient * u[name]).sum()
+            off = abs(analytic - terms.sum())
+            error, doubt = (float(x / scale if scale else x) for x in (off, doubt))
+            if worst is None or not error <= worst.error:
+                worst = Entry(
+                    name,
+                    self.subject.targets[name],
+                    gradient.shape,
+                    self.steps.method,
+                    error,
+                    float(analytic),
+                    float(terms.sum()),
+                    self.count,
+                    doubt,
+                )
+        return replace(worst, verdict=self._verdict(worst))
+
+    def _verdict(self, entry):
+        if entry.error <= self.tolerance:
+            return "right"
+        return "coarse" if entry.error <= 3 * entry.uncertainty else "wrong"
+
+    def _explained(self, entry, scale):
+        """Look closer at what is wrong: is it the gradient, the method, or the function?"""
+        if entry.verdict == "right" or any(f.kind == "smoothness" for f in self.faults):
+            return entry
+        name = entry.name
+        if entry.method == "complex":
+            corner = self._corner_of(name)
+            if corner:
+                self.faults.append(self._corner(corner, name))
+                return entry
+        elif entry.verdict == "coarse":
+            return self._sharper(entry, scale)
+        gradient = self.gradients[name]
+        if entry.error < 1e-6 and entry.error * scale <= 30 * self._noise(name):
+            text = "the last digit of the inputs changes this slope as much; give a tolerance"
+            return replace(entry, verdict="rounding", guess=text)
+        dy = [host(part) for part in parts_of(self.dy)]
+        with np.errstate(all="ignore"):
+            evidence = Evidence(self.steps, name, gradient.shape, dy, self.rng, self.tolerance)
+            index, analytic, numeric, stepped, wrong = locate(evidence, gradient, self.tolerance)
+            why = guess(evidence, gradient, self.subject, self.point)
+        if wrong is not None and wrong < gradient.size:
+            why = "; ".join(filter(None, [why, f"{wrong} of {gradient.size} entries are wrong"]))
+        return replace(
+            entry,
+            index=index,
+            analytic=analytic,
+            numeric=numeric,
+            stepped=stepped,
+            wrong=wrong,
+            guess=why,
+        )
+
+    def _sharper(self, entry, scale):
+        # Differences in float64 leave doubt; a longer float may end it.
+        if self.step is not None or not keeps_longdouble(self.subject, self.point):
+            text = "the forward's slope is known only to {:.0e} with this step".format(
+                entry.uncertainty
+            )
+            return replace(entry, guess=text)
+        short, self.steps = self.steps, CentralDifferences(
+            self.subject, self.point, None, "longdouble"
+        )
+        numeric = [self._terms({entry.name: u[entry.name]}) for u in self.directions]
+        long = self._entry(entry.name, numeric, [scale] * self.count)
+        self.steps = short
+        return long
+
+    def _noise(self, name):
+        """Say how much both slopes change when every input changes in its last digit."""
+        u, changes = self.directions[0][name], []
+        point = {
+            k: x * (1 + DIGIT * np.sign(self.rng.standard_normal(x.shape))) if x.dtype.kind == "f"
+            else x
+            for k, x in self.point.items()
+        }
+        _, saved = self.subject.run(dict(point))
+        gradient = host(self.subject.pull(copied(self.dy), saved, point)[name])
+        changes.append(abs(((gradient - self.gradients[name]) * u).sum()))
+        if self.steps.method == "complex":
+            steps = ComplexStep(self.subject, point)
+            dy = [host(part) for part in parts_of(self.dy)]
+            here, there = (
+                sum((a * b).sum() for a, b in zip(s.along({name: u})[0], dy, strict=True))
+                for s in (self.steps, steps)
+            )
+            changes.append(abs(here - there))
+        return max(changes)
+
+    def _corner_of(self, name):
+        u = self.directions[0][name]
+        with np.errstate(all="ignore"):
+            return Sides(self.subject, self.point, self.y, {name: u}).corner()
+
+    def _corner(self, corner, name=None):
+        """Say between which slopes there is no derivative, and whose."""
+        number, index, left, right = corner
+        names = [name] if name else [n for n in self.directions[0] if self._corner_of(n)]
+        for n in names:
+            x = self.point[n]
+            if 1 < x.size <= 128:
+                for i in range(x.size):
+                    u = np.zeros(x.size)
+                    u[i] = 1.0
+                    at = np.unravel_index(i, x.shape)
+                    sides = Sides(self.subject, self.point, self.y, {n: u.reshape(x.shape)})
+                    found = sides.corner()
+                    if found:
+                        number, index, left, right = found
+                        names = [f"{n} at {[int(k) for k in at]}"]
+                        break
+        where = " and ".join(names) or "this point"
+        output = f"output {list(index)}" if number == 0 else f"output {number} {list(index)}"
+        change = "jumps" if np.isinf(right) else f"has slope {left:.3g} before and {right:.3g} behind"
+        return Fault(
+            "smoothness",
+            f"not differentiable at this point: moving {where}, {output} {change}; "
+            "check at another point",
+        )
+
+    def _explain_shapes(self, gradients):
+        if self.quick:
+            return
+        dy = [host(part) for part in parts_of(self.dy)]
+        for k, fault in enumerate(self.faults):
+            if fault.kind != "shape":
+                continue
+            name = next(n for n in gradients if fault.message.startswith(f"{n} has"))
+            shape = self.point[name].shape
+            evidence = Evidence(self.steps, name, shape, dy, self.rng, self.tolerance)
+            why = guess(evidence, gradients[name], self.subject, self.point)
+            if why:
+                self.faults[k] = replace(fault, message=f"{fault.message}: {why}")
+
+    def _in_given_precision(self, entries):
+        """Compare gradients as they are in the precision that was given."""
+        short = {
+            name: x for name, x in self.subject.given.items() if x.dtype.kind == "f" and x.itemsize < 8
+        }
+        if not short or self.faults:
+            return entries
+        point = {name: x.copy() for name, x in self.subject.given.items()}
+        y, saved = self.subject.run(point)
+        dy = self.dy
+        if isinstance(y, tuple | list):
+            dy = tuple(a.astype(b.dtype) for a, b in zip(dy, y, strict=True))
+        elif hasattr(dy, "astype") and hasattr(y, "dtype"):
+            dy = dy.astype(y.dtype)
+        gradients = self.subject.pull(dy, saved, point)
+        off, sizes = {}, {}
+        for entry in entries:
+            exact = self.gradients[entry.name]
+            off[entry.name] = _norm(host(gradients[entry.name]).astype(float) - exact)
+            sizes[entry.name] = _norm(exact)
+        floor = FLOOR * max(sizes.values(), default=0.0)
+        eps = max(float(np.finfo(x.dtype).eps) for x in short.values())
+        done = []
+        for entry in entries:
+            size = max(sizes[entry.name], floor)
+            rounding = off[entry.name] / size if size else off[entry.name]
+            entry = replace(entry, rounding=float(rounding))
+            if not rounding <= ROUNDING * eps and entry.verdict == "right":
+                text = (
+                    f"right in float64, but off by {rounding:.1e} in the precision given, "
+                    f"{rounding / eps:.0f} units in the last place"
+                )
+                entry = replace(entry, verdict="wrong", guess=text)
+            done.append(entry)
+        return done
+
+    def promises(self):
+        """Call both functions again; report what a right pair does not mind."""
+        with np.errstate(all="ignore"):
+            return broken_promises(
+                self.subject, self.point, self.y, self.dy, self.gradients, self.rng
+            )
+
+
+def _line_of(error):
+    trace = error.__traceback__
+    found = ""
+    while trace:
+        file = trace.tb_frame.f_code.co_filename
+        if "numpy" not in file and "gradcheck" not in file:
+            import linecache
+            from pathlib import Path
+
+            line = linecache.getline(file, trace.tb_lineno).strip()
+            found = f" in `{line}` (line {trace.tb_lineno} of {Path(file).name})"
+        trace = trace.tb_next
+    return found
+
+
+def _norm(x):
+    return float(np.sqrt((np.asarray(x, float) ** 2).sum()))
+
+
+__all__ = ["FLOOR", "METHODS", "TOLERANCE", "check", "measure", "namespace"]
