@@ -5,10 +5,12 @@ with the forward along several random directions. Agreement by chance has probab
 guess is not a likelihood; but only the mistakes listed here can be guessed.
 """
 
-from itertools import permutations
+from itertools import combinations, permutations
 
 import numpy as np
 
+from scratch_vlm.gradcheck.slopes import STEP
+from scratch_vlm.gradcheck.subject import host, parts_of
 from scratch_vlm.gradcheck.trace import uses_of
 
 ALL = 128  # arrays up to this size are moved entry by entry, larger ones are halved
@@ -102,7 +104,11 @@ def guess(evidence, gradient, subject, point):
     for text, other in _rearranged(gradient):
         if evidence.agrees(other):
             return text
-    return _one_share(evidence, said) or _branch(evidence, said, subject, point)
+    return (
+        _one_share(evidence, said)
+        or _transposed_factor(evidence, said, subject, point)
+        or _branch(evidence, said, subject, point)
+    )
 
 
 def _factor(ratio, evidence):
@@ -116,11 +122,14 @@ def _factor(ratio, evidence):
         where = "the output" if len(evidence.dy) == 1 else f"output {number}"
         lengths |= {f"the length of axis {i} of {where}": n for i, n in enumerate(part.shape)}
         lengths |= {f"the size of {where}": part.size}
+    size = max(abs(ratio), 1 / abs(ratio))
     for name, n in lengths.items():
-        for power, said in ((n, name), (n**0.5, f"the root of {name}")):
-            if power > 1 and abs(abs(ratio) / power - 1) < 1e-9:
-                return f"{text}: missing 1 / {said}, a sum in place of a mean?"
-            if power > 1 and abs(abs(ratio) * power - 1) < 1e-9:
+        # A root is only taken for one where no whole number explains it.
+        powers = {n: name} if abs(size - round(size)) < 1e-9 else {n**0.5: f"the root of {name}"}
+        for power, said in powers.items():
+            if power > 1 and abs(size / power - 1) < 1e-9:
+                if abs(ratio) > 1:
+                    return f"{text}: missing 1 / {said}, a sum in place of a mean?"
                 return f"{text}: missing a factor of {said}, a mean in place of a sum?"
     return f"{text}: a factor is missing or too many"
 
@@ -150,7 +159,7 @@ def _other_shape(evidence, gradient):
             return "it is transposed" if gradient.ndim == 2 else f"transpose{axes} of it is right"
     axes = range(gradient.ndim)
     for kept in range(gradient.ndim):
-        for drop in _subsets(axes, gradient.ndim - kept):
+        for drop in combinations(axes, gradient.ndim - kept):
             for keepdims in (False, True):
                 summed = gradient.sum(tuple(drop), keepdims=keepdims)
                 if evidence.agrees(summed):
@@ -162,12 +171,6 @@ def _other_shape(evidence, gradient):
     ):
         return "reshaped it is right"
     return ""
-
-
-def _subsets(axes, count):
-    from itertools import combinations
-
-    return combinations(axes, count)
 
 
 def _one_share(evidence, said):
@@ -191,6 +194,23 @@ def _one_share(evidence, said):
     return ""
 
 
+def _transposed_factor(evidence, said, subject, point):
+    """Guess that a square matrix was used without its transpose, where y is linear in both."""
+    for name, x in point.items():
+        if name == evidence.name or x.ndim != 2 or x.shape[0] != x.shape[1] or x.dtype.kind != "f":
+            continue
+        steps = type(evidence.steps)(subject, point | {name: x.T.copy()})
+        slopes = [_loss_slope(steps, evidence, u) for u in evidence.directions]
+        if _same(said, np.array(slopes), evidence):
+            return f"{name} is used with a transpose too many or too few"
+    return ""
+
+
+def _loss_slope(steps, evidence, u):
+    slope, _ = steps.along({evidence.name: u})
+    return float(sum((a * b).sum() for a, b in zip(slope, evidence.dy, strict=True)))
+
+
 def _same(said, slopes, evidence):
     return evidence.same(evidence.slopes + said - slopes)
 
@@ -204,7 +224,7 @@ def _branch(evidence, said, subject, point):
         if not 1 < len(uses) <= MOST_USES:
             return ""
         slopes = np.array(
-            [[evidence_slope(run(k, i), evidence) for i in range(DIRECTIONS)] for k in range(len(uses))]
+            [[_held(run(k, i), evidence) for i in range(DIRECTIONS)] for k in range(len(uses))]
         )
     except Exception:  # a forward that does not take the subclass is not looked into
         return ""
@@ -231,21 +251,8 @@ def _branch(evidence, said, subject, point):
     return ""
 
 
-def evidence_slope(y, evidence):
-    """Return the slope of the loss that a complex output holds.
-
-    Parameters
-    ----------
-    y : array or tuple of array
-    evidence : Evidence
-
-    Returns
-    -------
-    float
-    """
-    from scratch_vlm.gradcheck.slopes import STEP
-    from scratch_vlm.gradcheck.subject import host, parts_of
-
+def _held(y, evidence):
+    # The slope of the loss that a complex output holds.
     parts = zip(parts_of(y), evidence.dy, strict=True)
     return float(sum((np.imag(host(a)) / STEP * b).sum() for a, b in parts))
 

@@ -13,8 +13,8 @@ from scratch_vlm.gradcheck.subject import beside, host, parts_of
 STEP = 1e-30  # of the complex step: nothing is subtracted, so it can be as small as we like
 # Of central differences, relative to the size of the array that is moved; each is halved LEVELS
 # times and extrapolated to zero, and the next is tried while that leaves more doubt than ENOUGH.
-STEPS, LEVELS, ENOUGH = (1e-1, 1e-2, 1e-3, 1e-4), 6, 1e-10
-NEAR, NEARER = 1e-6, 1e-8  # on both sides of the point, to see a kink in it
+STEPS, LEVELS, ENOUGH = (1e-1, 1e-2, 1e-3, 1e-4, 1e-6, 1e-8), 6, 1e-10
+NEAR = (1e-6, 1e-7, 1e-8)  # on both sides of the point, to see a corner in it
 
 
 class ComplexStep:
@@ -150,21 +150,21 @@ class Sides:
     """
 
     def __init__(self, subject, point, y, direction):
-        scale = size_of_move(point, direction)
+        self.subject, self.point, self.direction = subject, point, direction
+        self.scale = size_of_move(point, direction)
         self.y = [host(part) for part in parts_of(y)]
-        self.near, self.nearer = (
-            [
-                [host(part) for part in parts_of(subject.run(_moved(point, direction, h))[0])]
-                for h in (-step * scale, step * scale)
-            ]
-            for step in (NEAR, NEARER)
-        )
-        self.h = NEAR * scale
+        self.first, self.last = self._at(NEAR[0]), self._at(NEAR[-1])
+
+    def _at(self, step):
+        h = step * self.scale
+        moved = (_moved(self.point, self.direction, sign * h) for sign in (-1, 1))
+        return [[host(part) for part in parts_of(self.subject.run(x)[0])] for x in moved]
 
     @property
     def slope(self):
         """How each output changes, to some six digits."""
-        return [(b - a) / (2 * self.h) for a, b in zip(*self.near, strict=True)]
+        h = NEAR[0] * self.scale
+        return [(b - a) / (2 * h) for a, b in zip(*self.first, strict=True)]
 
     def corner(self):
         """Find where the slopes of the two sides differ.
@@ -175,27 +175,38 @@ class Sides:
             The number of the output, the index in it, and the slopes before and behind the
             point; the second is infinite where the output jumps. None if there is no such place.
         """
-        top = max((abs(part).max(initial=0) for part in self.slope), default=0)
-        for number, y in enumerate(self.y):
-            largest = abs(y).max(initial=0)
-            (a, b), (c, d) = ((x[number] for x in side) for side in (self.near, self.nearer))
-            near, nearer = a - 2 * y + b, c - 2 * y + d
-            # From near to nearer a smooth function bends less with the square of the step, a
-            # corner in proportion to it, and a jump not at all.
-            shrink = NEARER / NEAR
-            corner = abs(nearer - shrink * near) < 0.1 * shrink * abs(near)
-            corner &= abs(near) > 1e-3 * top * self.h
-            corner &= abs(nearer) > 1e3 * np.finfo(float).eps * largest  # else it is rounding
-            far, close = np.maximum(abs(a - y), abs(b - y)), np.maximum(abs(c - y), abs(d - y))
-            jump = (far > 1e-7 * largest) & (abs(close - far) < 0.1 * far)
-            where = np.argwhere(jump | corner)
-            if len(where):
-                index = tuple(int(i) for i in where[0])
+        kinds = self._kinds(self.last, NEAR[-1] / NEAR[0])
+        if not any(corner.any() or jump.any() for corner, jump in kinds):
+            return None
+        # What wiggles faster than the steps can look like a corner from two of them by chance.
+        between = self._kinds(self._at(NEAR[1]), NEAR[1] / NEAR[0])
+        h = NEAR[0] * self.scale
+        for number, (found, confirmed) in enumerate(zip(kinds, between, strict=True)):
+            corner, jump = (a & b for a, b in zip(found, confirmed, strict=True))
+            for index in np.argwhere(corner | jump):
+                index, y = tuple(int(i) for i in index), self.y[number]
                 if jump[index]:
                     return number, index, np.nan, np.inf
-                left, right = (y - a)[index] / self.h, (b - y)[index] / self.h
-                return number, index, float(left), float(right)
+                a, b = (side[number] for side in self.first)
+                return number, index, float((y - a)[index] / h), float((b - y)[index] / h)
         return None
+
+    def _kinds(self, nearer, shrink):
+        # For each output where it has a corner, and where it jumps: from near to nearer a smooth
+        # function bends less with the square of the step, a corner in proportion to it, and a
+        # jump not at all.
+        top = max((abs(part).max(initial=0) for part in self.slope), default=0)
+        kinds = []
+        for y, a, b, c, d in zip(self.y, *self.first, *nearer, strict=True):
+            largest = abs(y).max(initial=0)
+            far, close = a - 2 * y + b, c - 2 * y + d
+            corner = abs(close - shrink * far) < 0.1 * shrink * abs(far)
+            corner &= abs(far) > 1e-3 * top * NEAR[0] * self.scale
+            corner &= abs(close) > 1e3 * np.finfo(float).eps * largest  # else it is rounding
+            far, close = np.maximum(abs(a - y), abs(b - y)), np.maximum(abs(c - y), abs(d - y))
+            jump = (far > 1e-7 * largest) & (abs(close - far) < 0.1 * far)
+            kinds.append((corner, jump))
+        return kinds
 
 
 def size_of_move(point, direction):

@@ -142,9 +142,11 @@ class Subject:
             try:
                 raw = self.backward(dy, saved, g)
             except ValueError as error:
-                if "output operand" in str(error):
-                    error.add_note("a sum over the broadcast axes seems to be missing before the +=")
-                raise
+                if "output operand" not in str(error):
+                    raise
+                message = f"the backward adds a gradient of another shape: {error}"
+                hint = "a sum over the broadcast axes is missing before the +="
+                raise Broken("shape", f"{message}; {hint}") from error
         return self._by_name(raw) | {name: g_ for name, g_ in leaves(g) if name in self.targets}
 
     def _by_name(self, raw):
@@ -154,13 +156,11 @@ class Subject:
             raise Broken("none", f"the backward returned None for {count} floating point {inputs}")
         given = () if raw is None else tuple(raw) if isinstance(raw, tuple | list) else (raw,)
         if len(given) != count:
+            gradients = "1 gradient" if len(given) == 1 else f"{len(given)} gradients"
             inputs = "input" if count == 1 else "inputs"
-            hint = "" if self.has_cotangent else "; say with wrt which inputs they belong to"
-            raise Broken(
-                "count",
-                f"the backward returned {len(given)} gradients for {count} floating point {inputs}"
-                + hint,
-            )
+            message = f"the backward returned {gradients} for {count} floating point {inputs}"
+            hint = "" if self.has_cotangent else "; say with wrt which inputs have one"
+            raise Broken("count", message + hint)
         found = {}
         for i, gradient in zip(self.wanted, given, strict=True):
             label = f"input {i}"
@@ -269,7 +269,7 @@ class Stateful:
         if getattr(layer, "params", None):
             if not hasattr(layer, "grads"):
                 raise TypeError(f"{type(layer).__name__} has params but no grads beside them")
-            self.parameters = {str(k): x for k, x in _items(layer.params)}
+            self.parameters = {self._name(k): x for k, x in _items(layer.params)}
 
     def forward(self, *inputs_and_p):
         """Put the parameters in place and run the method."""
@@ -277,21 +277,25 @@ class Stateful:
             return self.layer.forward(*inputs_and_p), None
         *inputs, p = inputs_and_p
         for key, _ in list(_items(self.layer.params)):
-            self.layer.params[key] = p[str(key)]
+            self.layer.params[key] = p[self._name(key)]
         return self.layer.forward(*inputs), None
 
     def backward(self, dy, saved, g=None):
-        """Run the method from gradients of zero, and add what it left."""
+        """Run the method from gradients of zero, and take what it left."""
         if g is not None:
             for key, x in list(_items(self.layer.grads)):
                 if hasattr(x, "shape"):
                     self.layer.grads[key] = np.zeros_like(x)
         dx = self.layer.backward(dy)
         for key, x in _items(self.layer.grads) if g is not None else ():
-            if str(key) not in g:
+            name = self._name(key)
+            if name not in g:
                 raise Broken("count", f"grads has {key!r}, which params has not")
-            g[str(key)] = g[str(key)] + x if np.shape(x) == g[str(key)].shape else x
+            g[name] = x
         return dx
+
+    def _name(self, key):
+        return key if isinstance(key, str) else f"params[{key}]"
 
 
 def _items(container):
@@ -322,7 +326,7 @@ def _filled(tree, label, arrays):
         return {k: _filled(v, _join(label, k), arrays) for k, v in tree.items()}
     if isinstance(tree, tuple | list):
         return type(tree)(_filled(v, _join(label, i), arrays) for i, v in enumerate(tree))
-    return arrays[label] if label in arrays else tree
+    return arrays.get(label, tree)
 
 
 def _join(label, key):

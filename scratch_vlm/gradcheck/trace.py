@@ -4,12 +4,14 @@ Both are subclasses of the NumPy array whose operations are seen by `__array_ufu
 `__array_function__`; a function that is handed one runs as it is.
 """
 
+import contextlib
 import linecache
 import sys
 from pathlib import Path
 
 import numpy as np
 
+STEP = 1e-30  # of the complex step
 HERE, NUMPY = str(Path(__file__).parent), str(Path(np.__file__).parent)
 NEAR = 1e-6
 
@@ -53,26 +55,20 @@ class Suspicious(np.ndarray):
         y = function(*args, **kwargs)
         settings = {k: v for k, v in kwargs.items() if k != "out"}
         if isinstance(y, np.ndarray | np.generic) and y.dtype.kind in "fc" and _any_complex(before):
-            try:
+            with contextlib.suppress(Exception):  # of an operation that takes no real numbers
                 a, b = (
                     function(*_real(before, sign * NEAR), **_real(settings, sign * NEAR))
                     for sign in (-1, 1)
                 )
-                right = (b - a) / (2 * NEAR)
-                seen = np.imag(y) / STEP
+                right, seen = (b - a) / (2 * NEAR), np.imag(y) / STEP
                 scale = np.abs(right).max(initial=0) + np.abs(seen).max(initial=0)
                 if not np.allclose(seen, right, rtol=1e-3, atol=1e-4 * scale):
                     self.found.append(f"{name} in {place()}")
-            except Exception:  # an operation that takes no real numbers is not judged
-                pass
         if not isinstance(y, np.ndarray | np.generic) or isinstance(y, Suspicious):
             return y
         y = np.asarray(y).view(Suspicious)
         y.found, y.weak = self.found, self.weak
         return y
-
-
-STEP = 1e-30
 
 
 def _any_complex(x):
@@ -126,10 +122,8 @@ def lost_operations(subject, point, direction):
         x.found, x.weak = found, weak
         return x
 
-    try:
+    with contextlib.suppress(Exception):  # of a forward that takes no subclass: seen until then
         subject.run({name: watched(name, x) for name, x in point.items()})
-    except Exception:  # not every forward takes a subclass; what was seen until then counts
-        pass
     return list(dict.fromkeys(found or weak))
 
 
