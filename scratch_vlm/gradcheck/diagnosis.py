@@ -117,11 +117,12 @@ def _factor(ratio, evidence):
     text = f"it is {ratio:.6g} times what it should be"
     if abs(ratio - 1) < 1e-5:
         text = f"it is too large by a factor of 1 + {ratio - 1:.2g}"
-    lengths = {f"the length of axis {i}": n for i, n in enumerate(evidence.shape)}
+    lengths = {}
     for number, part in enumerate(evidence.dy):
         where = "the output" if len(evidence.dy) == 1 else f"output {number}"
         lengths |= {f"the length of axis {i} of {where}": n for i, n in enumerate(part.shape)}
         lengths |= {f"the size of {where}": part.size}
+    lengths |= {f"the length of its axis {i}": n for i, n in enumerate(evidence.shape)}
     size = max(abs(ratio), 1 / abs(ratio))
     for name, n in lengths.items():
         # A root is only taken for one where no whole number explains it.

@@ -238,14 +238,14 @@ def _scale_gradient(dy, gradient):
             f"a function checked alone must return one number and its gradient, got a value of "
             f"shape {np.shape(dy)}; give a forward and a backward"
         )
-    several = isinstance(gradient, tuple | list)
-    scaled = tuple(_scaled(part, dy) for part in (gradient if several else (gradient,)))
-    return scaled if several else scaled[0]
+    return _scaled(gradient, dy)
 
 
 def _scaled(tree, factor):
     if isinstance(tree, dict):
         return {name: _scaled(branch, factor) for name, branch in tree.items()}
+    if isinstance(tree, tuple | list):
+        return type(tree)(_scaled(branch, factor) for branch in tree)
     return None if tree is None else tree * factor
 
 

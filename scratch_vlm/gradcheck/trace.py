@@ -214,10 +214,33 @@ def places():
             if ours:
                 break
         elif not file.startswith(NUMPY):
-            line = linecache.getline(file, frame.f_lineno).strip()
-            found.append(f"`{line}` (line {frame.f_lineno} of {Path(file).name})")
+            found.append(_line(file, frame.f_lineno))
         frame = frame.f_back
     return found[::-1]
+
+
+def line_of(error):
+    """Return the innermost line outside this package and NumPy that an error came through.
+
+    Parameters
+    ----------
+    error : Exception
+
+    Returns
+    -------
+    str
+        Empty if there is none.
+    """
+    found, trace = "", error.__traceback__
+    while trace:
+        if not trace.tb_frame.f_code.co_filename.startswith((HERE, NUMPY)):
+            found = _line(trace.tb_frame.f_code.co_filename, trace.tb_lineno)
+        trace = trace.tb_next
+    return found
+
+
+def _line(file, number):
+    return f"`{linecache.getline(file, number).strip()}` (line {number} of {Path(file).name})"
 
 
 def place():
