@@ -363,7 +363,11 @@ def affine(dx=lambda dy, x, w: dy @ w.T, dw=lambda dy, x: x.T @ dy, db=lambda dy
         (affine(dw=lambda dy, x: 0.0), "w", "it is never filled"),
         (affine(dw=lambda dy, x: 3.5 * x.T @ dy), "w", "3.5 times what it should be: a factor"),
         (affine(db=lambda dy: dy.mean(0)), "b", "missing a factor of the length of axis 0"),
-        (affine(db=lambda dy: 5**0.5 * dy.sum(0)), "b", "the root of the length of axis 0"),
+        (
+            affine(db=lambda dy: 5**0.5 * dy.sum(0)),
+            "b",
+            "the root of the length of axis 1 of the output",
+        ),
         (affine(db=lambda dy: dy[0]), "b", "only index 0 along axis 0 of the output reaches it"),
         (affine(db=lambda dy: dy[:-1].sum(0)), "b", "share of index 3 along axis 0 .* is missing"),
     ],

@@ -1,10 +1,11 @@
-"""The strategies draw what layers are called with, and shrink to the plainest of it."""
+"""The strategies draw what layers take, and shrink; gradients are right for all that they draw."""
 
 import numpy as np
 import pytest
 from hypothesis import find, given
 from hypothesis import strategies as st
 
+from scratch_vlm.gradcheck import check
 from scratch_vlm.gradcheck.strategies import (
     interleavings,
     lengths,
@@ -13,6 +14,10 @@ from scratch_vlm.gradcheck.strategies import (
     seeds,
     sizes,
 )
+from scratch_vlm.layers.pool import mean_pool_backward, mean_pool_forward
+from scratch_vlm.layers.resampler import time_embedding_backward, time_embedding_forward
+from scratch_vlm.ops.attend import attend_backward, attend_forward
+from scratch_vlm.ops.splice import splice_backward, splice_forward
 
 few = st.integers(1, 4)
 
@@ -76,3 +81,38 @@ def test_an_interleaving_shrinks_to_one_medium():
 
 def test_interleavings_have_text_between_media():
     assert find(interleavings(1, 6), lambda at: at[0].tolist()[:3] == [True, False, True]).any()
+
+
+@given(st.data(), sizes(B=(1, 2), A=(1, 2), T=(1, 4), S=(1, 5), K=(1, 3)), seeds())
+def test_attention_is_right_under_any_mask(data, n, seed):
+    rng = np.random.default_rng(seed)
+    q, k, v = (
+        rng.standard_normal((n["B"], n["A"], n[tokens], n["K"])) for tokens in ("T", "S", "S")
+    )
+    mask = data.draw(masks((n["B"], n["A"], n["T"], n["S"])))
+    check(attend_forward, attend_backward, [q, k, v], options={"mask": mask}, rng=rng)
+
+
+@given(st.data(), sizes(B=(1, 3), T=(1, 5), D=(1, 3)), seeds())
+def test_a_mean_is_right_over_whatever_is_real(data, n, seed):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n["B"], n["T"], n["D"]))
+    real = np.arange(n["T"]) < data.draw(lengths(n["B"], n["T"]))[:, None]
+    check(mean_pool_forward, mean_pool_backward, [x], options={"mask": real}, rng=rng)
+
+
+@given(st.data(), sizes(B=(1, 3), F=(1, 4), S=(1, 3), D=(1, 3), trained=(1, 6)), seeds())
+def test_times_are_right_for_clips_of_any_length(data, n, seed):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n["B"], n["F"], n["S"], n["D"]))
+    p = {"w": rng.standard_normal((n["trained"], n["D"]))}
+    options = {"lengths": data.draw(lengths(n["B"], n["F"]))}
+    check(time_embedding_forward, time_embedding_backward, [x], p, options=options, rng=rng)
+
+
+@given(st.data(), sizes(B=(1, 3), T=(1, 6), D=(1, 3), span=(1, 3)), seeds())
+def test_splicing_is_right_for_any_interleaving(data, n, seed):
+    rng = np.random.default_rng(seed)
+    at = data.draw(interleavings(n["B"], n["T"], span=n["span"]))
+    x, visual = (rng.standard_normal((*k, n["D"])) for k in ((n["B"], n["T"]), (at.sum(),)))
+    check(splice_forward, splice_backward, [x, visual], options={"at": at}, rng=rng)

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from scratch_vlm.gradcheck.diagnosis import Evidence, guess, locate
-from scratch_vlm.gradcheck.promises import broken_promises, copied, cotangent, same_again
+from scratch_vlm.gradcheck.diagnosis import ALL, Evidence, guess, locate
+from scratch_vlm.gradcheck.promises import broken_promises, copied, cotangent, mapped, same_again
 from scratch_vlm.gradcheck.report import Entry, Fault, GradientError, Report
 from scratch_vlm.gradcheck.slopes import (
     CentralDifferences,
@@ -15,7 +15,7 @@ from scratch_vlm.gradcheck.slopes import (
     keeps_longdouble,
     size_of_move,
 )
-from scratch_vlm.gradcheck.subject import Broken, host, make_subject, parts_of
+from scratch_vlm.gradcheck.subject import Broken, beside, host, make_subject, parts_of
 from scratch_vlm.gradcheck.trace import line_of, lost_operations
 
 METHODS = ("auto", "complex", "central", "longdouble")
@@ -220,22 +220,20 @@ class _Judge:
                 "hidden state: a second call of the forward with the same input gives another "
                 "output; what it draws from belongs into options that are made anew for each call",
             )
-        self.gradients = self._well_formed(gradients)
-        if self.quick and self.faults:
-            return []
         names = [name for name in self.subject.targets if gradients[name] is not None]
-        shapes = {name: self.point[name].shape for name in names}
         self.directions = [
-            {name: self.rng.standard_normal(shape) for name, shape in shapes.items()}
+            {name: self.rng.standard_normal(self.point[name].shape) for name in names}
             for _ in range(self.count)
         ]
         self._choose_steps(names)
+        self.gradients = self._well_formed(gradients)
+        if self.quick and self.faults:
+            return []
         try:
-            numeric = self._numeric(names)
+            numeric = self._numeric(self.gradients)
         except (TypeError, np.exceptions.ComplexWarning) as error:
             self._give_up_complex(error)
-            numeric = self._numeric(names)
-        self._explain_shapes(gradients)
+            numeric = self._numeric(self.gradients)
         scales = {
             name: [
                 _norm(self.gradients[name] * u[name]) + _norm(terms)
@@ -285,10 +283,8 @@ class _Judge:
             if gradient is None:
                 self.faults.append(Fault("none", f"the gradient of {name} is None"))
                 continue
-            shape = self.point[name].shape
-            if gradient.shape != shape:
-                message = f"{name} has shape {shape} and its gradient {gradient.shape}"
-                self.faults.append(Fault("shape", message))
+            if gradient.shape != self.point[name].shape:
+                self._report_shape(name, gradient)
                 continue
             bad = np.argwhere(~np.isfinite(gradient))
             if len(bad):
@@ -298,6 +294,18 @@ class _Judge:
             kept[name] = gradient
         return kept
 
+    def _report_shape(self, name, gradient):
+        shape = self.point[name].shape
+        message = f"{name} has shape {shape} and its gradient {gradient.shape}"
+        if not self.quick:
+            why = guess(self._evidence(name, shape), gradient, self.subject, self.point)
+            message += f": {why}" if why else ""
+        self.faults.append(Fault("shape", message))
+
+    def _evidence(self, name, shape):
+        with np.errstate(all="ignore"):
+            return Evidence(self.steps, name, shape, self._dy_parts, self.rng, self.tolerance)
+
     def _choose_steps(self, names):
         """Take the complex step where it sees what real differences see."""
         if self.method in ("central", "longdouble"):
@@ -306,26 +314,26 @@ class _Judge:
             self.steps = ComplexStep(self.subject, self.point)
         if self.quick or not names:
             return
-        self.everywhere = {
+        everywhere = {
             name: u * size_of_move(self.point, {name: u}) for name, u in self.directions[0].items()
         }
         with np.errstate(all="ignore"):
-            sides = Sides(self.subject, self.point, self.y, self.everywhere)
-        corner = sides.corner()
+            sides = Sides(self.subject, self.point, self.y, everywhere)
+            corner = sides.corner()
         if corner:
-            self.faults.append(self._corner(corner))
+            self._report_corner(corner, names)
             return
         if self.steps.method != "complex":
             return
         try:
-            seen, _ = self.steps.along(self.everywhere)
+            seen, _ = self.steps.along(everywhere)
         except (TypeError, np.exceptions.ComplexWarning) as error:
             self._give_up_complex(error)
             return
         if self._differ(seen, sides.slope, 1e-4):
-            slope, doubt = CentralDifferences(self.subject, self.point).along(self.everywhere)
+            slope, doubt = CentralDifferences(self.subject, self.point).along(everywhere)
             if self._differ(seen, slope, 1e-6, doubt):
-                lost = lost_operations(self.subject, self.point, self.everywhere)
+                lost = lost_operations(self.subject, self.point, everywhere)
                 where = ", ".join(lost[:3]) or "some operation"
                 self._give_up_complex(f"the complex step is lost at {where}")
 
@@ -359,13 +367,18 @@ class _Judge:
         return {name: [self._terms({name: u[name]}) for u in self.directions] for name in names}
 
     def _terms(self, direction):
-        """Return dy times the slope of each output, and how far each may be off, in one row."""
+        """Return dy times the slope of each output in one row, and how far their sum may be off."""
         with np.errstate(all="ignore"):
             slope, doubt = self.steps.along(direction)
-        dy = [host(part) for part in parts_of(self.dy)]
-        terms = [np.ravel(a * b) for a, b in zip(slope, dy, strict=True)]
-        doubts = [np.ravel(a * b) for a, b in zip(doubt, dy, strict=True)]
-        return np.concatenate(terms).astype(float), _norm(np.concatenate(doubts))
+        terms, doubts = (
+            np.concatenate([np.ravel(a * b) for a, b in zip(x, self._dy_parts, strict=True)])
+            for x in (slope, doubt)
+        )
+        return terms.astype(float), _norm(doubts)
+
+    @property
+    def _dy_parts(self):
+        return [host(part) for part in parts_of(self.dy)]
 
     def _entry(self, name, numeric, scales):
         gradient, worst = self.gradients[name], None
@@ -398,9 +411,9 @@ class _Judge:
             return entry
         name = entry.name
         if entry.method == "complex":
-            corner = self._corner_of(name)
+            corner = self._corner({name: self.directions[0][name]})
             if corner:
-                self.faults.append(self._corner(corner, name))
+                self._report_corner(corner, [name])
                 return entry
         elif entry.verdict == "coarse":
             return self._sharper(entry, scale)
@@ -408,9 +421,8 @@ class _Judge:
         if entry.error < 1e-6 and entry.error * scale <= AMPLIFIED * self._noise(name):
             text = "the last digit of the inputs changes this slope as much; give a tolerance"
             return replace(entry, verdict="rounding", guess=text)
-        dy = [host(part) for part in parts_of(self.dy)]
+        evidence = self._evidence(name, gradient.shape)
         with np.errstate(all="ignore"):
-            evidence = Evidence(self.steps, name, gradient.shape, dy, self.rng, self.tolerance)
             index, analytic, numeric, stepped, wrong = locate(evidence, gradient, self.tolerance)
             why = guess(evidence, gradient, self.subject, self.point)
         if wrong is not None and wrong < gradient.size:
@@ -439,113 +451,83 @@ class _Judge:
 
     def _noise(self, name):
         """Say how much both slopes change when every input changes in its last digit."""
-        u, changes = self.directions[0][name], []
+        u = self.directions[0][name]
         point = {
-            k: x * (1 + DIGIT * np.sign(self.rng.standard_normal(x.shape)))
-            if x.dtype.kind == "f"
-            else x
+            k: x if x.dtype.kind != "f" else x + DIGIT * x * beside(self._signs(x.shape), x)
             for k, x in self.point.items()
         }
-        _, saved = self.subject.run(dict(point))
+        _, saved = self.subject.run({k: x.copy() for k, x in point.items()})
         gradient = host(self.subject.pull(copied(self.dy), saved, point)[name])
-        changes.append(abs(((gradient - self.gradients[name]) * u).sum()))
+        changes = [abs(((gradient - self.gradients[name]) * u).sum())]
         if self.steps.method == "complex":
-            steps = ComplexStep(self.subject, point)
-            dy = [host(part) for part in parts_of(self.dy)]
             here, there = (
-                sum((a * b).sum() for a, b in zip(s.along({name: u})[0], dy, strict=True))
-                for s in (self.steps, steps)
+                sum(
+                    (a * b).sum()
+                    for a, b in zip(steps.along({name: u})[0], self._dy_parts, strict=True)
+                )
+                for steps in (self.steps, ComplexStep(self.subject, point))
             )
             changes.append(abs(here - there))
         return max(changes)
 
-    def _corner_of(self, name):
-        u = self.directions[0][name]
+    def _signs(self, shape):
+        return self.rng.choice([-1.0, 1.0], shape)
+
+    def _corner(self, direction):
         with np.errstate(all="ignore"):
-            return Sides(self.subject, self.point, self.y, {name: u}).corner()
+            return Sides(self.subject, self.point, self.y, direction).corner()
 
-    def _corner(self, corner, name=None):
-        """Say between which slopes there is no derivative, and whose."""
+    def _report_corner(self, corner, names):
+        """Say which arrays have no derivative, of a small one which entry, and the two slopes."""
+        names = [n for n in names if len(names) == 1 or self._corner({n: self.directions[0][n]})]
+        for name in names:
+            x = self.point[name]
+            for i in range(x.size if 1 < x.size <= ALL else 0):
+                one = np.zeros(x.size)
+                one[i] = 1.0
+                found = self._corner({name: one.reshape(x.shape)})
+                if found:
+                    corner = found
+                    names = [f"{name} at {[int(k) for k in np.unravel_index(i, x.shape)]}"]
+                    break
         number, index, left, right = corner
-        names = [name] if name else [n for n in self.directions[0] if self._corner_of(n)]
-        for n in names:
-            x = self.point[n]
-            if 1 < x.size <= 128:
-                for i in range(x.size):
-                    u = np.zeros(x.size)
-                    u[i] = 1.0
-                    at = np.unravel_index(i, x.shape)
-                    sides = Sides(self.subject, self.point, self.y, {n: u.reshape(x.shape)})
-                    found = sides.corner()
-                    if found:
-                        number, index, left, right = found
-                        names = [f"{n} at {[int(k) for k in at]}"]
-                        break
-        where = " and ".join(names) or "this point"
+        where = " and ".join(names) or "everything"
         output = f"output {list(index)}" if number == 0 else f"output {number} {list(index)}"
-        change = (
-            "jumps" if np.isinf(right) else f"has slope {left:.3g} before and {right:.3g} behind"
-        )
-        return Fault(
-            "smoothness",
-            f"not differentiable at this point: moving {where}, {output} {change}; "
-            "check at another point",
-        )
-
-    def _explain_shapes(self, gradients):
-        if self.quick:
-            return
-        dy = [host(part) for part in parts_of(self.dy)]
-        for k, fault in enumerate(self.faults):
-            if fault.kind != "shape":
-                continue
-            name = next(n for n in gradients if fault.message.startswith(f"{n} has"))
-            shape = self.point[name].shape
-            evidence = Evidence(self.steps, name, shape, dy, self.rng, self.tolerance)
-            why = guess(evidence, gradients[name], self.subject, self.point)
-            if why:
-                self.faults[k] = replace(fault, message=f"{fault.message}: {why}")
+        change = f"has slope {left:.3g} before and {right:.3g} behind"
+        change = "jumps" if np.isinf(right) else change
+        text = f"not differentiable at this point: moving {where}, {output} {change}"
+        self.faults.append(Fault("smoothness", f"{text}; check at another point"))
 
     def _in_given_precision(self, entries):
         """Compare gradients as they are in the precision that was given."""
-        short = {
-            name: x
-            for name, x in self.subject.given.items()
-            if x.dtype.kind == "f" and x.itemsize < 8
-        }
+        given = {name: x.copy() for name, x in self.subject.given.items()}
+        short = [x.dtype for x in given.values() if x.dtype.kind == "f" and x.dtype.itemsize < 8]
         if not short or self.faults:
             return entries
-        point = {name: x.copy() for name, x in self.subject.given.items()}
-        y, saved = self.subject.run(point)
-        dy = self.dy
-        if isinstance(y, tuple | list):
-            dy = tuple(a.astype(b.dtype) for a, b in zip(dy, y, strict=True))
-        elif hasattr(dy, "astype") and hasattr(y, "dtype"):
-            dy = dy.astype(y.dtype)
-        gradients = self.subject.pull(dy, saved, point)
-        off, sizes = {}, {}
-        for entry in entries:
-            exact = self.gradients[entry.name]
-            off[entry.name] = _norm(host(gradients[entry.name]).astype(float) - exact)
-            sizes[entry.name] = _norm(exact)
-        floor = FLOOR * max(sizes.values(), default=0.0)
-        eps = max(float(np.finfo(x.dtype).eps) for x in short.values())
-        done = []
-        for entry in entries:
-            size = max(sizes[entry.name], floor)
-            rounding = off[entry.name] / size if size else off[entry.name]
-            entry = replace(entry, rounding=float(rounding))
-            allowed = ROUNDING * eps * size
-            if entry.verdict == "right" and not off[entry.name] <= allowed:
-                allowed = AMPLIFIED * self._noise(entry.name) * eps / DIGIT
-            if entry.verdict == "right" and not off[entry.name] <= allowed:
-                text = (
-                    f"right in float64, but off by {rounding:.1e} in the precision given, "
-                    f"{rounding / eps:.0f} units in the last place"
-                )
-                entry = replace(entry, verdict="wrong", guess=text)
-            done.append(entry)
-        return done
+        eps = max(float(np.finfo(dtype).eps) for dtype in short)
+        y, saved = self.subject.run(given)
+        dy = mapped(lambda a, b: a.astype(b.dtype) if hasattr(b, "dtype") else a, self.dy, y)
+        gradients = self.subject.pull(dy, saved, given)
+        off = {
+            name: _norm(host(gradients[name]).astype(float) - exact)
+            for name, exact in self.gradients.items()
+        }
+        floor = FLOOR * max(map(_norm, self.gradients.values()), default=0.0)
+        return [self._rounded(entry, off[entry.name], floor, eps) for entry in entries]
+
+    def _rounded(self, entry, off, floor, eps):
+        size = max(_norm(self.gradients[entry.name]), floor)
+        rounding = float(off / size if size else off)
+        entry = replace(entry, rounding=rounding)
+        if entry.verdict != "right" or rounding <= ROUNDING * eps:
+            return entry
+        if off <= AMPLIFIED * self._noise(entry.name) * eps / DIGIT:
+            return entry
+        text = (
+            f"right in float64, but off by {rounding:.1e} in the precision given, "
+            f"{rounding / eps:.0f} units in the last place"
+        )
+        return replace(entry, verdict="wrong", guess=text)
 
     def promises(self):
         """Call both functions again; report what a right pair does not mind."""

@@ -49,8 +49,6 @@ def numbers(draw, shape, *, scale=(0.5, 2.0), dtype="float64"):
 
     Parameters
     ----------
-    draw : callable
-        Given by Hypothesis; left out in a call.
     shape : tuple of int
     scale : (float, float), default (0.5, 2.0)
         Least and most standard deviation.
@@ -70,8 +68,6 @@ def masks(draw, shape):
 
     Parameters
     ----------
-    draw : callable
-        Given by Hypothesis; left out in a call.
     shape : tuple of int
         (..., T, S), its leading axes perhaps 1.
 
@@ -121,8 +117,6 @@ def interleavings(draw, batch, width, *, span=1):
 
     Parameters
     ----------
-    draw : callable
-        Given by Hypothesis; left out in a call.
     batch, width : int
         B samples of T places.
     span : int, default 1
