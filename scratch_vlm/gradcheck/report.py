@@ -109,6 +109,12 @@ MARKS = {
     "rounding": "  <- rounding: ill-conditioned",
 }
 
+WORDS = {
+    "complex": "the complex step",
+    "central": "central differences",
+    "longdouble": "central differences in longdouble",
+}
+
 
 @dataclass(frozen=True)
 class Report:
@@ -166,7 +172,16 @@ class Report:
             for row, mark in zip(rows, marks, strict=True)
             for cells in [list(enumerate(zip(row, widths, strict=True)))]
         ]
-        lines = lines if self.entries else []
+        lines = [*lines, self._how()] if self.entries else []
         lines += [f"{entry.name}: {entry.guess}" for entry in worst_first if entry.guess]
         lines += [fault.message for fault in self.faults]
         return "\n".join(lines + [self.note] * bool(self.note))
+
+    def _how(self):
+        """Say in a line what was measured, and how."""
+        count = max(entry.directions for entry in self.entries)
+        directions = "1 random direction" if count == 1 else f"{count} random directions"
+        total = sum(entry.size for entry in self.entries)
+        stepped = sum(entry.stepped for entry in self.entries)
+        line = f"{total} numbers by {WORDS[self.method]}, each array along {directions}"
+        return line + (f", {stepped} steps to locate" if stepped else "")

@@ -33,8 +33,9 @@ def sizes(**bounds):
 
     Examples
     --------
-    >>> sizes(B=(1, 3), A=[1, 2, 4]).map(lambda n: sorted(n)).example()
-    ['A', 'B']
+    >>> from hypothesis import find
+    >>> find(sizes(B=(1, 3), A=[1, 2, 4]), lambda n: n["A"] > 1)
+    {'B': 1, 'A': 2}
     """
 
     def lengths_of(bound):
