@@ -506,6 +506,12 @@ def kind_of_fault(*arguments, **settings):
             r"moving input 0 at \[1\], output \[1\] has slope 0 before and 1 behind",
         ),
         (lambda x: (np.abs(x), x), lambda dy, x: dy * np.sign(x), [0.0, 3.0], "slope -1 before"),
+        (
+            lambda x: (np.where(x > 0, x, 0).sum(keepdims=True), x),
+            lambda dy, x: dy * (x > 0),
+            [[1.0, 2.0], [-1.0, 0.0]],
+            r"moving input 0 at \[1, 1\], output \[0, 0\] has slope 0 before and 1 behind",
+        ),
         (np.round, None, [0.5, 1.2], r"input 0 at \[0\], output \[0\] jumps"),
     ],
 )
@@ -529,6 +535,12 @@ def test_an_oscillation_faster_than_the_steps_is_no_corner():
         method="central",
     )
     assert report.worst < 1e-8
+
+
+def test_steps_that_leave_the_domain_are_not_used():
+    x = np.array([1e-3, 1.0, 2.0])  # the first step would take the logarithm of a negative number
+    report = check(lambda x: (np.log(x), x), lambda dy, x: dy / x, [x], method="central")
+    assert report.worst < 1e-9
 
 
 def test_a_step_that_is_too_coarse_is_told_from_a_wrong_gradient():

@@ -479,24 +479,30 @@ class _Judge:
 
     def _report_corner(self, corner, names):
         """Say which arrays have no derivative, of a small one which entry, and the two slopes."""
-        names = [n for n in names if len(names) == 1 or self._corner({n: self.directions[0][n]})]
-        for name in names:
-            x = self.point[name]
-            for i in range(x.size if 1 < x.size <= ALL else 0):
-                one = np.zeros(x.size)
-                one[i] = 1.0
-                found = self._corner({name: one.reshape(x.shape)})
-                if found:
-                    corner = found
-                    names = [f"{name} at {[int(k) for k in np.unravel_index(i, x.shape)]}"]
-                    break
-        number, index, left, right = corner
+        if len(names) > 1:
+            names = [n for n in names if self._corner({n: self.directions[0][n]})]
         where = " and ".join(names) or "everything"
+        for name, at, one in self._single_entries(names):
+            found = self._corner({name: one})
+            if found:
+                corner, where = found, f"{name} at {at}"
+                break
+        number, index, left, right = corner
         output = f"output {list(index)}" if number == 0 else f"output {number} {list(index)}"
         change = f"has slope {left:.3g} before and {right:.3g} behind"
         change = "jumps" if np.isinf(right) else change
         text = f"not differentiable at this point: moving {where}, {output} {change}"
         self.faults.append(Fault("smoothness", f"{text}; check at another point"))
+
+    def _single_entries(self, names):
+        for name in names:
+            shape = self.point[name].shape
+            size = int(np.prod(shape))
+            for i in range(size if size <= ALL else 0):
+                one = np.zeros(size)
+                one[i] = 1.0
+                at = [int(k) for k in np.unravel_index(i, shape)] if shape else []
+                yield name, at, one.reshape(shape)
 
     def _in_given_precision(self, entries):
         """Compare gradients as they are in the precision that was given."""

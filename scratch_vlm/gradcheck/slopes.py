@@ -107,7 +107,7 @@ class CentralDifferences:
             total = _norm(error)
             if best is None or total < least:
                 best, doubt, least = slope, error, total
-            if least <= ENOUGH * _norm(best):
+            if least <= ENOUGH * _norm(best) and np.isfinite(least):
                 break
         return best, doubt
 
@@ -239,7 +239,9 @@ def _moved(point, direction, h):
 
 
 def _norm(parts):
-    return float(np.sqrt(sum((abs(part).astype(float) ** 2).sum() for part in parts)))
+    # Infinite for nan, which a step out of the domain of a logarithm gives: any number is better.
+    total = float(np.sqrt(sum((abs(part).astype(float) ** 2).sum() for part in parts)))
+    return np.inf if np.isnan(total) else total
 
 
 def keeps_longdouble(subject, point):
