@@ -2,12 +2,15 @@
 
 import contextlib
 import io
+import json
 import re
 from pathlib import Path
 
 import pytest
 
-PAGE = (Path(__file__).parents[1] / "docs" / "gradient_checks.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "gradient_checks.md").read_text(encoding="utf-8")
+RESULTS = ROOT / "benchmarks" / "results"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.S)
 
 
@@ -54,7 +57,22 @@ def test_float32_shows_its_rounding(printed):
     assert "rounding" in output_of("float32", printed)
 
 
+def test_the_table_of_peers_is_the_committed_one():
+    found = json.loads((RESULTS / "gradcheck_peers.json").read_text(encoding="utf-8"))
+    for tool, row in found["total"].items():
+        levels = " | ".join(f"{e:.0e}" for e in row["smallest_e"].values())
+        subtle = f"{row['subtle_noticed']} of {row['subtle']}"
+        assert f"| {tool} | {levels} | {subtle} | {row['us_per_number']:.0f} µs |" in PAGE
+    assert found["total"]["central"]["false_alarms"] == 1
+    assert found["pairs"]["layers.block.pre_block"]["tools"]["central"]["false_alarm"]
+
+
+def test_the_committed_check_of_every_pair_is_exact_and_fast():
+    found = json.loads((RESULTS / "gradcheck.json").read_text(encoding="utf-8"))
+    assert all(pair["passed"] and pair["worst"] <= 1e-12 for pair in found["pairs"])
+    assert sum(pair["seconds"] for pair in found["pairs"]) < 60
+
+
 def test_files_and_commands_it_names_exist():
-    root = Path(__file__).parents[1]
-    for path in re.findall(r"(?:python |`)((?:benchmarks)/[\w./]+)", PAGE):
-        assert (root / path).exists(), path
+    for path in re.findall(r"(?:python |`)(benchmarks/[\w./]+)", PAGE):
+        assert (ROOT / path).exists(), path

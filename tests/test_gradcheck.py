@@ -408,6 +408,18 @@ def test_a_missing_branch_is_named_by_the_line_of_the_forward():
         assert re.search(said, wrong.guess), wrong.guess
 
 
+def test_a_missing_branch_is_named_where_it_is_added_in_place():
+    def forward(x):
+        y = np.tanh(x)
+        slope = 1 - y * y
+        y += x
+        return y, slope
+
+    check(forward, lambda dy, slope: dy * slope + dy, [numbers(4, 5)])
+    report = measure(forward, lambda dy, slope: dy * slope, [numbers(4, 5)])
+    assert "through `y += x` (line" in report.entries[0].guess
+
+
 def test_the_share_of_one_output_is_missed():
     def forward(x):
         return (x * x, 3 * x), x

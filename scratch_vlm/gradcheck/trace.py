@@ -189,7 +189,7 @@ def uses_of(subject, point, name, u):
 
     def run(moved, direction):
         values = {k: x.astype(complex) if x.dtype.kind == "f" else x for k, x in point.items()}
-        x = point[name].view(Watched)
+        x = point[name].astype(complex).view(Watched)
         x.uses, x.moved = [], moved
         x.instead = point[name] + 1j * STEP * direction
         y, _ = subject.run(values | {name: x})
