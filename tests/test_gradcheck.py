@@ -325,6 +325,11 @@ def test_what_cannot_be_checked_is_told_what_would_fit(arguments, message):
         check(*arguments)
 
 
+def test_where_nothing_has_a_gradient_nothing_passes():
+    with pytest.raises(ValueError, match="there is no gradient to check"):
+        check(lambda ids: (2.0 * ids, None), lambda dy, saved: None, [np.arange(3)])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -151,7 +151,8 @@ def measure(
     TypeError
         If `inputs` is one array instead of a sequence, or the forward does not return a pair.
     ValueError
-        If the method is unknown or does not exist on this machine, or a number is out of range.
+        If the method is unknown or does not exist on this machine, a number is out of range, or
+        nothing has a gradient.
 
     Notes
     -----

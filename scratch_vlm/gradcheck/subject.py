@@ -193,7 +193,7 @@ def make_subject(forward, backward, inputs, p, options, wrt):
     TypeError
         If it is none of the things that can be checked.
     ValueError
-        If `wrt` names an input that is not there.
+        If `wrt` names an input that is not there, or nothing has a gradient.
     """
     if isinstance(inputs, np.ndarray) or hasattr(inputs, "dtype"):
         raise TypeError("inputs must be a sequence of arrays, got one array; write [x]")
@@ -228,6 +228,10 @@ def make_subject(forward, backward, inputs, p, options, wrt):
     for name, x in subject.given.items():
         if x.dtype.kind == "c":
             raise TypeError(f"{name} is complex; real functions of real arrays are checked")
+    if not subject.targets:
+        raise ValueError(
+            "there is no gradient to check: no input or parameter holds floating point numbers"
+        )
     return subject
 
 
