@@ -1,18 +1,21 @@
 """Something to check every pair of the library with: random inputs, parameters and options.
 
 Pairs are found by their names; a pair without a case is an error, so that none goes unchecked.
+Whole models with everything that can be built into them are cases of their own.
 """
 
 import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 
 import numpy as np
 
 import scratch_vlm
+from scratch_vlm.backend import to_device
+from scratch_vlm.gradcheck import check, measure
 from scratch_vlm.layers import (
     attention,
     block,
@@ -113,6 +116,44 @@ class Case:
             k: v() if isinstance(v, partial) and k == "rng" else v for k, v in self.options.items()
         }
 
+    def astype(self, dtype):
+        """Return the case with its floating point numbers in another precision.
+
+        Parameters
+        ----------
+        dtype : dtype
+
+        Returns
+        -------
+        Case
+        """
+
+        def cast(x):
+            return x.astype(dtype) if x.dtype.kind == "f" else x
+
+        p = None if self.p is None else tree_map(cast, self.p)
+        return Case(tuple(map(cast, self.inputs)), p, self.options)
+
+    def to(self, xp):
+        """Return the case with its arrays, those among the options too, on a device.
+
+        Parameters
+        ----------
+        xp : module
+            `numpy` or `cupy`.
+
+        Returns
+        -------
+        Case
+        """
+
+        def move(x):
+            return to_device(x, xp) if isinstance(x, np.ndarray) else x
+
+        p = None if self.p is None else tree_map(move, self.p)
+        options = {name: move(option) for name, option in self.options.items()}
+        return Case(tuple(map(move, self.inputs)), p, options)
+
 
 def find_pairs():
     """Find every pair of the library.
@@ -153,13 +194,28 @@ def find_pairs():
     return pairs
 
 
+def whole_models():
+    """List the models that are checked once more with all that can be built into them.
+
+    Returns
+    -------
+    dict of str to Pair
+        Such as ``"models.clip.clip + LoRA"``.
+    """
+    pairs = find_pairs()
+    return {
+        name: Pair(name, pairs[stem].forward, pairs[stem].backward)
+        for name, (stem, _) in WHOLE_MODELS.items()
+    }
+
+
 def make_case(name, rng, sizes=None):
     """Draw a case for a pair.
 
     Parameters
     ----------
     name : str
-        A key of `find_pairs`.
+        A key of `find_pairs` or `whole_models`.
     rng : numpy.random.Generator
         Draws the numbers, and which variant of the pair is called.
     sizes : Sizes, optional
@@ -169,7 +225,97 @@ def make_case(name, rng, sizes=None):
     -------
     Case
     """
-    return CASES[name](rng, sizes or Sizes())
+    make = WHOLE_MODELS[name][1] if name in WHOLE_MODELS else CASES[name]
+    return make(rng, sizes or Sizes())
+
+
+def measure_case(pair, seed, sizes=None, *, dtype="float64", xp=np, **settings):
+    """Judge a pair of the library with a random case.
+
+    Parameters
+    ----------
+    pair : Pair or str
+        One of `find_pairs` or `whole_models`, or its name.
+    seed : int or sequence of int
+        Of the case, the cotangent and the directions.
+    sizes : Sizes, optional
+        Axis lengths.
+    dtype : {"float64", "float32"}
+        What the gradients are computed in. Slopes are compared in float64 in any case.
+    xp : module, default numpy
+        Where the arrays live: `numpy` or `cupy`.
+    **settings
+        Of `gradcheck.measure`.
+
+    Returns
+    -------
+    gradcheck.Report
+    """
+    return _judge_case(measure, pair, seed, sizes, dtype, xp, settings)
+
+
+def check_case(pair, seed, sizes=None, *, dtype="float64", xp=np, **settings):
+    """Judge a pair of the library with a random case, and raise if it is wrong.
+
+    Parameters
+    ----------
+    pair, seed, sizes, dtype, xp, **settings
+        As in `measure_case`.
+
+    Returns
+    -------
+    gradcheck.Report
+
+    Raises
+    ------
+    gradcheck.GradientError
+        If it is wrong; the note at its end is a snippet that shows it again.
+
+    Examples
+    --------
+    >>> check_case("layers.linear.linear", 0, Sizes(B=1, T=2)).passed
+    True
+    """
+    try:
+        return _judge_case(check, pair, seed, sizes, dtype, xp, settings)
+    except Exception as error:
+        name = pair if isinstance(pair, str) else pair.name
+        error.add_note(f"\nTo see it again:\n\n{snippet(name, seed, sizes, dtype=dtype)}")
+        raise
+
+
+def snippet(name, seed, sizes=None, *, dtype="float64"):
+    """Write the lines that judge a case again.
+
+    Parameters
+    ----------
+    name, seed, sizes, dtype
+        As in `measure_case`.
+
+    Returns
+    -------
+    str
+    """
+    different = [
+        f"{f.name}={getattr(sizes, f.name)}"
+        for f in fields(Sizes)
+        if sizes and getattr(sizes, f.name) != f.default
+    ]
+    arguments = [repr(name), str(seed)] + [f"Sizes({', '.join(different)})"] * bool(different)
+    arguments += [f"dtype={dtype!r}"] * (dtype != "float64")
+    needed = "Sizes, check_case" if different else "check_case"
+    return (
+        f"    from scratch_vlm.cases import {needed}\n    print(check_case({', '.join(arguments)}))"
+    )
+
+
+def _judge_case(judge, pair, seed, sizes, dtype, xp, settings):
+    if isinstance(pair, str):
+        pair = (whole_models() if pair in WHOLE_MODELS else find_pairs())[pair]
+    rng = np.random.default_rng(seed)
+    case = make_case(pair.name, rng, sizes).astype(dtype).to(xp)
+    settings = {"options": case.fresh_options, "rng": rng, **settings}
+    return judge(pair.forward, pair.backward, case.inputs, case.p, **settings)
 
 
 def random_parameters(rng, tree):
@@ -215,6 +361,7 @@ def random_mask(rng, shape):
 
 
 CASES = {}
+WHOLE_MODELS = {}  # name to the name of the pair and what makes a case
 
 
 def _case(name):
@@ -853,9 +1000,9 @@ def _(rng, n):
     return Case((_images(rng, n, config.vit.patch),), p, {"config": config, **_maybe_dice(rng)})
 
 
-def _sight_config(rng, n):
+def _sight_config(rng, n, kind=None):
     tower = _tower_config(rng, n)
-    kind = _either(rng, "linear", "mlp", "resampler")
+    kind = kind or _either(rng, "linear", "mlp", "resampler")
     sampler = resampler.ResamplerConfig(
         _block_config(rng, n, rotary_base=None), latents=2, depth=1, frames=2
     )
@@ -890,15 +1037,15 @@ def _shown_texts(rng, n, image, spans, width=0):
     return np.array([row + rng.integers(0, image, width - len(row)).tolist() for row in rows])
 
 
-def _fusion_parts(rng, n):
-    config = _sight_config(rng, n)
+def _fusion_parts(rng, n, kind):
+    config = _sight_config(rng, n, kind)
     media, lengths = _media(rng, n, config, int(rng.integers(0, n.B + 2)))
     language = lm.LMConfig(n.V, 64, _block_config(rng, n), 2, tied=_either(rng, True, False))
     return config, language, media, lengths
 
 
-def _unified_parts(rng, n):
-    sight, language, media, lengths = _fusion_parts(rng, n)
+def _unified_parts(rng, n, kind=None):
+    sight, language, media, lengths = _fusion_parts(rng, n, kind)
     config = unified.UnifiedConfig(sight, language, n.V - 1, _either(rng, "causal", "prefix"))
     p = random_parameters(rng, unified.unified_init(rng, config))
     spans = unified.visual_spans(config, media, lengths)
@@ -945,8 +1092,8 @@ def _gated_config(rng, n, source):
     )
 
 
-def _cross_parts(rng, n):
-    sight, language, media, lengths = _fusion_parts(rng, n)
+def _cross_parts(rng, n, kind=None):
+    sight, language, media, lengths = _fusion_parts(rng, n, kind)
     config = cross_modal.CrossModalConfig(
         sight,
         language,
@@ -987,3 +1134,40 @@ def _(rng, n):
 def _(rng, n):
     ids, media, p, options = _cross_parts(rng, n)
     return Case((ids, _some_labels(rng, ids, n), media), p, options)
+
+
+TABLES = r"(.*/)?(tokens|positions|time)"  # looked up in, not multiplied by
+
+
+def _with_lora(rng, p):
+    p = lora.lora_add(rng, p, ((TABLES, False), (".*", True)), rank=2)
+    return random_parameters(rng, p)
+
+
+def _whole(name, stem):
+    def register(make):
+        WHOLE_MODELS[name] = (stem, make)
+        return make
+
+    return register
+
+
+@_whole("models.clip.clip + LoRA", "models.clip.clip")
+def _(rng, n):
+    case = CASES["models.clip.clip"](rng, n)
+    return Case(case.inputs, _with_lora(rng, case.p), case.options)
+
+
+@_whole("models.unified.unified_loss + Resampler + LoRA", "models.unified.unified_loss")
+def _(rng, n):
+    ids, media, p, options = _unified_parts(rng, n, "resampler")
+    return Case((ids, _some_labels(rng, ids, n), media), _with_lora(rng, p), options)
+
+
+@_whole(
+    "models.cross_modal.cross_modal_loss + Resampler + LoRA",
+    "models.cross_modal.cross_modal_loss",
+)
+def _(rng, n):
+    ids, media, p, options = _cross_parts(rng, n, "resampler")
+    return Case((ids, _some_labels(rng, ids, n), media), _with_lora(rng, p), options)

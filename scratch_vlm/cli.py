@@ -106,9 +106,12 @@ random direction; parameters and the incoming gradient are random too.
 
   scratch-vlm gradcheck                         all pairs
   scratch-vlm gradcheck --pair attention        those with "attention" in their name, in detail
+  scratch-vlm gradcheck --dtype float32         as well in float32, which may differ by rounding
+  scratch-vlm gradcheck --backend cupy          on the GPU
   scratch-vlm gradcheck --json gradcheck.json   for other programs
 
-Exit status 1 if a pair is wrong. To check a layer of your own:
+What is wrong is located, with a guess at the mistake and the lines that show it again. Exit
+status 1 if a pair is wrong. To check a layer of your own:
 
   from scratch_vlm.gradcheck import check
   print(check(my_forward, my_backward, [x], p))
@@ -277,6 +280,12 @@ def _parser():
     check.add_argument(
         "--examples", type=_at_least(1), default=6, help="random variants of each pair (default 6)"
     )
+    check.add_argument(
+        "--dtype",
+        choices=("float64", "float32"),
+        default="float64",
+        help="judge gradients in this precision as well (default float64)",
+    )
     check.add_argument("--json", type=Path, default=None, metavar="FILE", help="write results here")
 
     for name, run, summary, description in (
@@ -423,6 +432,7 @@ def _gradcheck(options):
         seed=options.seed,
         examples=options.examples,
         backend=options.backend,
+        dtype=options.dtype,
         files=files,
     )
     return 0 if passed else 1

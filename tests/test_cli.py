@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from scratch_vlm import cli
 from scratch_vlm.backend import cupy_problem
 from scratch_vlm.experiments import digits
+from scratch_vlm.gradcheck import GradientError
 from scratch_vlm.layers import linear
 
 
@@ -47,9 +49,10 @@ def test_gradcheck_writes_what_it_found(tmp_path, capsys):
     pairs = json.loads(file.read_text())["pairs"]
     assert [pair["name"] for pair in pairs] == ["layers.mlp.mlp", "layers.mlp.swiglu"]
     for pair in pairs:
-        assert set(pair) == {"name", "worst", "method", "inputs", "parameters", "seconds"}
+        assert pair["passed"] and not pair["faults"] and pair["seconds"] > 0
         assert 0 < pair["worst"] <= 1e-12 and pair["method"] == "complex"
         assert pair["inputs"] > 0 and pair["parameters"] > 0
+        assert 0 < pair["gradients"]["input 0"] <= pair["worst"]
     assert "2 pairs, 0 wrong" in capsys.readouterr().out
 
 
@@ -69,6 +72,20 @@ def test_gradcheck_of_a_wrong_pair_exits_with_1_and_names_the_parameter(monkeypa
     assert "1 wrong" in printed
     (line,) = [line for line in printed.splitlines() if line.startswith("w ")]
     assert line.endswith("<- wrong")
+    assert "w: it is too large by a factor of 1 + 1e-09" in printed
+    again = printed.partition("To see it again:\n")[2].partition("\n\n")[0]
+    with pytest.raises(GradientError, match=r"w .*<- wrong"):
+        exec(textwrap.dedent(again), {})
+
+
+def test_gradcheck_in_float32_says_what_is_lost_by_rounding(tmp_path, capsys):
+    file = tmp_path / "gradcheck.json"
+    arguments = ["gradcheck", "--pair", "layers.norm", "--dtype", "float32", "--json", str(file)]
+    assert cli.main(arguments) == 0
+    found = json.loads(file.read_text())
+    assert found["dtype"] == "float32"
+    assert all(1e-9 < pair["rounding"] < 1e-5 for pair in found["pairs"])
+    assert "rounding" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

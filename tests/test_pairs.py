@@ -2,17 +2,19 @@
 
 import inspect
 import re
+import textwrap
 
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
+from scratch_vlm import cases
 from scratch_vlm.backend import cupy_problem, load, to_device, to_host
-from scratch_vlm.cases import Case, Sizes, find_pairs, make_case
-from scratch_vlm.gradcheck import check
+from scratch_vlm.cases import Case, Sizes, check_case, find_pairs, make_case, whole_models
+from scratch_vlm.gradcheck import strategies
+from scratch_vlm.layers import linear
 from scratch_vlm.recompute import recomputed
-from scratch_vlm.tree import FROZEN, freeze, leaves, tree_map, zeros_like
+from scratch_vlm.tree import FROZEN, freeze, leaves, zeros_like
 
 PAIRS = find_pairs()
 LAYERS = [name for name in PAIRS if make_case(name, np.random.default_rng(0)).p is not None]
@@ -26,21 +28,19 @@ WITH_OUT = [
     name for name, pair in PAIRS.items() if takes_out(pair.forward) or takes_out(pair.backward)
 ]
 of_layers = pytest.mark.parametrize("pair", LAYERS, indirect=True)
-seeds = st.integers(0, 2**32 - 1)
-sizes = st.builds(
-    Sizes,
-    B=st.integers(1, 3),
-    T=st.integers(1, 5),
-    S=st.integers(1, 6),
-    A=st.sampled_from([1, 2, 4]),
-    K=st.integers(2, 4),
-    M=st.integers(1, 7),
-    E=st.integers(2, 5),
-    V=st.integers(2, 9),
-    C=st.integers(1, 3),
-    rows=st.integers(1, 3),
-    columns=st.integers(1, 3),
-)
+sizes = strategies.sizes(
+    B=(1, 3),
+    T=(1, 5),
+    S=(1, 6),
+    A=[1, 2, 4],
+    K=(2, 4),
+    M=(1, 7),
+    E=(2, 5),
+    V=(2, 9),
+    C=(1, 3),
+    rows=(1, 3),
+    columns=(1, 3),
+).map(lambda n: Sizes(**n))
 
 
 @pytest.fixture(params=PAIRS)
@@ -75,25 +75,68 @@ def all_gradients(pair, case, dy):
     return [*dx, *(x for _, x in leaves(g))]
 
 
-def as_type(case, dtype):
-    def cast(x):
-        return x.astype(dtype) if x.dtype.kind == "f" else x
-
-    p = None if case.p is None else tree_map(cast, case.p)
-    return Case(tuple(map(cast, case.inputs)), p, case.options)
-
-
 @pytest.mark.parametrize("name", PAIRS)
-@given(sizes=sizes, seed=seeds)
+@given(sizes=sizes, seed=strategies.seeds())
 def test_backward_is_the_slope_of_the_forward(name, sizes, seed):
-    rng = np.random.default_rng(seed)
-    case = make_case(name, rng, sizes)
-    pair = PAIRS[name]
-    report = check(
-        pair.forward, pair.backward, case.inputs, case.p, options=case.fresh_options, rng=rng
-    )
+    report = check_case(name, seed, sizes)
     assert report.method == "complex"
     assert report.entries
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("name", whole_models())
+def test_whole_models_are_right_with_all_that_can_be_built_into_them(name, seed):
+    report = check_case(name, [1, seed])
+    assert report.method == "complex" and report.worst < 1e-12
+    names = [entry.name for entry in report.entries]
+    assert sum("/lora/a" in n for n in names) >= 4
+    if "Resampler" in name:
+        assert any("/connector/resampler/" in n for n in names)
+        gated = "gated/0/attn/q/lora/b" in names or "gated/1/attn/q/lora/b" in names
+        assert gated == ("cross_modal" in name)
+
+
+def test_a_pair_without_a_case_is_an_error(monkeypatch):
+    def new_forward(x):
+        return x, None
+
+    def new_backward(dy, saved):
+        return dy
+
+    for function in (new_forward, new_backward):
+        function.__module__ = linear.__name__
+        monkeypatch.setattr(linear, function.__name__, function, raising=False)
+    with pytest.raises(LookupError, match=r"no case in scratch_vlm.cases for layers.linear.new"):
+        find_pairs()
+    monkeypatch.delattr(linear, "new_backward")
+    with pytest.raises(LookupError, match=r"layers.linear.new has no new_backward"):
+        find_pairs()
+
+
+def test_a_failure_prints_the_lines_that_show_it_again(monkeypatch):
+    right = linear.linear_backward
+
+    def wrong(dy, saved, g, *, out=None):
+        return 2 * right(dy, saved, g, out=out)
+
+    wrong.__module__ = right.__module__
+    monkeypatch.setattr(linear, "linear_backward", wrong)
+
+    @given(n=strategies.sizes(B=(1, 3), T=(1, 3)), seed=strategies.seeds())
+    def test(n, seed):
+        check_case("layers.linear.linear", seed, Sizes(**n))
+
+    with pytest.raises(AssertionError, match="2 times what it should be") as caught:
+        test()
+    (note,) = [note for note in caught.value.__notes__ if "To see it again" in note]
+    assert "check_case('layers.linear.linear', 0, Sizes(B=1, T=1)))" in note
+    lines = note.partition("again:\n\n")[2]
+    with pytest.raises(AssertionError, match="2 times what it should be"):
+        exec(textwrap.dedent(lines), {})
+
+
+def test_every_whole_model_is_of_a_pair():
+    assert {stem for stem, _ in cases.WHOLE_MODELS.values()} <= set(PAIRS)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -189,7 +232,7 @@ def assert_frozen_alone(pair, case, rng, frozen):
 def test_float32_stays_float32(pair, seed):
     rng = np.random.default_rng(seed)
     exact = make_case(pair.name, rng)
-    case = as_type(exact, np.float32)
+    case = exact.astype(np.float32)
     y, saved = run(pair, case)
     assert y.dtype == np.float32
     dy = cotangent(rng, y)
@@ -313,24 +356,13 @@ def test_a_batch_is_two_smaller_batches(pair, seed):
         np.testing.assert_allclose(x2, x, rtol=1e-10, atol=1e-10, err_msg=name)
 
 
-def moved(case, xp):
-    """Return the case with all its arrays on the device."""
-
-    def move(x):
-        return to_device(x, xp) if isinstance(x, np.ndarray) else x
-
-    p = None if case.p is None else tree_map(move, case.p)
-    options = {name: move(option) for name, option in case.options.items()}
-    return Case(tuple(map(move, case.inputs)), p, options)
-
-
 @pytest.mark.skipif(cupy_problem() is not None, reason=str(cupy_problem()))
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 2e-4), (np.float64, 1e-9)])
 @pytest.mark.parametrize("seed", range(4))
 def test_numpy_and_cupy_agree(pair, seed, dtype, tolerance):
     xp, rng = load("cupy"), np.random.default_rng(seed)
-    case = as_type(without_dropout(make_case(pair.name, rng)), dtype)
-    there = moved(case, xp)
+    case = without_dropout(make_case(pair.name, rng)).astype(dtype)
+    there = case.to(xp)
     y, saved = run(pair, case)
     y2, saved2 = run(pair, there)
     dy = cotangent(rng, y)

@@ -1,12 +1,20 @@
-"""The checks of the pairs can fail: errors planted in every backward are caught."""
+"""The checks of the pairs can fail: errors planted in every backward are caught.
 
-from functools import cache
+One in five is planted here; all of them by ``python benchmarks/planted_errors.py``, whose results
+are committed.
+"""
+
+import json
+from pathlib import Path
 
 import pytest
 from planting import find_subjects, try_all
 
+SHARE = 5
 SUBJECTS = {subject.name: subject for subject in find_subjects()}
 MODULES = sorted({subject.module for subject in SUBJECTS.values()})
+FILE = Path(__file__).parents[1] / "benchmarks" / "results" / "planted_errors.json"
+RESULTS = json.loads(FILE.read_text(encoding="utf-8"))
 
 SKIPS = "FROZEN swallows what is added to it; skipping it only saves time"
 ANY_NEGATIVE = "reshape takes every negative number for the length that is left"
@@ -19,7 +27,9 @@ SCALAR = "0-d array or scalar: the same number"
 ALIAS = "another name of the same array"
 IDLE = "more workers or more sums than needed idle, at zero"
 ZERO = "zero it stays"
+TWO_AXES = "patches are counted in two directions"
 NOTHING = "of no media there is no number to change"
+MATRIX = "the last axis but one of a matrix is its first"
 NO_TOWER = "what does not learn gives no gradient to judge; the tests of the module watch it"
 
 # Planted errors that change no number, with the reason: by statement before, then after. Where
@@ -61,15 +71,12 @@ EQUIVALENT = {
     "sigmoid_contrastive_backward: dlog_scale = xp.asarray((dz * cosine).sum())": {
         "dlog_scale = (dz * cosine).sum()": SCALAR
     },
-    "splice_backward: dx = dy.copy()": {
-        "dx = dy": "dy is spoilt when it is needed no more; the tests of the module watch it"
-    },
     "deal_backward: slots = dz.reshape(-1, *dz.shape[2:])": {
         "slots = dz.reshape(-2, *dz.shape[2:])": ANY_NEGATIVE
     },
     "unpatchify_forward: rows, columns = patch_grid((*size, 1), patch)": {
-        "rows, columns = patch_grid((*size, 2), patch)": "patches are counted in two directions",
-        "rows, columns = patch_grid((*size, 0), patch)": "patches are counted in two directions",
+        "rows, columns = patch_grid((*size, 2), patch)": TWO_AXES,
+        "rows, columns = patch_grid((*size, 0), patch)": TWO_AXES,
     },
     "unpatchify_forward: x = patches.reshape(b, rows, columns, h, w, numbers // (h * w))"
     ".transpose(0, 1, 3, 2, 4, 5)": {
@@ -147,15 +154,39 @@ EQUIVALENT = {
         "dx = linear_backward(dy, s['head'], g['head'])": ALIAS
     },
     "perceiver_backward: g['query'] += dquery[:, 0].sum(0)": {
-        "g['query'] += dquery[:, -1].sum(0)": "one query is the first and the last"
+        "g['query'] += dquery[:, 0].sum(-2)": MATRIX,
+        "g['query'] += dquery[:, -1].sum(0)": "one query is the first and the last",
     },
     "patch_features_backward: dtokens = namespace(dx).zeros(shape, dx.dtype)": {
         "dtokens = -namespace(dx).zeros(shape, dx.dtype)": ZERO,
         "dtokens = 2.0 * namespace(dx).zeros(shape, dx.dtype)": ZERO,
     },
     "attention_pool_backward: g['probe'] += dprobe[:, 0].sum(0)": {
-        "g['probe'] += dprobe[:, -1].sum(0)": "one probe is the first and the last"
+        "g['probe'] += dprobe[:, 0].sum(-2)": MATRIX,
+        "g['probe'] += dprobe[:, -1].sum(0)": "one probe is the first and the last",
     },
+    "patchify_forward: rows, columns = patch_grid(images.shape[1:], patch)": {
+        "rows, columns = patch_grid(images.shape[1:-1], patch)": TWO_AXES
+    },
+    "grid_positions_backward: g['rows'] += dpatches.sum(1)": {
+        "g['rows'] += dpatches.sum(-2)": "of three axes 1 is the last but one"
+    },
+    "_through_gate: total = rows(dy * h).sum(0)": {"total = rows(dy * h).sum(-2)": MATRIX},
+    "linear_backward: g['b'] += rows(dy).sum(0)": {"g['b'] += rows(dy).sum(-2)": MATRIX},
+    "layer_norm_backward: g['gamma'] += rows(product).sum(0)": {
+        "g['gamma'] += rows(product).sum(-2)": MATRIX
+    },
+    "layer_norm_backward: g['beta'] += rows(dy).sum(0)": {"g['beta'] += rows(dy).sum(-2)": MATRIX},
+    "rms_norm_backward: g['gamma'] += rows(product).sum(0)": {
+        "g['gamma'] += rows(product).sum(-2)": MATRIX
+    },
+    "time_embedding_backward: "
+    "g['w'] += namespace(dy).matmul(matrix.swapaxes(1, 2), dy.sum(2)).sum(0)": {
+        "g['w'] += namespace(dy).matmul(matrix.swapaxes(1, 2), dy.sum(-2)).sum(0)": (
+            "of four axes 2 is the last but one"
+        )
+    },
+    "vit_embed_backward: g['cls'] += dx[:, 0].sum(0)": {"g['cls'] += dx[:, 0].sum(-2)": MATRIX},
     # models
     "vit_backward: dx = linear_backward(dx, s['head'], g['head'])": {
         "dx = linear_backward(dy, s['head'], g['head'])": ALIAS
@@ -235,38 +266,35 @@ def reason(planted):
     return why.get(planted.after) if isinstance(why, dict) else why
 
 
-@cache
-def outcomes(name):
-    return list(try_all(SUBJECTS[name]))
-
-
-@pytest.mark.parametrize("name", SUBJECTS)
-def test_planted_errors_are_caught(name):
-    assert not [
-        str(planted) for planted, how in outcomes(name) if how is None and not reason(planted)
-    ]
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_ten_errors_or_more_are_caught_by_their_results(module):
-    # An exception would be noticed without any check.
-    caught = [
-        planted
-        for name, subject in SUBJECTS.items()
-        if subject.module == module
-        for planted, how in outcomes(name)
-        if how in ("numbers", "contract")
-    ]
-    assert len(caught) >= 10
-
-
-def test_every_equivalent_error_survives():
-    listed = {
+def listed_equivalents():
+    """List the errors, before and after, that are said to change no number."""
+    return {
         f"{before}  ->  {after}"
         for before, why in EQUIVALENT.items()
         for after in (why if isinstance(why, dict) else ())
     }
-    tried = [outcome for name in SUBJECTS for outcome in outcomes(name)]
-    explained = {str(planted) for planted, _ in tried if reason(planted)}
-    assert listed <= explained
-    assert explained == {str(planted) for planted, how in tried if how is None}
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_planted_errors_are_caught(name):
+    survived = [planted for planted, how in try_all(SUBJECTS[name], SHARE) if how is None]
+    assert not [str(planted) for planted in survived if not reason(planted)]
+
+
+def test_in_the_committed_run_every_error_was_caught_or_explained():
+    total = RESULTS["total"]
+    assert total["survived"] == 0 and not RESULTS["survived"]
+    assert total["planted"] == sum(n for kind, n in total.items() if kind != "planted")
+    assert total["planted"] > 5000
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_ten_errors_or_more_were_caught_by_their_results(module):
+    # An exception would be noticed without any check.
+    caught = RESULTS["by_module"][module]
+    assert caught["numbers"] + caught["contract"] >= 10
+
+
+def test_every_listed_equivalent_survived_the_committed_run():
+    assert listed_equivalents() <= set(RESULTS["equivalent"])
+    assert all(RESULTS["equivalent"].values())

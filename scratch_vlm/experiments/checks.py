@@ -9,14 +9,13 @@ from tqdm import tqdm
 
 import scratch_vlm
 from scratch_vlm.backend import cupy_problem, load
-from scratch_vlm.cases import find_pairs, make_case
-from scratch_vlm.gradcheck import measure
+from scratch_vlm.cases import find_pairs, measure_case, snippet, whole_models
 from scratch_vlm.training.run import prepare_file, write_json
 
 LIBRARIES = ("numpy", "scipy", "matplotlib", "safetensors", "tqdm", "torch")
 
 
-def check_pairs(text="", *, seed=0, examples=6, backend=None, files=()):
+def check_pairs(text="", *, seed=0, examples=6, backend=None, dtype="float64", files=()):
     """Check the gradients of the library's pairs and print a table.
 
     Parameters
@@ -28,7 +27,10 @@ def check_pairs(text="", *, seed=0, examples=6, backend=None, files=()):
     examples : int, default 6
         Random variants of each pair.
     backend : str, optional
-        Which backend to name; gradients are exact in float64 and complex numbers on the host.
+        Where both slopes are computed.
+    dtype : {"float64", "float32"}
+        With float32, gradients are judged in that precision as well, which takes their rounding
+        to be no error.
     files : sequence of path
         Where to write the results as JSON.
 
@@ -40,16 +42,12 @@ def check_pairs(text="", *, seed=0, examples=6, backend=None, files=()):
     Raises
     ------
     ValueError
-        If no pair matches, or the backend is not NumPy.
+        If no pair matches.
     RunFolderError
         If a file cannot be written; said before anything is checked.
     """
-    if load(backend) is not np:
-        raise ValueError(
-            "gradients are checked in float64 on the host; give --backend numpy. The same "
-            "functions run on CuPy, so what is right here is right there up to rounding"
-        )
-    every = find_pairs()
+    xp = load(backend)
+    every = find_pairs() | whole_models()
     chosen = {name: pair for name, pair in every.items() if text in name}
     if not chosen:
         raise ValueError(f"no pair has {text!r} in its name; there are {', '.join(every)}")
@@ -60,54 +58,54 @@ def check_pairs(text="", *, seed=0, examples=6, backend=None, files=()):
     results, wrong = [], []
     for name, pair in tqdm(chosen.items(), disable=None, leave=False, unit="pair"):
         started = time.perf_counter()
-        reports = []
-        for example in range(examples):
-            rng = np.random.default_rng([seed, example])
-            case = make_case(name, rng)
-            reports.append(
-                measure(
-                    pair.forward,
-                    pair.backward,
-                    case.inputs,
-                    case.p,
-                    options=case.fresh_options,
-                    rng=rng,
-                )
-            )
-        result = {
-            "name": name,
-            "worst": float(np.max([report.worst for report in reports])),
-            "method": reports[0].method,
-            "inputs": _count(reports, "input"),
-            "parameters": _count(reports, "parameter"),
-            "seconds": time.perf_counter() - started,
-        }
-        results.append(result)
-        failed = [report for report in reports if not report.passed]
-        mark = "  <- wrong" if failed else ""
+        reports = [
+            measure_case(pair, [seed, example], dtype=dtype, xp=xp) for example in range(examples)
+        ]
+        seconds = time.perf_counter() - started
+        results.append(_summary(name, reports) | {"seconds": round(seconds, 3)})
+        mark = "" if results[-1]["passed"] else "  <- wrong"
         tqdm.write(
-            f"{name:{width}}  {result['inputs']:6d}  {result['parameters']:10d}  "
-            f"{result['worst']:11.1e}  {result['method']:7}  {result['seconds']:7.2f}{mark}"
+            f"{name:{width}}  {results[-1]['inputs']:6d}  {results[-1]['parameters']:10d}  "
+            f"{results[-1]['worst']:11.1e}  {results[-1]['method']:7}  {seconds:7.2f}{mark}"
         )
+        failed = [example for example, report in enumerate(reports) if not report.passed]
         if failed:
-            wrong.append(f"\n{name}:\n{failed[0]}")
+            again = snippet(name, [seed, failed[0]], dtype=dtype)
+            wrong.append(f"\n{name}:\n{reports[failed[0]]}\nTo see it again:\n{again}")
         elif text and len(chosen) <= 3:
             tqdm.write(f"\n{reports[-1]}\n")
     for lines in wrong:
         print(lines)
-    worst = max(results, key=lambda result: result["worst"])
+    worst = max(results, key=lambda result: np.nan_to_num(result["worst"], nan=np.inf))
     print(
         f"\n{len(results)} pairs, {len(wrong)} wrong; "
         f"worst error {worst['worst']:.1e} ({worst['name']})"
     )
     for file in files:
-        write_json(file, {"pairs": results})
+        about = {"seed": seed, "examples": examples, "dtype": dtype, "backend": xp.__name__}
+        write_json(file, about | {"pairs": results})
     return not wrong
 
 
-def _count(reports, kind):
-    # Numbers judged: every entry of every input or parameter, over all examples.
-    return sum(e.size for report in reports for e in report.entries if e.kind == kind)
+def _summary(name, reports):
+    """Say of one pair how many numbers were judged, and the worst error of each array."""
+    entries = [entry for report in reports for entry in report.entries]
+    gradients = {}
+    for entry in entries:
+        before = gradients.get(entry.name, 0.0)
+        gradients[entry.name] = float(np.max([entry.error, before]))
+    rounding = [entry.rounding for entry in entries if entry.rounding is not None]
+    return {
+        "name": name,
+        "passed": all(report.passed for report in reports),
+        "worst": float(np.max([report.worst for report in reports])),
+        "method": reports[0].method,
+        "inputs": sum(entry.size for entry in entries if entry.kind == "input"),
+        "parameters": sum(entry.size for entry in entries if entry.kind == "parameter"),
+        "directions": sum(entry.directions for entry in entries),
+        "gradients": gradients,
+        "faults": [fault.message for report in reports for fault in report.faults],
+    } | ({"rounding": max(rounding)} if rounding else {})
 
 
 def describe_installation(backend=None, folder=None):
