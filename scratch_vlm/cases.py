@@ -29,6 +29,7 @@ from scratch_vlm.layers import (
 )
 from scratch_vlm.models import bert, clip, cross_modal, lm, text, unified, video, vision, vit
 from scratch_vlm.models import perceiver as perceivers
+from scratch_vlm.ops import activations, rotary
 from scratch_vlm.recompute import chunked
 from scratch_vlm.tree import tree_map
 
@@ -258,16 +259,19 @@ def _block_config(rng, n, **fixed):
     options = {
         "kv_heads": _kv_heads(rng, n.A),
         "norm": _either(rng, "layer", "rms"),
-        "mlp": _either(rng, "gelu", "gelu_tanh", "quick_gelu", "squared_relu", "swiglu"),
-        "bias": _either(rng, True, False),
+        "mlp": _either(rng, "gelu", "gelu_tanh", "quick_gelu", "squared_relu", "swiglu", "geglu"),
+        "bias": _either(rng, True, False, ("qkv", "kv", "fc"), ("q", "out", "proj")),
         "dropout": _either(rng, 0.0, 0.2),
         "eps": 1e-2,
         "rotary_base": _either(rng, None, 20.0) if n.K % 2 == 0 else None,
+        "scale": _either(rng, None, 0.7),
+        "depth_scale": _either(rng, True, False),
+        "blind": _either(rng, "zero", "mean"),
     }
     return block.BlockConfig(n.D, n.A, n.M, **{**options, **fixed})
 
 
-for _name in ("gelu", "gelu_tanh", "quick_gelu", "silu", "squared_relu"):
+for _name in activations.ACTIVATIONS:
     CASES[f"ops.activations.{_name}"] = lambda rng, n: Case((2 * _normal(rng, n.B, n.T),))
 
 for _name in ("softmax", "l2_normalize"):
@@ -282,7 +286,12 @@ def _(rng, n):
         _normal(rng, n.B, groups, n.S, n.K),
         _normal(rng, n.B, groups, n.S, n.E),
     )
-    return Case((q, k, v), options={"mask": _maybe_mask(rng, n, n.S)})
+    options = {
+        "mask": _maybe_mask(rng, n, n.S),
+        "scale": _either(rng, None, 0.3),
+        "blind": _either(rng, "zero", "mean"),
+    }
+    return Case((q, k, v), options=options)
 
 
 @_case("ops.dropout.dropout")
@@ -350,7 +359,14 @@ def _(rng, n):
 
 @_case("ops.rotary.rotary")
 def _(rng, n):
-    options = {"positions": _positions(rng, n), "base": 20.0}
+    scaling = _either(
+        rng,
+        None,
+        rotary.RotaryScaling("linear", 2.0),
+        rotary.RotaryScaling("llama3", 8.0, trained=16),
+        rotary.RotaryScaling("yarn", 4.0, trained=64, low=1, high=32, size=1.1),
+    )
+    options = {"positions": _positions(rng, n), "base": 20.0, "scaling": scaling}
     return Case((_normal(rng, n.B, n.A, n.T, 2 * n.K),), options=options)
 
 
@@ -422,9 +438,15 @@ def _(rng, n):
     options = {"heads": n.A, "kv_heads": _kv_heads(rng, n.A)}
     width = _either(rng, n.K, 2 * n.K)  # of a head, perhaps not D / A
     p = attention.self_attention_init(
-        rng, n.D, **options, head_width=width, bias=_either(rng, True, False)
+        rng,
+        n.D,
+        **options,
+        head_width=width,
+        value_width=_either(rng, None, n.K + 1),
+        bias=_either(rng, True, False, ("qkv",), ("out",)),
     )
-    options["mask"] = _maybe_mask(rng, n, n.T)
+    options |= {"mask": _maybe_mask(rng, n, n.T), "scale": _either(rng, None, 0.3)}
+    options["blind"] = _either(rng, "zero", "mean")
     if width % 2 == 0 and rng.random() < 0.5:
         options |= {"rotary_base": 20.0, "positions": _either(rng, None, _positions(rng, n))}
     return Case((_normal(rng, n.B, n.T, n.D),), random_parameters(rng, p), options)
@@ -439,10 +461,12 @@ def _(rng, n):
         n.E,
         **options,
         head_width=n.K + 1,
-        bias=_either(rng, True, False),
-        qk_norm=_either(rng, True, False),
+        value_width=_either(rng, None, n.K),
+        bias=_either(rng, True, False, ("q",), ("kv", "out")),
+        qk_norm=_either(rng, None, "rms", "layer"),
     )
     options |= {"mask": _maybe_mask(rng, n, n.S), "eps": 1e-2}
+    options["blind"] = _either(rng, "zero", "mean")
     inputs = (_normal(rng, n.B, n.T, n.D), _normal(rng, n.B, n.S, n.E))
     return Case(inputs, random_parameters(rng, p), options)
 
@@ -451,14 +475,15 @@ def _(rng, n):
 def _(rng, n):
     outputs = _either(rng, None, n.E)
     p = mlp.mlp_init(rng, n.D, n.M, outputs=outputs, bias=_either(rng, True, False))
-    kind = _either(rng, "gelu", "gelu_tanh", "quick_gelu", "silu", "squared_relu")
+    kind = _either(rng, *activations.ACTIVATIONS)
     return Case((_normal(rng, n.B, n.T, n.D),), random_parameters(rng, p), {"kind": kind})
 
 
 @_case("layers.mlp.swiglu")
 def _(rng, n):
     p = mlp.swiglu_init(rng, n.D, n.M, bias=_either(rng, True, False))
-    return Case((_normal(rng, n.B, n.T, n.D),), random_parameters(rng, p))
+    options = {"kind": _either(rng, *mlp.GATED.values())}
+    return Case((_normal(rng, n.B, n.T, n.D),), random_parameters(rng, p), options)
 
 
 def _block_case(order, rng, n, init=block.block_init, **init_options):
@@ -711,7 +736,13 @@ def _(rng, n):
     config = _block_config(rng, n, rotary_base=None)
     beside = _either(rng, True, False)  # whether the latents are read, too
     width, answers = (n.D, n.S + n.T) if beside else (n.E, n.S)
-    p = perceiver.cross_block_init(rng, config, width, head_width=_either(rng, None, n.K + 1))
+    p = perceiver.cross_block_init(
+        rng,
+        config,
+        width,
+        head_width=_either(rng, None, n.K + 1),
+        qk_norm=_either(rng, None, "rms", "layer"),
+    )
     options = {
         "config": config,
         "mask": _maybe_mask(rng, n, answers),
@@ -733,6 +764,7 @@ def _(rng, n):
         gate=0.5,
         gate_width=_either(rng, "one", "channel"),
         skip_blind=_either(rng, True, False),
+        blind=_either(rng, *gated.BLIND),
     )
     p = random_parameters(rng, gated.gated_block_init(rng, config))
     options = {"config": config, "mask": _maybe_mask(rng, n, n.S), **_maybe_dice(rng)}
@@ -893,7 +925,7 @@ def _shown_texts(rng, n, image, spans, width=0):
 def _fusion_parts(rng, n):
     config = _sight_config(rng, n)
     media, lengths = _media(rng, n, config, int(rng.integers(0, n.B + 2)))
-    language = lm.LMConfig(n.V, 64, _block_config(rng, n), 2, tied=_either(rng, True, False))
+    language = lm.LMConfig(n.V, 256, _block_config(rng, n), 2, tied=_either(rng, True, False))
     return config, language, media, lengths
 
 

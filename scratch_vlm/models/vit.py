@@ -23,6 +23,7 @@ from scratch_vlm.layers.embedding import (
     grid_positions_init,
 )
 from scratch_vlm.layers.linear import check_outputs, linear_backward, linear_forward, linear_init
+from scratch_vlm.layers.mlp import GATED
 from scratch_vlm.layers.norm import NORMS
 from scratch_vlm.layers.pool import (
     attention_pool_backward,
@@ -221,7 +222,7 @@ def vit_forward(images, p, *, config, rng=None):
     if config.pool == "mean":
         x, s["pool"] = mean_pool_forward(x)
     elif config.pool == "attention":
-        kind = "gelu" if config.block.mlp == "swiglu" else config.block.mlp
+        kind = "gelu" if config.block.mlp in GATED else config.block.mlp
         x, s["pool"] = attention_pool_forward(
             x, p["pool"], heads=config.block.heads, kind=kind, eps=config.block.eps
         )
