@@ -29,7 +29,7 @@ from scratch_vlm.layers import (
 )
 from scratch_vlm.models import bert, clip, cross_modal, lm, text, unified, video, vision, vit
 from scratch_vlm.models import perceiver as perceivers
-from scratch_vlm.ops import activations, rotary
+from scratch_vlm.ops import activations, resize, rotary
 from scratch_vlm.recompute import chunked
 from scratch_vlm.tree import tree_map
 
@@ -351,7 +351,7 @@ def _(rng, n):
     options = {
         "old": (n.rows, n.columns),
         "new": new,
-        "method": _either(rng, "bicubic", "bilinear"),
+        "method": _either(rng, *resize.METHODS),
     }
     extra = _either(rng, 0, 1)
     return Case((_normal(rng, extra + n.rows * n.columns, n.D),), options=options)
@@ -374,7 +374,7 @@ def _(rng, n):
 def _(rng, n):
     options = {
         "size": (int(rng.integers(1, 9)), int(rng.integers(1, 9))),
-        "method": _either(rng, "bicubic", "bilinear"),
+        "method": _either(rng, *resize.METHODS),
         "antialias": _either(rng, True, False),
     }
     return Case((_normal(rng, n.B, n.T, n.S, n.C),), options=options)
@@ -430,7 +430,8 @@ def _(rng, n):
         rng, trained, n.D, extra=extra, axial=_either(rng, True, False)
     )
     x = _normal(rng, n.B, extra + grid[0] * grid[1], n.D)
-    return Case((x,), random_parameters(rng, p), {"grid": grid, "trained": trained})
+    options = {"grid": grid, "trained": trained, "method": _either(rng, *resize.METHODS)}
+    return Case((x,), random_parameters(rng, p), options)
 
 
 @_case("layers.attention.self_attention")
@@ -529,6 +530,7 @@ def _vit_config(rng, n, **fixed):
         "patch_bias": _either(rng, True, False),
         "head_bias": _either(rng, True, False),
         "norm_first": _either(rng, True, False),
+        "stretch": _either(rng, *resize.METHODS),
     }
     return vit.ViTConfig(
         image=(n.rows * patch[0], n.columns * patch[1], n.C),

@@ -36,6 +36,7 @@ from scratch_vlm.layers.pool import (
 )
 from scratch_vlm.ops.patches import patch_grid, patchify_backward, patchify_forward
 from scratch_vlm.ops.positions import sincos_positions_2d
+from scratch_vlm.ops.resize import METHODS
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class ViTConfig:
         Whether the two linear layers have biases; CLIP's have none.
     norm_first : bool
         Normalise the tokens before the first block, as CLIP does.
+    stretch : {"bicubic", "bilinear", "bicubic_repeat"}
+        How learned positions are interpolated for images of another size, see `resize_matrix`.
 
     Notes
     -----
@@ -84,6 +87,7 @@ class ViTConfig:
     patch_bias: bool = True
     head_bias: bool = True
     norm_first: bool = False
+    stretch: str = "bicubic"
 
     def __post_init__(self):
         if not isinstance(self.image, tuple | list) or len(self.image) != 3:
@@ -100,6 +104,8 @@ class ViTConfig:
             raise ValueError(
                 f"positions must be 'learned', 'axial' or 'sincos', got {self.positions!r}"
             )
+        if self.stretch not in METHODS:
+            raise ValueError(f"stretch must be one of {', '.join(METHODS)}, got {self.stretch!r}")
         if not self.position_std >= 0:
             raise ValueError(f"position_std must be at least 0, got {self.position_std}")
         if self.positions == "sincos" and self.block.width % 4:
@@ -365,7 +371,7 @@ def vit_embed_forward(images, p, *, config):
         x = x + _fixed_positions(config, grid, x)
     else:
         x, s["positions"] = grid_positions_forward(
-            x, p["positions"], grid=grid, trained=config.grid
+            x, p["positions"], grid=grid, trained=config.grid, method=config.stretch
         )
     if config.norm_first:
         x, s["ln_pre"] = NORMS[config.block.norm][1](x, p["ln_pre"], eps=config.block.eps)

@@ -5,7 +5,6 @@ import math
 from scratch_vlm.backend import floating, namespace, row_dot
 from scratch_vlm.ops.masks import check_mask
 
-
 BLIND = ("zero", "mean")
 
 

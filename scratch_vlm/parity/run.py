@@ -1,0 +1,111 @@
+"""Run cases, and say how far our numbers are from the reference's."""
+
+import json
+import time
+from pathlib import Path
+
+from scratch_vlm.parity import vision
+from scratch_vlm.parity.case import GROUPS, compare, read_case, worst
+from scratch_vlm.pretrained.load import load_pretrained
+
+RUNS = {
+    "ViTForImageClassification": vision.run_vit,
+}
+TOLERANCES = {"float64": 1e-9, "float32": 1e-4}
+
+
+def run_case(folder, *, dtype="float64"):
+    """Run our model on the case of a folder.
+
+    Parameters
+    ----------
+    folder : str or path
+        The folder.
+    dtype : {"float64", "float32"}, default "float64"
+        To compute in.
+
+    Returns
+    -------
+    rows : list of Row
+        Errors of all arrays.
+
+    Raises
+    ------
+    FileError
+        If the folder is no case, or its files are damaged.
+    OptionError
+        If the model has options that are not implemented.
+    """
+    case = read_case(folder, dtype=dtype)
+    model = load_pretrained(folder, dtype=dtype)
+    return compare(case, RUNS[model.kind](model, case))
+
+
+def check_cases(folders, *, dtype="float64", tolerance=None, file=None, show=print):
+    """Run cases, print a table of them, and say whether all of them pass.
+
+    Parameters
+    ----------
+    folders : sequence of path
+        One folder: a row for each group of its arrays. Several: a row for each folder.
+    dtype : {"float64", "float32"}, default "float64"
+        To compute in.
+    tolerance : float, optional
+        Largest relative error that passes. Default 1e-9 in float64 and 1e-4 in float32.
+    file : path, optional
+        Where to write all errors as JSON.
+    show : callable, default print
+        Takes a line.
+
+    Returns
+    -------
+    bool
+    """
+    tolerance = TOLERANCES[dtype] if tolerance is None else tolerance
+    record, passed = [], True
+    width = max(len(Path(folder).name) for folder in folders)
+    for folder in folders:
+        started = time.perf_counter()
+        try:
+            rows, problem = run_case(folder, dtype=dtype), None
+        except (ValueError, KeyError, OSError) as error:
+            if len(folders) == 1:
+                raise
+            rows, problem = [], f"{type(error).__name__}: {error}"
+        good = not problem and worst(rows) <= tolerance
+        passed &= good
+        entry = {
+            "case": Path(folder).name,
+            "passed": good,
+            "seconds": time.perf_counter() - started,
+        }
+        entry |= {"problem": problem, "errors": {row.name: row.error for row in rows}}
+        record.append(entry)
+        if len(folders) == 1:
+            _show_groups(rows, tolerance, show)
+        elif problem:
+            show(f"{Path(folder).name:{width}}  {problem}")
+        else:
+            by = max(rows, key=lambda row: row.error)
+            mark = "" if good else "  <- wrong"
+            show(
+                f"{Path(folder).name:{width}}  {len(rows):4} arrays  {by.error:8.1e}  {by.name}{mark}"
+            )
+    failed = [entry["case"] for entry in record if not entry["passed"]]
+    show(
+        f"{len(record) - len(failed)} of {len(record)} within {tolerance:g} in {dtype}"
+        + (f"; not {', '.join(failed)}" if failed else "")
+    )
+    if file is not None:
+        content = {"dtype": dtype, "tolerance": tolerance, "cases": record}
+        Path(file).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return passed
+
+
+def _show_groups(rows, tolerance, show):
+    for group in GROUPS:
+        own = [row for row in rows if row.group == group]
+        if own:
+            by = max(own, key=lambda row: row.error)
+            mark = "" if by.error <= tolerance else "  <- wrong"
+            show(f"{group:11} {len(own):4} arrays  {by.error:8.1e}  {by.name}{mark}")
