@@ -578,6 +578,7 @@ def _text_config(rng, n):
         depth=2,
         causal=_either(rng, True, False),
         head_bias=_either(rng, True, False),
+        pool=_either(rng, *text.POOLS),
     )
 
 
@@ -593,7 +594,14 @@ def _text_case(rng, n):
     return Case((_texts(rng, n),), p, {"config": config, **_maybe_dice(rng)})
 
 
-CASES["models.text.text"] = _text_case
+@_case("models.text.text")
+def _(rng, n):
+    case = _text_case(rng, n)
+    real = _either(rng, None, random_mask(rng, (n.B, n.T)))
+    return Case(case.inputs, case.p, {**case.options, "real": real})
+
+
+CASES["models.text.text_features"] = CASES["models.text.text"]
 CASES["models.clip.encode_texts"] = _text_case
 
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from scratch_vlm.layers.block import BLOCKS
 from scratch_vlm.ops.attend import attention_weights
+from scratch_vlm.pretrained.vit import whole_patches
 
 
 def to_images(pixels, patch):
@@ -20,9 +21,7 @@ def to_images(pixels, patch):
     -------
     array of shape (..., I, J, C)
     """
-    height, width = (
-        side // step * step for side, step in zip(pixels.shape[-2:], patch, strict=True)
-    )
+    height, width = whole_patches(pixels.shape[-2:], patch)
     return np.ascontiguousarray(np.moveaxis(pixels[..., :height, :width], -3, -1))
 
 

@@ -4,12 +4,16 @@ import json
 import time
 from pathlib import Path
 
-from scratch_vlm.parity import vision
+from scratch_vlm.parity import contrastive, vision
 from scratch_vlm.parity.case import GROUPS, compare, read_case, worst
 from scratch_vlm.pretrained.load import load_pretrained
 
 RUNS = {
     "ViTForImageClassification": vision.run_vit,
+    "CLIPModel": contrastive.run_clip,
+    "CLIPVisionModelWithProjection": contrastive.run_image_tower,
+    "CLIPTextModelWithProjection": contrastive.run_text_tower,
+    "SiglipModel": contrastive.run_clip,
 }
 TOLERANCES = {"float64": 1e-9, "float32": 1e-4}
 

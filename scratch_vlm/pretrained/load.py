@@ -4,16 +4,24 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scratch_vlm.pretrained import vit
+from scratch_vlm.pretrained import clip, siglip, vit
 from scratch_vlm.pretrained.layout import Layout
 from scratch_vlm.pretrained.options import OptionError, Options
 from scratch_vlm.pretrained.tensors import FLOATS, SINGLE, Tensors, read_json, write_tensors
 
 CLASSES = {  # class of the reference: the module that knows its options and its layout
     "ViTForImageClassification": vit,
+    "CLIPModel": clip,
+    "CLIPVisionModelWithProjection": clip.ImageTower,
+    "CLIPTextModelWithProjection": clip.TextTower,
+    "SiglipModel": siglip,
 }
 DEFAULTS = {  # the class of a config that names none
     "vit": "ViTForImageClassification",
+    "clip": "CLIPModel",
+    "clip_vision_model": "CLIPVisionModelWithProjection",
+    "clip_text_model": "CLIPTextModelWithProjection",
+    "siglip": "SiglipModel",
 }
 
 
