@@ -630,6 +630,15 @@ def _(rng, n):
     return Case((rng.integers(0, n.V, (n.B, n.T)),), p, options)
 
 
+@_case("models.bert.bert_words")
+def _(rng, n):
+    block = _block_config(rng, n, order="post", mlp=_either(rng, "gelu", "tanh"))
+    config = bert.BERTConfig(n.V, n.T, block, depth=1, head="words")
+    p = random_parameters(rng, bert.bert_init(rng, config))
+    p = {name: p[name] for name in ("tokens", "words")}
+    return Case((_normal(rng, n.B, n.T, n.D),), p, {"config": config})
+
+
 @_case("models.bert.bert_pool")
 def _(rng, n):
     p = random_parameters(rng, linear.linear_init(rng, n.D, n.D))

@@ -27,7 +27,6 @@ from scratch_vlm.layers.norm import NORMS
 from scratch_vlm.layers.pool import pick_backward, pick_forward
 from scratch_vlm.ops.masks import causal_mask
 
-
 POOLS = ("end", "largest", "last")
 
 

@@ -4,7 +4,7 @@ import json
 import time
 from pathlib import Path
 
-from scratch_vlm.parity import contrastive, vision
+from scratch_vlm.parity import contrastive, language, vision
 from scratch_vlm.parity.case import GROUPS, compare, read_case, worst
 from scratch_vlm.pretrained.load import load_pretrained
 
@@ -14,6 +14,10 @@ RUNS = {
     "CLIPVisionModelWithProjection": contrastive.run_image_tower,
     "CLIPTextModelWithProjection": contrastive.run_text_tower,
     "SiglipModel": contrastive.run_clip,
+    "BertModel": language.run_bert,
+    "BertForMaskedLM": language.run_bert,
+    "GPT2LMHeadModel": language.run_lm,
+    "LlamaForCausalLM": language.run_lm,
 }
 TOLERANCES = {"float64": 1e-9, "float32": 1e-4}
 

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scratch_vlm.pretrained import clip, siglip, vit
+from scratch_vlm.pretrained import bert, clip, gpt2, llama, siglip, vit
 from scratch_vlm.pretrained.layout import Layout
 from scratch_vlm.pretrained.options import OptionError, Options
 from scratch_vlm.pretrained.tensors import FLOATS, SINGLE, Tensors, read_json, write_tensors
@@ -15,6 +15,10 @@ CLASSES = {  # class of the reference: the module that knows its options and its
     "CLIPVisionModelWithProjection": clip.ImageTower,
     "CLIPTextModelWithProjection": clip.TextTower,
     "SiglipModel": siglip,
+    "BertModel": bert,
+    "BertForMaskedLM": bert.Words,
+    "GPT2LMHeadModel": gpt2,
+    "LlamaForCausalLM": llama,
 }
 DEFAULTS = {  # the class of a config that names none
     "vit": "ViTForImageClassification",
@@ -22,6 +26,9 @@ DEFAULTS = {  # the class of a config that names none
     "clip_vision_model": "CLIPVisionModelWithProjection",
     "clip_text_model": "CLIPTextModelWithProjection",
     "siglip": "SiglipModel",
+    "bert": "BertModel",
+    "gpt2": "GPT2LMHeadModel",
+    "llama": "LlamaForCausalLM",
 }
 
 
