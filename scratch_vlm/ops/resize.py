@@ -91,7 +91,8 @@ def resize_forward(x, *, size, method="bilinear", antialias=True):
     size : tuple of int
         New height and width in pixels.
     method : {"bilinear", "bicubic", "bicubic_repeat"}
-        How to interpolate, see `resize_matrix`; bicubic may leave the range of the input by a little.
+        How to interpolate, see `resize_matrix`; the cubics may leave the range of the input a
+        little.
     antialias : bool, default True
         Widen the kernel when shrinking.
 

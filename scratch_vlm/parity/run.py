@@ -4,7 +4,7 @@ import json
 import time
 from pathlib import Path
 
-from scratch_vlm.parity import contrastive, language, vision
+from scratch_vlm.parity import contrastive, language, unified, vision
 from scratch_vlm.parity.case import GROUPS, compare, read_case, worst
 from scratch_vlm.pretrained.load import load_pretrained
 
@@ -18,6 +18,7 @@ RUNS = {
     "BertForMaskedLM": language.run_bert,
     "GPT2LMHeadModel": language.run_lm,
     "LlamaForCausalLM": language.run_lm,
+    "LlavaForConditionalGeneration": unified.run_llava,
 }
 TOLERANCES = {"float64": 1e-9, "float32": 1e-4}
 
@@ -96,9 +97,8 @@ def check_cases(folders, *, dtype="float64", tolerance=None, file=None, show=pri
         else:
             by = max(rows, key=lambda row: row.error)
             mark = "" if good else "  <- wrong"
-            show(
-                f"{Path(folder).name:{width}}  {len(rows):4} arrays  {by.error:8.1e}  {by.name}{mark}"
-            )
+            name = entry["case"]
+            show(f"{name:{width}}  {len(rows):4} arrays  {by.error:8.1e}  {by.name}{mark}")
     failed = [entry["case"] for entry in record if not entry["passed"]]
     show(
         f"{len(record) - len(failed)} of {len(record)} within {tolerance:g} in {dtype}"

@@ -1,4 +1,4 @@
-"""BERT of the Transformers library: the encoder with its pooler, or with the head of masked words."""
+"""BERT of the Transformers library, with its pooler or with the head of masked words."""
 
 from scratch_vlm.layers.block import BlockConfig
 from scratch_vlm.models.bert import BERTConfig, bert_init

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scratch_vlm.pretrained import bert, clip, gpt2, llama, siglip, vit
+from scratch_vlm.pretrained import bert, clip, gpt2, llama, llava, siglip, vit
 from scratch_vlm.pretrained.layout import Layout
 from scratch_vlm.pretrained.options import OptionError, Options
 from scratch_vlm.pretrained.tensors import FLOATS, SINGLE, Tensors, read_json, write_tensors
@@ -19,6 +19,7 @@ CLASSES = {  # class of the reference: the module that knows its options and its
     "BertForMaskedLM": bert.Words,
     "GPT2LMHeadModel": gpt2,
     "LlamaForCausalLM": llama,
+    "LlavaForConditionalGeneration": llava,
 }
 DEFAULTS = {  # the class of a config that names none
     "vit": "ViTForImageClassification",
@@ -29,6 +30,7 @@ DEFAULTS = {  # the class of a config that names none
     "bert": "BertModel",
     "gpt2": "GPT2LMHeadModel",
     "llama": "LlamaForCausalLM",
+    "llava": "LlavaForConditionalGeneration",
 }
 
 

@@ -44,25 +44,27 @@ def configure(options):
     return config
 
 
-def vision_tower(options):
+def vision_tower(options, outputs=0):
     """Turn the published config of the vision tower into ours.
 
     Parameters
     ----------
     options : Options
         Of the tower.
+    outputs : int, default 0
+        Channels of a projection behind it.
 
     Returns
     -------
     ViTConfig
-        Without outputs: the pooled token is the embedding.
+        Usually without outputs: the pooled token is the embedding.
     """
     patch = square(options.get("patch_size", 16))
     image = square(options.get("image_size", 224))
     config = ViTConfig(
         image=(*whole_patches(image, patch), options.get("num_channels", 3)),
         patch=patch,
-        outputs=0,
+        outputs=outputs,
         block=_block(options),
         depth=options.get("num_hidden_layers", 12),
         pool="attention" if options.get("vision_use_head", True) else "mean",
@@ -123,7 +125,8 @@ def vision_rules(config):
     if config.pool != "attention":
         return rules
     d = config.block.width
-    return rules + [
+    return [
+        *rules,
         Rule("head.probe", "pool/probe", leading(2)),
         # queries, keys and values of PyTorch's own attention stand below each other
         Rule("head.attention.in_proj_weight", "pool/attn/q/w", transposed, rows=(0, d)),
