@@ -859,12 +859,22 @@ def _perceiver_case(rng, n):
         variant=variant,
         crosses=int(rng.integers(1, repeats + 1)) if variant == "original" else 1,
         towers=int(rng.integers(1, repeats + 1)),
-        bands=_either(rng, None, 0, 2),
+        **_either(
+            rng,
+            {"bands": None},
+            {"bands": 0},
+            {"bands": 2, "order": "axes", "highest": 3.0},
+            {"bands": None, "learned": n.E},
+        ),
         cross_heads=_either(rng, 1, n.A),
         cross_head_width=_either(rng, None, n.K + 1),
+        cross_value_width=_either(rng, None, n.K + 2),
         cross_hidden=_either(rng, None, n.M + 1),
         query_residual=_either(rng, True, False),
-        decoder=_either(rng, "mean", "query"),
+        decoder=_either(rng, *perceivers.DECODERS),
+        decoder_heads=_either(rng, None, n.A),
+        decoder_hidden=_either(rng, None, n.M + 2),
+        decoder_residual=_either(rng, True, False),
     )
     p = random_parameters(rng, perceivers.perceiver_init(rng, config))
     shape = _either(rng, None, (n.rows + 1, n.columns))
@@ -872,6 +882,19 @@ def _perceiver_case(rng, n):
     real = _either(rng, None, random_mask(rng, (n.B, places)))
     options = {"config": config, "shape": shape, "real": real, **_maybe_dice(rng)}
     return Case((_normal(rng, n.B, places, n.C),), p, options)
+
+
+@_case("models.perceiver.places")
+def _(rng, n):
+    shape = _either(rng, (n.rows, n.columns), (n.rows + 1, n.columns))
+    p = {
+        "input": linear.linear_init(rng, n.C, n.D),
+        "positions": embedding.embedding_init(rng, n.rows * n.columns, n.D),
+        "position": linear.linear_init(rng, n.D, n.D),
+    }
+    options = {"trained": (n.rows, n.columns), "shape": shape}
+    x = _normal(rng, n.B, shape[0] * shape[1], n.C)
+    return Case((x,), random_parameters(rng, p), options)
 
 
 CASES["models.perceiver.perceiver"] = _perceiver_case

@@ -19,6 +19,10 @@ RUNS = {
     "GPT2LMHeadModel": language.run_lm,
     "LlamaForCausalLM": language.run_lm,
     "LlavaForConditionalGeneration": unified.run_llava,
+    "PerceiverModel": vision.run_perceiver_inputs,
+    "PerceiverForImageClassificationLearned": vision.run_perceiver_images,
+    "PerceiverForImageClassificationFourier": vision.run_perceiver_images,
+    "perceiver_pytorch.Perceiver": vision.run_lucid_perceiver,
 }
 TOLERANCES = {"float64": 1e-9, "float32": 1e-4}
 

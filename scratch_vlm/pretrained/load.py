@@ -4,7 +4,17 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scratch_vlm.pretrained import bert, clip, gpt2, llama, llava, siglip, vit
+from scratch_vlm.pretrained import (
+    bert,
+    clip,
+    gpt2,
+    llama,
+    llava,
+    lucid,
+    perceiver,
+    siglip,
+    vit,
+)
 from scratch_vlm.pretrained.layout import Layout
 from scratch_vlm.pretrained.options import OptionError, Options
 from scratch_vlm.pretrained.tensors import FLOATS, SINGLE, Tensors, read_json, write_tensors
@@ -20,6 +30,10 @@ CLASSES = {  # class of the reference: the module that knows its options and its
     "GPT2LMHeadModel": gpt2,
     "LlamaForCausalLM": llama,
     "LlavaForConditionalGeneration": llava,
+    "PerceiverModel": perceiver.Inputs,
+    "PerceiverForImageClassificationLearned": perceiver.Learned,
+    "PerceiverForImageClassificationFourier": perceiver.Fourier,
+    "perceiver_pytorch.Perceiver": lucid.Perceiver,
 }
 DEFAULTS = {  # the class of a config that names none
     "vit": "ViTForImageClassification",
@@ -31,6 +45,7 @@ DEFAULTS = {  # the class of a config that names none
     "gpt2": "GPT2LMHeadModel",
     "llama": "LlamaForCausalLM",
     "llava": "LlavaForConditionalGeneration",
+    "perceiver": "PerceiverModel",
 }
 
 
