@@ -812,6 +812,7 @@ def _(rng, n):
         frames=int(rng.integers(0, 2 * n.T + 1)),
         stretch=_either(rng, "longer", "always"),
         head_width=_either(rng, None, n.K + 1),
+        qk_norm=_either(rng, None, "rms", "layer"),
     )
     p = random_parameters(rng, resampler.resampler_init(rng, config))
     options = {"config": config, "lengths": _lengths(rng, n), **_maybe_dice(rng)}
@@ -820,7 +821,7 @@ def _(rng, n):
 
 @_case("layers.connector.connector")
 def _(rng, n):
-    kind = _either(rng, *connector.OPTIONS)
+    kind = _either(rng, *(kind for kind in connector.OPTIONS if kind != "none"))  # has no pair
     by = _either(rng, 1, 2)
     grid = (n.rows * by, n.columns * by)
     options = {

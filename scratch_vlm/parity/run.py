@@ -4,7 +4,7 @@ import json
 import time
 from pathlib import Path
 
-from scratch_vlm.parity import contrastive, language, unified, vision
+from scratch_vlm.parity import contrastive, cross_modal, flamingo, language, unified, vision
 from scratch_vlm.parity.case import GROUPS, compare, read_case, worst
 from scratch_vlm.pretrained.load import load_pretrained
 
@@ -19,10 +19,14 @@ RUNS = {
     "GPT2LMHeadModel": language.run_lm,
     "LlamaForCausalLM": language.run_lm,
     "LlavaForConditionalGeneration": unified.run_llava,
+    "IdeficsForVisionText2Text": cross_modal.run_idefics,
     "PerceiverModel": vision.run_perceiver_inputs,
     "PerceiverForImageClassificationLearned": vision.run_perceiver_images,
     "PerceiverForImageClassificationFourier": vision.run_perceiver_images,
     "perceiver_pytorch.Perceiver": vision.run_lucid_perceiver,
+    "flamingo_pytorch.PerceiverResampler": flamingo.run_resampler,
+    "flamingo_pytorch.GatedCrossAttentionBlock": flamingo.run_gated_block,
+    "flamingo_pytorch.MaskedCrossAttention": flamingo.run_cross_attention,
 }
 TOLERANCES = {"float64": 1e-9, "float32": 1e-4}
 

@@ -8,6 +8,7 @@ from scratch_vlm.pretrained import (
     bert,
     clip,
     gpt2,
+    idefics,
     llama,
     llava,
     lucid,
@@ -30,10 +31,14 @@ CLASSES = {  # class of the reference: the module that knows its options and its
     "GPT2LMHeadModel": gpt2,
     "LlamaForCausalLM": llama,
     "LlavaForConditionalGeneration": llava,
+    "IdeficsForVisionText2Text": idefics,
     "PerceiverModel": perceiver.Inputs,
     "PerceiverForImageClassificationLearned": perceiver.Learned,
     "PerceiverForImageClassificationFourier": perceiver.Fourier,
     "perceiver_pytorch.Perceiver": lucid.Perceiver,
+    "flamingo_pytorch.PerceiverResampler": lucid.Resampler,
+    "flamingo_pytorch.GatedCrossAttentionBlock": lucid.GatedBlock,
+    "flamingo_pytorch.MaskedCrossAttention": lucid.CrossAttention,
 }
 DEFAULTS = {  # the class of a config that names none
     "vit": "ViTForImageClassification",
@@ -45,6 +50,7 @@ DEFAULTS = {  # the class of a config that names none
     "gpt2": "GPT2LMHeadModel",
     "llama": "LlamaForCausalLM",
     "llava": "LlavaForConditionalGeneration",
+    "idefics": "IdeficsForVisionText2Text",
     "perceiver": "PerceiverModel",
 }
 
@@ -157,7 +163,8 @@ def configure(published):
         )
     module = CLASSES[kind]
     config = module.configure(options)
-    return kind, config, module.layout(config)
+    more = {name: options.get(name, 0) for name in getattr(module, "ALSO_LAYOUT", ())}
+    return kind, config, module.layout(config, **more)
 
 
 def save_pretrained(model, folder, *, dtype=None):

@@ -4,6 +4,8 @@ They are plain modules, whose config.json holds the arguments of their construct
 """
 
 from scratch_vlm.layers.block import BlockConfig
+from scratch_vlm.layers.gated import GatedConfig, gated_block_init
+from scratch_vlm.layers.resampler import ResamplerConfig, resampler_init
 from scratch_vlm.models.perceiver import PerceiverConfig, perceiver_init
 from scratch_vlm.pretrained.layout import (
     Layout,
@@ -11,9 +13,11 @@ from scratch_vlm.pretrained.layout import (
     blank,
     columns,
     fused,
+    leading,
     linear,
     norm,
     repeated,
+    under,
 )
 
 DROPOUT = ("attn_dropout", "ff_dropout")
@@ -109,4 +113,112 @@ def _geglu(published, ours, hidden):
         Rule(f"{published}.{there}", f"{ours}/{here}", columns(*own), rows=rows)
         for there, here in (("weight", "w"), ("bias", "b"))
         for rows, own in ((up, gate), (gate, up))
+    ]
+
+
+class Resampler:
+    """`flamingo_pytorch.PerceiverResampler`, which resamples every medium of a text for itself."""
+
+    @staticmethod
+    def configure(options):
+        """Turn the arguments of the constructor into a config."""
+        given = options.inner("kwargs")
+        options.done()
+        block = _flamingo_block(given)
+        config = ResamplerConfig(
+            block,
+            latents=given.get("num_latents", 64),
+            depth=given.get("depth"),
+            frames=given.get("num_media_embeds", 4),
+            stretch="never",
+        )
+        given.done()
+        return config
+
+    @staticmethod
+    def layout(config):
+        """Lay out the checkpoint."""
+        block = [
+            *norm("0.norm_media", "ln_z"),
+            *norm("0.norm_latents", "ln1"),
+            *linear("0.to_q", "attn/q"),
+            *linear("0.to_kv", "attn/kv"),
+            *linear("0.to_out", "attn/out"),
+            *norm("1.0", "ln2"),
+            *linear("1.1", "mlp/fc"),
+            *linear("1.3", "mlp/proj"),
+        ]
+        rules = [
+            Rule("latents", "latents"),
+            Rule("media_pos_emb", "time/w", lambda x: x[:, None]),
+            *repeated("layers.{}.", "blocks/{}/", config.depth, block),
+            *norm("norm", "ln"),
+        ]
+        return Layout(blank(resampler_init, config), tuple(rules))
+
+
+class GatedBlock:
+    """`flamingo_pytorch.GatedCrossAttentionBlock`."""
+
+    @staticmethod
+    def configure(options):
+        """Turn the arguments of the constructor into a config."""
+        given = options.inner("kwargs")
+        options.done()
+        block = _flamingo_block(given)
+        immediate = given.get("only_attend_immediate_media", True)
+        config = GatedConfig(
+            block,
+            block.width,
+            head_width=block.head_width,
+            # text before the first medium: all scores alike if it might see several media
+            blind="zero" if immediate else "mean",
+        )
+        given.done()
+        return config
+
+    @staticmethod
+    def layout(config):
+        """Lay out the checkpoint."""
+        rules = [
+            *under("attn.", "", _attention_rules("ln1")),
+            Rule("attn_gate", "attn_gate", leading(1)),
+            *norm("ff.0", "ln2"),
+            *linear("ff.1", "mlp/fc"),
+            *linear("ff.3", "mlp/proj"),
+            Rule("ff_gate", "mlp_gate", leading(1)),
+        ]
+        return Layout(blank(gated_block_init, config), tuple(rules))
+
+
+class CrossAttention:
+    """`flamingo_pytorch.MaskedCrossAttention`: a norm of the text, and attention to media."""
+
+    configure = staticmethod(GatedBlock.configure)
+
+    @staticmethod
+    def layout(config):
+        """Lay out the checkpoint: the first half of a gated block without its gate."""
+        shapes = blank(gated_block_init, config)
+        shapes = {name: shapes[name] for name in ("ln1", "attn")}
+        return Layout(shapes, tuple(_attention_rules("ln1")))
+
+
+def _flamingo_block(given):
+    width = given.get("dim")
+    return BlockConfig(
+        width,
+        given.get("heads", 8),
+        int(width * given.get("ff_mult", 4)),
+        bias=False,
+        head_width=given.get("dim_head", 64),
+    )
+
+
+def _attention_rules(name):
+    return [
+        *norm("norm", name),
+        *linear("to_q", "attn/q"),
+        *linear("to_kv", "attn/kv"),
+        *linear("to_out", "attn/out"),
     ]
