@@ -27,7 +27,18 @@ from scratch_vlm.layers import (
     pool,
     resampler,
 )
-from scratch_vlm.models import bert, clip, cross_modal, lm, text, unified, video, vision, vit
+from scratch_vlm.models import (
+    bert,
+    clip,
+    cross_modal,
+    lm,
+    mllama,
+    text,
+    unified,
+    video,
+    vision,
+    vit,
+)
 from scratch_vlm.models import perceiver as perceivers
 from scratch_vlm.ops import activations, resize, rotary
 from scratch_vlm.recompute import chunked
@@ -787,6 +798,71 @@ def _(rng, n):
     )
     p = random_parameters(rng, gated.gated_block_init(rng, config))
     options = {"config": config, "mask": _maybe_mask(rng, n, n.S), **_maybe_dice(rng)}
+    inputs = (_normal(rng, n.B, n.T, n.D), _normal(rng, n.B, n.S, n.E))
+    return Case(inputs, p, options)
+
+
+@_case("layers.gated.gated_self")
+def _(rng, n):
+    config = _block_config(rng, n, rotary_base=None)
+    p = random_parameters(rng, gated.gated_self_init(rng, config))
+    options = {"config": config, "mask": _maybe_mask(rng, n, n.T)}
+    return Case((_normal(rng, n.B, n.T, n.D),), p, options)
+
+
+def _tiled_case(rng, n, name):
+    patch, tiles = (2, 3), _either(rng, 1, 2)
+    image = (n.rows * patch[0], n.columns * patch[1], n.C)
+    block = _block_config(rng, n, rotary_base=None, dropout=0.0)
+    layers = _either(rng, (), (0,), (1, 0))
+    config = mllama.TiledConfig(image, patch, tiles, 3, block, 2, 1, layers)
+    p = random_parameters(rng, mllama.tiled_vit_init(rng, config))
+    options = {"config": config, "ratios": rng.integers(0, 3, n.B)}
+    if name == "tiled_vit":
+        options["real"] = np.arange(tiles) < rng.integers(1, tiles + 1, (n.B, 1))
+    return Case((_normal(rng, n.B, tiles, *image),), p, options)
+
+
+CASES["models.mllama.tiled_vit"] = partial(_tiled_case, name="tiled_vit")
+CASES["models.mllama.tiles_embed"] = partial(_tiled_case, name="tiles_embed")
+
+
+@_case("models.mllama.tile_embedding")
+def _(rng, n):
+    p = {"w": _normal(rng, n.V, n.S, n.D), "gate": _normal(rng)}
+    options = {"ratios": rng.integers(0, n.V, n.B)}
+    return Case((_normal(rng, n.B, n.S, n.T, n.D),), random_parameters(rng, p), options)
+
+
+@_case("models.mllama.tile_positions")
+def _(rng, n):
+    p = {"w": _normal(rng, n.T, n.D), "tiles": _normal(rng, n.V, n.S, n.T, n.D)}
+    p["gate"] = _normal(rng)
+    options = {"ratios": rng.integers(0, n.V, n.B)}
+    return Case((_normal(rng, n.B, n.S, n.T, n.D),), random_parameters(rng, p), options)
+
+
+@_case("models.mllama.interleaved_trunk")
+def _(rng, n):
+    fixed = {"order": "pre", "dropout": 0.0, "depth_scale": False}
+    language = lm.LMConfig(n.V, n.T + 1, _block_config(rng, n, rotary_base=None, **fixed), 3)
+    config = mllama.InterleavedConfig(
+        language,
+        gated.GatedConfig(
+            _block_config(rng, n, rotary_base=None, **fixed),
+            n.E,
+            qk_norm=_either(rng, True, False),
+            skip_blind=True,
+            blind=_either(rng, *gated.BLIND),
+        ),
+        _either(rng, (0,), (2,), (0, 1), (1, 2)),
+    )
+    p = random_parameters(rng, mllama.interleaved_init(rng, config))
+    options = {
+        "config": config,
+        "seen": _either(rng, None, random_mask(rng, (n.B, 1, n.T, n.S))),
+        "mask": _either(rng, None, random_mask(rng, (n.B, 1, n.T, n.T))),
+    }
     inputs = (_normal(rng, n.B, n.T, n.D), _normal(rng, n.B, n.S, n.E))
     return Case(inputs, p, options)
 

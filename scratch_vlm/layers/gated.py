@@ -10,8 +10,10 @@ from scratch_vlm.layers.attention import (
     cross_attention_backward,
     cross_attention_forward,
     cross_attention_init,
+    self_attention_backward,
+    self_attention_forward,
 )
-from scratch_vlm.layers.block import BlockConfig
+from scratch_vlm.layers.block import BlockConfig, block_init
 from scratch_vlm.layers.config import check_keys, check_type
 from scratch_vlm.layers.counts import check_counts
 from scratch_vlm.layers.mlp import feed
@@ -287,6 +289,110 @@ def gated_block_backward(dy, s, g):
     dq, dz = cross_attention_backward(dh, s["attn"], g["attn"])
     dx += norm(dq, s["ln1"], g["ln1"])
     return dx, dz
+
+
+def gated_self_init(rng, config, *, gate=0.66, depth=1):
+    """Draw the parameters of `gated_self_forward`.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Where the weights come from.
+    config : BlockConfig
+        The kind of block.
+    gate : float, default 0.66
+        tanh(alpha) that both gates start with; alpha is about pi / 4 by default.
+    depth : int, default 1
+        Blocks that add to the same tokens; each starts smaller by sqrt(2 depth).
+
+    Returns
+    -------
+    p : dict
+        Those of `block_init`, ``attn_gate`` and ``mlp_gate``.
+    """
+    gate = np.array(math.atanh(gate), "float32")
+    return {**block_init(rng, config, depth=depth), "attn_gate": gate, "mlp_gate": gate.copy()}
+
+
+def gated_self_forward(x, p, *, config, mask=None):
+    r"""Read the other tokens, then think, as far as two gates are open.
+
+    Parameters
+    ----------
+    x : array of shape (B, T, D)
+        Tokens.
+    p : dict
+        As `gated_self_init` makes it.
+    config : BlockConfig
+        The kind of block, with norms before the sublayers and without rotary positions.
+    mask : boolean array broadcastable to (B, A, T, S), optional
+        True where a token may attend; S is T.
+
+    Returns
+    -------
+    y : array of shape (B, T, D)
+    saved : dict
+        For `gated_self_backward`.
+
+    See Also
+    --------
+    gated_self_backward : The gradient of this function.
+    gated_block_forward : The same with tokens of something else.
+
+    Notes
+    -----
+    ``x = x + tanh(a) attn(ln1(x)); y = x + tanh(b) mlp(ln2(x))``, the block of the global part of
+    the vision tower of Llama 3.2 [1]_.
+
+    References
+    ----------
+    .. [1] meta-llama/llama-models, models/llama3/multimodal/model.py,
+       ImageTransformerBlock with gated=True.
+    """
+    s = {"config": config}
+    norm, xp = NORMS[config.norm][1], namespace(x)
+    h, s["ln1"] = norm(x, p["ln1"], eps=config.eps)
+    h, s["attn"] = self_attention_forward(
+        h,
+        p["attn"],
+        heads=config.heads,
+        kv_heads=config.kv_heads,
+        mask=mask,
+        scale=config.scale,
+        blind=config.blind,
+    )
+    s["attn_gate"] = h, xp.tanh(p["attn_gate"])
+    x = x + h * s["attn_gate"][1]
+    h, s["ln2"] = norm(x, p["ln2"], eps=config.eps)
+    h, s["mlp"] = feed(config.mlp)[1](h, p["mlp"])
+    s["mlp_gate"] = h, xp.tanh(p["mlp_gate"])
+    return x + h * s["mlp_gate"][1], s
+
+
+def gated_self_backward(dy, s, g):
+    """Gradient of `gated_self_forward`, which it reads from the bottom up.
+
+    Parameters
+    ----------
+    dy : array of shape (B, T, D)
+        dL/dy.
+    s : dict
+        As `gated_self_forward` saved it.
+    g : dict
+        Gains the gradients of the parameters; empty if they are frozen.
+
+    Returns
+    -------
+    dx : array of shape (B, T, D)
+    """
+    config = s["config"]
+    norm = NORMS[config.norm][2]
+    dh = _through_gate(dy, s, g, "mlp_gate")
+    dh = feed(config.mlp)[2](dh, s["mlp"], g["mlp"])
+    dx = dy + norm(dh, s["ln2"], g["ln2"])
+    dh = _through_gate(dx, s, g, "attn_gate")
+    dh = self_attention_backward(dh, s["attn"], g["attn"])
+    return dx + norm(dh, s["ln1"], g["ln1"])
 
 
 def _through_gate(dy, s, g, name):  # dL/dh of what was let through

@@ -204,7 +204,7 @@ def padding_of(model):
     return published.get("pad_token_id", default)
 
 
-def generate_greedily(x, given, p, config, case, *, head=None, trunk=lm_trunk_forward, embed=None):
+def generate_greedily(x, given, p, config, case, *, cache=None, trunk=lm_trunk_forward):
     """Write on after prompts, as the reference's `generate` does without sampling.
 
     Parameters
@@ -219,16 +219,16 @@ def generate_greedily(x, given, p, config, case, *, head=None, trunk=lm_trunk_fo
         The language model.
     case : Case
         Says how many tokens to write, and which are never written.
-    head, trunk, embed : callable, optional
-        What scores tokens, reads them and looks them up, where a model has its own.
+    cache : dict of str to KVCache, optional
+        Empty, and large enough. Default one for each block.
+    trunk : callable, default lm_trunk_forward
+        What reads tokens, where a model has its own.
 
     Returns
     -------
     dict of str to array
         ``gen/sequences`` and ``gen/logits``.
     """
-    head = (lambda h: lm_head_forward(h, p)[0]) if head is None else head
-    embed = (lambda ids: embedding_forward(ids, p["tokens"])[0]) if embed is None else embed
     how = case.info["generation"]
     new = int(re.search(r"max_new_tokens=(\d+)", how["call"])[1])
     never = re.search(r"suppress_tokens=\[([\d, ]*)\]", how["call"])
@@ -237,14 +237,16 @@ def generate_greedily(x, given, p, config, case, *, head=None, trunk=lm_trunk_fo
     b, t = prompt.shape
     real = given.get("attention_mask", np.ones_like(prompt)) > 0
     real = np.concatenate([real, np.ones((b, new), bool)], 1)
-    cache = lm_cache(p, config, b, t + new)
+    cache = lm_cache(p, config, b, t + new) if cache is None else cache
+    past = 0
 
     def read(x):
-        past = cache["0"].length
+        nonlocal past
         until = past + x.shape[1]
         mask, positions = reading_order(real[:, :until], past=past)
         h, _ = trunk(x, p, config=config, mask=mask, positions=positions, cache=cache)
-        return head(h[:, -1:])[:, 0]
+        past = until
+        return lm_head_forward(h[:, -1:], p)[0][:, 0]
 
     logits, running = read(x), np.ones(b, bool)
     written, recorded = [], []
@@ -257,7 +259,7 @@ def generate_greedily(x, given, p, config, case, *, head=None, trunk=lm_trunk_fo
         running &= chosen != (-1 if how["eos_token_id"] is None else how["eos_token_id"])
         if count == new or not running.any():
             break
-        logits = read(embed(chosen[:, None]))
+        logits = read(embedding_forward(chosen[:, None], p["tokens"])[0])
     sequences = np.concatenate([prompt, np.stack(written, 1)], 1)
     return {"gen/sequences": sequences, "gen/logits": np.stack(recorded)}
 

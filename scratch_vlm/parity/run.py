@@ -20,6 +20,7 @@ RUNS = {
     "LlamaForCausalLM": language.run_lm,
     "LlavaForConditionalGeneration": unified.run_llava,
     "IdeficsForVisionText2Text": cross_modal.run_idefics,
+    "MllamaForConditionalGeneration": cross_modal.run_mllama,
     "PerceiverModel": vision.run_perceiver_inputs,
     "PerceiverForImageClassificationLearned": vision.run_perceiver_images,
     "PerceiverForImageClassificationFourier": vision.run_perceiver_images,
@@ -58,7 +59,7 @@ def run_case(folder, *, dtype="float64"):
     return compare(case, RUNS[model.kind](model, case))
 
 
-def check_cases(folders, *, dtype="float64", tolerance=None, file=None, show=print):
+def check_cases(folders, *, dtype="float64", tolerance=None, files=(), show=print):
     """Run cases, print a table of them, and say whether all of them pass.
 
     Parameters
@@ -69,7 +70,7 @@ def check_cases(folders, *, dtype="float64", tolerance=None, file=None, show=pri
         To compute in.
     tolerance : float, optional
         Largest relative error that passes. Default 1e-9 in float64 and 1e-4 in float32.
-    file : path, optional
+    files : sequence of path, optional
         Where to write all errors as JSON.
     show : callable, default print
         Takes a line.
@@ -112,8 +113,8 @@ def check_cases(folders, *, dtype="float64", tolerance=None, file=None, show=pri
         f"{len(record) - len(failed)} of {len(record)} within {tolerance:g} in {dtype}"
         + (f"; not {', '.join(failed)}" if failed else "")
     )
-    if file is not None:
-        content = {"dtype": dtype, "tolerance": tolerance, "cases": record}
+    content = {"dtype": dtype, "tolerance": tolerance, "cases": record}
+    for file in files:
         Path(file).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return passed
 

@@ -12,6 +12,7 @@ from scratch_vlm.pretrained import (
     llama,
     llava,
     lucid,
+    mllama,
     perceiver,
     siglip,
     vit,
@@ -32,6 +33,7 @@ CLASSES = {  # class of the reference: the module that knows its options and its
     "LlamaForCausalLM": llama,
     "LlavaForConditionalGeneration": llava,
     "IdeficsForVisionText2Text": idefics,
+    "MllamaForConditionalGeneration": mllama,
     "PerceiverModel": perceiver.Inputs,
     "PerceiverForImageClassificationLearned": perceiver.Learned,
     "PerceiverForImageClassificationFourier": perceiver.Fourier,
@@ -51,6 +53,7 @@ DEFAULTS = {  # the class of a config that names none
     "llama": "LlamaForCausalLM",
     "llava": "LlavaForConditionalGeneration",
     "idefics": "IdeficsForVisionText2Text",
+    "mllama": "MllamaForConditionalGeneration",
     "perceiver": "PerceiverModel",
 }
 
