@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from scratch_vlm.layers.linear import has_bias
+from scratch_vlm.layers.mlp import GATED
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -183,14 +186,15 @@ def self_attention_cost(block, tokens, *, past=0):
     -------
     Cost
     """
-    k, kv = block.width // block.heads, _kv_heads(block)
-    joined = (block.heads + 2 * kv) * k
+    k, kv = block.per_head, _kv_heads(block)
+    j = k if block.value_width is None else block.value_width
+    joined, inside = (block.heads + kv) * k + kv * j, block.heads * j
     turned = kv * k if block.rotary_base is not None else 0  # the keys again, rotated
     return (
-        linear_cost(block.width, joined, tokens, bias=block.bias)
+        linear_cost(block.width, joined, tokens, bias=has_bias(block.bias, "qkv"))
         + Cost(activations=tokens * (joined + turned))  # keys and values are views of the product
         + attend_cost(block.heads, k, tokens, past + tokens)
-        + linear_cost(block.width, block.width, tokens, bias=block.bias)
+        + linear_cost(inside, block.width, tokens, bias=has_bias(block.bias, "out"))
     )
 
 
@@ -214,14 +218,16 @@ def cross_attention_cost(block, tokens, answers, source_width, *, head_width=Non
     -------
     Cost
     """
-    k = block.width // block.heads if head_width is None else head_width
+    k = block.per_head if head_width is None else head_width
     inside, keys_values = block.heads * k, 2 * _kv_heads(block) * k
     return (
-        linear_cost(block.width, inside, tokens, bias=block.bias)
-        + linear_cost(source_width, keys_values, 0 if kept else answers, bias=block.bias)
+        linear_cost(block.width, inside, tokens, bias=has_bias(block.bias, "q"))
+        + linear_cost(
+            source_width, keys_values, 0 if kept else answers, bias=has_bias(block.bias, "kv")
+        )
         + Cost(activations=answers * keys_values)
         + attend_cost(block.heads, k, tokens, answers)
-        + linear_cost(inside, block.width, tokens, bias=block.bias)
+        + linear_cost(inside, block.width, tokens, bias=has_bias(block.bias, "out"))
     )
 
 
@@ -243,11 +249,12 @@ def mlp_cost(block, tokens):
     -----
     Saved are the slope of the activation, and in SwiGLU both halves of the product and the gate.
     """
-    wide = 2 if block.mlp == "swiglu" else 1
+    gated = block.mlp in GATED
+    wide = 2 if gated else 1
     return (
-        linear_cost(block.width, wide * block.hidden, tokens, bias=block.bias)
-        + Cost(activations=tokens * block.hidden * (4 if block.mlp == "swiglu" else 1))
-        + linear_cost(block.hidden, block.width, tokens, bias=block.bias)
+        linear_cost(block.width, wide * block.hidden, tokens, bias=has_bias(block.bias, "fc"))
+        + Cost(activations=tokens * block.hidden * (4 if gated else 1))
+        + linear_cost(block.hidden, block.width, tokens, bias=has_bias(block.bias, "proj"))
     )
 
 
@@ -588,7 +595,7 @@ def kv_cache_numbers(config):
         2 L G K.
     """
     block = config.block
-    return 2 * config.depth * _kv_heads(block) * (block.width // block.heads)
+    return 2 * config.depth * _kv_heads(block) * block.per_head
 
 
 def resampler_cost(config, *, frames, patches):

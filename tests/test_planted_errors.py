@@ -19,7 +19,7 @@ RESULTS = json.loads(FILE.read_text(encoding="utf-8"))
 SKIPS = "FROZEN swallows what is added to it; skipping it only saves time"
 ANY_NEGATIVE = "reshape takes every negative number for the length that is left"
 PRODUCT = "the backward of an activation is a product, in either order"
-SHAPE_ALIKE = "queries, keys and values have heads of one width, and one dtype"
+SHAPE_ALIKE = "queries, keys and values have as many tokens, and one dtype"
 MERGED = "the two axes lie side by side before and after and are merged again"
 SPEED = "how the product is folded or gathered is a matter of speed"
 ADDED_ALIKE = "both ways of adding give the same; the size of the table decides which is faster"
@@ -121,13 +121,13 @@ EQUIVALENT = {
     "_mean_times: return (rows(x) @ (gamma * (1.0 / gamma.size))).reshape(*x.shape[:-1], 1)": {
         "return (x @ (gamma * (1.0 / gamma.size))).reshape(*x.shape[:-1], 1)": SPEED
     },
-    "_join: b, _, t, k = parts[0].shape": {
-        "b, _, t, k = parts[1].shape": SHAPE_ALIKE,
-        "b, _, t, k = parts[-1].shape": SHAPE_ALIKE,
+    "_join: b, _, t, _ = parts[0].shape": {
+        "b, _, t, _ = parts[1].shape": SHAPE_ALIKE,
+        "b, _, t, _ = parts[-1].shape": SHAPE_ALIKE,
     },
-    "_join: x = namespace(parts[0]).empty((b, t, sum(counts) * k), parts[0].dtype)": {
-        "x = namespace(parts[0]).empty((b, t, sum(counts) * k), parts[1].dtype)": SHAPE_ALIKE,
-        "x = namespace(parts[0]).empty((b, t, sum(counts) * k), parts[-1].dtype)": SHAPE_ALIKE,
+    "_join: x = namespace(parts[0]).empty((b, t, columns), parts[0].dtype)": {
+        "x = namespace(parts[0]).empty((b, t, columns), parts[1].dtype)": SHAPE_ALIKE,
+        "x = namespace(parts[0]).empty((b, t, columns), parts[-1].dtype)": SHAPE_ALIKE,
     },
     "pre_block_backward: dh = dropout_backward(dx, s['drop1'])": {
         "dh = dropout_backward(dh, s['drop1'])": ALIAS
@@ -138,8 +138,8 @@ EQUIVALENT = {
     "mlp_backward: dh = activation(s['kind'])[1](dh, s['act'], out=dh)": {
         "dh = activation(s['kind'])[1](s['act'], dh, out=dh)": PRODUCT
     },
-    "swiglu_backward: dgate = silu_backward(dh * s['up'], s['silu'])": {
-        "dgate = silu_backward(s['silu'], dh * s['up'])": PRODUCT
+    "swiglu_backward: dgate = activation(s['kind'])[1](dh * s['up'], s['act'])": {
+        "dgate = activation(s['kind'])[1](s['act'], dh * s['up'])": PRODUCT
     },
     "pick_backward: dx = namespace(dy).zeros(shape, dy.dtype)": {
         "dx = -namespace(dy).zeros(shape, dy.dtype)": ZERO,
