@@ -33,11 +33,12 @@ from scratch_vlm.models.vision import SightConfig
 from scratch_vlm.training.loop import TrainConfig
 
 ARMS = ("clips", "one_frame", "no_time_embedding")
-FRAMES = (3, 8)  # fewest and most of a training clip
+FRAMES = (3, 8)  # fewest and most of a training clip, but for the first phase
 LONGER = 12  # of clips longer than any in training
 LENGTHS = (3, 5, 8)  # of clips to measure on
 LATENTS = 16
 PHASES = (  # until which share of the steps; fewest and most frames; share on the torus; speeds
+    (0.15, (2, 2), 0.0, (4, 4)),  # two frames: to tell one from the other is all there is to learn
     (0.3, (3, 4), 0.0, (4, 4)),
     (0.62, (3, 5), 0.8, (4, 4)),
     (1.0, FRAMES, 0.8, (4, 6)),  # who compares frames that are far apart is misled by the faster
@@ -50,7 +51,7 @@ CHANCE = {  # of guessing along the known axis, or evenly; in the order of the q
     "digit": 1 / len(DIGIT_NAMES),
 }
 TRAINING = TrainConfig(
-    steps=2100,
+    steps=1900,
     batch_size=32,
     peak_rate=2e-3,
     warmup=100,
@@ -101,7 +102,7 @@ def settings(arm, seed=0, steps=None):
     seed : int, default 0
         Of weights and batches.
     steps : int, optional
-        Training steps; default 2100.
+        Training steps; default 1900.
 
     Returns
     -------
@@ -129,7 +130,7 @@ def train_model(folder, arm="clips", *, vlm, seed=0, steps=None, xp=np, progress
     seed : int, default 0
         Of new weights and batches.
     steps : int, optional
-        Training steps; default 2100.
+        Training steps; default 1900.
     xp : module, default numpy
         Where to compute.
     progress : bool, default True

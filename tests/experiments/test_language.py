@@ -80,6 +80,6 @@ def test_the_command_line_trains_either_style(tmp_path, capsys):
 
 def test_a_style_of_what_has_none_is_refused(capsys):
     assert cli.main(["train", "vit", "--style", "gpt"]) == 2
-    assert "--style is for the language model lm; vit has none" in capsys.readouterr().err
+    assert "--style is for lm; vit has none" in capsys.readouterr().err
     with pytest.raises(ValueError, match="style must be one of gpt, llama, got 'bert'"):
         language.model_of("bert")
