@@ -282,7 +282,9 @@ def block_cost(block, tokens, *, past=0):
     )
 
 
-def cross_block_cost(block, latents, inputs, source_width, *, head_width=None, with_latents=False):
+def cross_block_cost(
+    block, latents, inputs, source_width, *, head_width=None, qk_norm=None, with_latents=False
+):
     """Cost of a block in which latents read inputs: linear in the inputs.
 
     Parameters
@@ -295,6 +297,8 @@ def cross_block_cost(block, latents, inputs, source_width, *, head_width=None, w
         E, channels of an input.
     head_width : int, optional
         K. Default D / A.
+    qk_norm : {"rms", "layer"}, optional
+        How the queries and keys of each head are normalised. Default not at all.
     with_latents : bool, default False
         Whether the latents are read, too, as in the Resampler.
 
@@ -303,8 +307,11 @@ def cross_block_cost(block, latents, inputs, source_width, *, head_width=None, w
     Cost
     """
     answers = inputs + latents if with_latents else inputs
+    k = block.per_head if head_width is None else head_width
+    normed = _qk_norm_cost(qk_norm, block, k, latents, answers) if qk_norm else Cost()
     return (
-        2 * norm_cost(block.norm, block.width, latents)
+        normed
+        + 2 * norm_cost(block.norm, block.width, latents)
         + norm_cost(block.norm, source_width, inputs)
         + cross_attention_cost(block, latents, answers, source_width, head_width=head_width)
         + mlp_cost(block, latents)
@@ -343,9 +350,7 @@ def gated_block_cost(config, tokens, answers, *, kept=False):
         + 2 * Cost(math.prod(config.gate_shape), activations=tokens * block.width)
     )
     if config.qk_norm:
-        cost += norm_cost("rms", k, block.heads * tokens)
-        cost += norm_cost("rms", k, _kv_heads(block) * answers)
-        cost += Cost(activations=_kv_heads(block) * answers * k)
+        cost += _qk_norm_cost("rms", block, k, tokens, answers)
     return cost
 
 
@@ -625,6 +630,7 @@ def resampler_cost(config, *, frames, patches):
         frames * patches,
         block.width,
         head_width=config.head_width,
+        qk_norm=config.qk_norm,
         with_latents=True,
     )
     times = config.frames * block.width
@@ -773,6 +779,12 @@ def seen_cache_numbers(config):
 
 def _dropout_cost(block, tokens):  # what is kept and what is not
     return Cost(activations=tokens * block.width if block.dropout else 0)
+
+
+def _qk_norm_cost(kind, block, k, tokens, answers):  # the keys are scaled copies then, no views
+    copies = Cost(activations=_kv_heads(block) * answers * k)
+    queries, keys = block.heads * tokens, _kv_heads(block) * answers
+    return norm_cost(kind, k, queries) + norm_cost(kind, k, keys) + copies
 
 
 def _kv_heads(block):

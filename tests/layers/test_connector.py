@@ -185,7 +185,7 @@ def test_configs_survive_json(config):
         ("resampler", {"resampler": None}, "kind resampler needs a resampler"),
         ("pixel_shuffle", {"by": 4}, "by 4 must divide rows and columns of the grid 2 x 4"),
         ("pixel_shuffle", {"grid": (2, 4, 3)}, r"grid must be \(rows, columns\)"),
-        ("mlp", {"kind": "qformer"}, "kind must be one of linear, mlp, .* got 'qformer'"),
+        ("mlp", {"kind": "qformer"}, "kind must be one of none, linear, mlp, .* got 'qformer'"),
         ("mlp", {"activation": "elu"}, "unknown activation 'elu'"),
         ("mlp", {"hidden": 0}, "hidden must be a positive whole number, got 0"),
         ("linear", {"inputs": 0}, "inputs must be a positive whole number, got 0"),
