@@ -23,7 +23,7 @@ Vision language models from scratch: every forward with its backward, no autogra
 
 Start with
   scratch-vlm demo            train a ViT, a CLIP and models that see and speak, look at all (5 min)
-  scratch-vlm compare         train two vision language models, and ask them (20 min)
+  scratch-vlm compare         train two vision language models, and ask them (30 min)
   scratch-vlm gradcheck       check the gradient of every layer and model to machine precision
   scratch-vlm info            what is installed here, and whether a GPU can be used
 """
@@ -83,7 +83,7 @@ Train both ways to give a language model eyes on the same data, and put them sid
 tokens among its words (unified embedding, as in LLaVA), and words that look at the image from
 inside (cross-modality attention, as in Flamingo).
 
-  scratch-vlm compare                    everything, about 20 minutes on two cores
+  scratch-vlm compare                    everything, about half an hour on two cores
   scratch-vlm compare --quick            a taste: the whole report of models that know little
   scratch-vlm compare --seed 1 --out runs/compare-1
 

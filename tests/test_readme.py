@@ -70,6 +70,13 @@ def test_answers_about_images_are_the_committed_ones(start, kind):
     ]
 
 
+def test_seconds_of_both_trainings_are_the_committed_ones():
+    seconds = read("compare.json")["seconds"]
+    both = seconds["training.unified"] + seconds["training.cross_modal"]
+    said = re.search(r"trained for (\d+) to (\d+) seconds", README)
+    assert [int(n) for n in said.groups()] == [round(min(both)), round(max(both))]
+
+
 def test_answers_about_videos_are_the_committed_ones():
     names = ("clips", "length_12", "one_frame", "no_time_embedding")
     values = [mean(f"video.direction.{name}") for name in names]

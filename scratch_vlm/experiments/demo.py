@@ -43,7 +43,7 @@ def run_demo(folder, *, seed=0, quick=False, xp=np, progress=True):
     seed : int, default 0
         Of all weights and batches.
     quick : bool, default False
-        Train about an eighth as long.
+        A taste: few steps of each, see ``QUICK_STEPS``.
     xp : module, default numpy
         Where to compute.
     progress : bool, default True

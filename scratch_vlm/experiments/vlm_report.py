@@ -203,24 +203,20 @@ def video_section(report, trained, name="test"):
         test = clips.evaluation_clips(name, i + 1, frames)
         asked = test.questions[i][:4]
         films.append(test.frames[i])
-        answered = {
-            arm: [
-                chats.answers(p, motion.model_of(arm), media, [q.text])[0]
-                for media in [motion.shown(test.frames[i : i + 1], arm)]
-                for q in asked
-            ]
+        media, texts = test.frames[[i] * len(asked)], [q.text for q in asked]
+        said = {
+            arm: chats.answers(p, motion.model_of(arm), motion.shown(media, arm), texts)
             for arm, p in trained.items()
         }
         rows.append(
-            [(q.text, q.answer, {arm: said[j] for arm, said in answered.items()}) for j, q in
-             enumerate(asked)]
-        )  # fmt: skip
+            [(q.text, q.answer, {arm: said[arm][j] for arm in said}) for j, q in enumerate(asked)]
+        )
     report.section(
         "Questions about videos",
         "Two digits pass each other on a torus, so that one frame says nothing about which way "
         "they move. Every frame goes through the image tower, and a Perceiver Resampler makes "
-        f"{motion.LATENTS} tokens of a clip of any length. Clips of training have "
-        f"{motion.FRAMES[0]} to {motion.FRAMES[1]} frames; the last one here is longer.",
+        f"{motion.LATENTS} tokens of a clip of any length. Clips of training have at most "
+        f"{motion.FRAMES[1]} frames; the last one here is longer.",
     )
     report.figure(
         partial(vlm_figures.film_strip, films, marks=rows),

@@ -137,9 +137,9 @@ def test_stages_start_from_what_was_trained_before(tmp_path, monkeypatch):
     }
 
 
-def test_language_model_foretells_its_own_language_better_than_chance(compared):
+def test_loss_of_text_is_near_that_of_guessing_after_one_step(compared):
     loss = read(compared)["text_only"]["lm"]
-    assert 0 < loss < np.log(len(chats.tokenizer())) + 0.5
+    assert abs(loss - np.log(len(chats.tokenizer()))) < 0.5
 
 
 def test_video_arms_are_shown_what_they_are_named_after():
