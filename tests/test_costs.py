@@ -237,9 +237,10 @@ def perceiver_measured(seed):
     config = config_of("models.perceiver.perceiver", seed)
     p = perceiver.perceiver_init(dice(), config)
     inputs = int(np.prod(config.shape))
-    x = normal(3, inputs, config.channels)
     cost = measured(
-        lambda b: perceiver.perceiver_forward(x[:b], p, config=config, rng=dice()),
+        lambda b: perceiver.perceiver_forward(
+            normal(b, inputs, config.channels), p, config=config, rng=dice()
+        ),
         p,
         perceiver.perceiver_backward,
     )
@@ -248,8 +249,10 @@ def perceiver_measured(seed):
 
 def attention_measured(seed):
     block = config_of("layers.block.pre_block", seed)
+    wide = {"head_width": (None, 6)[seed % 2], "value_width": (None, 3)[seed // 2 % 2]}
+    block = replace(block, **wide)
     heads = {"heads": block.heads, "kv_heads": block.kv_heads}
-    p = attention.self_attention_init(dice(), block.width, **heads, bias=block.bias)
+    p = attention.self_attention_init(dice(), block.width, **heads, **wide, bias=block.bias)
     options = {**heads, "rotary_base": block.rotary_base}
     cost = measured(
         lambda b: attention.self_attention_forward(normal(b, 7, block.width), p, **options),
