@@ -531,7 +531,7 @@ def clip_cost(config, *, image=None, tokens=None):
 
 
 def bert_cost(config, *, tokens=None):
-    """Cost of BERT with its pooler, of one text.
+    """Cost of BERT with its pooler or its head of masked words, of one text.
 
     Parameters
     ----------
@@ -545,14 +545,20 @@ def bert_cost(config, *, tokens=None):
     Cost
     """
     block, tokens = config.block, config.context if tokens is None else tokens
-    return (
+    answered = 1 if config.head == "pool" else tokens
+    cost = (
         Cost((config.vocabulary + config.context + config.segments) * block.width)
         + norm_cost(block.norm, block.width, tokens)
         + _dropout_cost(block, tokens)
         + config.depth * block_cost(block, tokens)
-        + linear_cost(block.width, block.width, 1)
-        + Cost(activations=block.width)  # tanh
+        + linear_cost(block.width, block.width, answered)
+        + Cost(activations=answered * block.width)  # the slope of the activation
     )
+    if config.head == "words":  # scored by the table of the words
+        scores = linear_cost(block.width, config.vocabulary, tokens, bias=False)
+        cost += norm_cost(block.norm, block.width, tokens) + replace(scores, parameters=0)
+        cost += Cost(config.vocabulary)
+    return cost
 
 
 def language_model_cost(config, *, tokens=None, past=0):

@@ -24,6 +24,7 @@ from scratch_vlm.layers import (
     resampler,
 )
 from scratch_vlm.layers.block import BlockConfig
+from scratch_vlm.layers.mlp import GATED
 from scratch_vlm.layers.resampler import resampler_init
 from scratch_vlm.models import (
     bert,
@@ -195,16 +196,26 @@ def clip_measured(seed):
 
 def bert_measured(seed):
     config = config_of("models.bert.bert", seed)
+    if seed % 2:
+        block = replace(config.block, mlp="gelu" if config.block.mlp in GATED else config.block.mlp)
+        config = replace(config, block=block, head="words")
     p = bert.bert_init(dice(), config)
 
     def forward(batch):
         ids = ids_of(config, batch, config.context)
         x, s_bert = bert.bert_forward(ids, p, config=config, rng=dice())
-        y, s_pool = bert.bert_pool_forward(x, p["pool"])
-        return y, (s_bert, s_pool)
+        if config.head == "pool":
+            y, s_head = bert.bert_pool_forward(x, p["pool"])
+        else:
+            y, s_head = bert.bert_words_forward(x, p, config=config)
+        return y, (s_bert, s_head)
 
     def backward(dy, saved, g):
-        bert.bert_backward(bert.bert_pool_backward(dy, saved[1], g["pool"]), saved[0], g)
+        if config.head == "pool":
+            dx = bert.bert_pool_backward(dy, saved[1], g["pool"])
+        else:
+            dx = bert.bert_words_backward(dy, saved[1], g)
+        bert.bert_backward(dx, saved[0], g)
 
     return costs.bert_cost(config), measured(forward, p, backward)
 
