@@ -155,12 +155,15 @@ class Options:
         >>> options.size("patch_size", 16), options.size("image_size", 224)
         ((6, 8), (224, 224))
         """
-        if isinstance(self.content.get(name), list):
-            value = self.get(name, like=[])
-            if len(value) != 2:
-                raise OptionError(f"{self.where}: {name} must be a number or two, got {value!r}")
-            return tuple(value)
-        return (self.get(name, default),) * 2
+        value = self.content.get(name)
+        several = isinstance(value, list)
+        sides = self.get(name, default, like=[] if several else 1)
+        sides = tuple(sides) if several else (sides, sides)
+        if len(sides) != 2 or min(sides) < 1:
+            raise OptionError(
+                f"{self.where}: {name} must be a positive number or two, got {value!r}"
+            )
+        return sides
 
     def activation(self, name, default="gelu", *, gated=False):
         """Read the name of an activation.

@@ -94,9 +94,9 @@ def test_narrowing_takes_the_nearest_and_of_two_the_even_one(x):
     ordinary = np.isfinite(x) & (abs(x) < 3e38) & (abs(x) > 1e-38)
     steady = np.where(ordinary, bits, 0x3F80).astype(int)
     below, above = (widen((steady + step).astype("uint16")) for step in (-1, 1))
-    distance = abs(near.astype(float) - x)[ordinary]
+    distance = abs(near[ordinary].astype(float) - x[ordinary])
     for other in (below, above):
-        to_other = abs(other.astype(float) - x)[ordinary]
+        to_other = abs(other[ordinary].astype(float) - x[ordinary])
         assert (distance <= to_other).all()
         assert (bits[ordinary][distance == to_other] % 2 == 0).all()
     np.testing.assert_array_equal(np.isnan(near), np.isnan(x))
