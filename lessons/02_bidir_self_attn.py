@@ -196,7 +196,8 @@ to_ink = [weights[t] @ (ink > ink.mean()) for t in (darkest, blank)]
 print(f"weight on patches with ink: from ink {to_ink[0]:.2f}, from paper {to_ink[1]:.2f}")
 assert to_ink[0] > 2 * to_ink[1]
 names = ["the patch with most ink", "the emptiest patch"]
-figure = attention_maps(image, weights[[darkest, blank]], grid=(4, 4), labels=names)
+seen = weights[[darkest, blank]]
+figure = attention_maps(image, seen, grid=(4, 4), labels=names, mean=False)
 show(figure, "02_bidir_self_attn")
 
 # %%
