@@ -67,7 +67,7 @@ sphinx_gallery_conf = {
 
 
 def keep_initials(app, what, name, obj, options, lines):
-    """Keep the initial of an author, as in ``.. [1] A. Vaswani``, from counting as a list A, B, C."""
+    """Keep the initial of an author, as in ``.. [1] A. Vaswani``, from starting a list A, B, C."""
     lines[:] = [re.sub(r"^(\s*\.\. \[[^]]+\] )([A-Z])\. ", r"\1\\\2. ", line) for line in lines]
 
 
