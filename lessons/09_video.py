@@ -182,9 +182,9 @@ def embed(frames):
 assert np.allclose(embed(forwards).mean(1), embed(backwards).mean(1))
 
 # %%
-# A transformer over the frames is no help by itself: attention does not look at the order of what it
-# reads (lesson 2). The cure is that of lesson 5. Patches got a vector for their place; frames get
-# one for their time.
+# A transformer over the frames is no help by itself: attention does not look at the order of what
+# it reads (lesson 2). The cure is that of lesson 5. Patches got a vector for their place; frames
+# get one for their time.
 block = BlockConfig(16, 2, 32)
 tower = tree_map(lambda x: x.astype(float), tower_init(rng, block, depth=1))
 times = rng.normal(size=(6, 16))
