@@ -156,6 +156,20 @@ That is one question, which models that were trained to describe know the words 
 see scratch-vlm ask --help, which also says what files are read and how.
 """
 
+PARITY = """\
+Run our models beside what the published implementations computed, in folders that hold a model as
+its library saves it, its inputs, and everything that came of them in double precision.
+
+  scratch-vlm parity cases/clip                  a row for each group of arrays
+  scratch-vlm parity cases/*                     a row for each case
+  scratch-vlm parity cases/* --dtype float32     in single precision, to 1e-4
+  scratch-vlm parity cases/* --json parity.json  the error of every array
+
+The error of an array is the length of the difference over the length of the reference's array;
+of gradients that are zero by symmetry, over the largest gradient of the case. Exit status 1 if one
+is larger than --tolerance.
+"""
+
 CLASSIFY = """\
 Classify an image zero-shot, with a CLIP: the classes are texts, and it was trained on none of them
 as a class. Each text is compared with the image, and a softmax makes probabilities of it.
@@ -310,6 +324,26 @@ def _parser():
     lessons.set_defaults(run=_lessons)
     lessons.add_argument("action", nargs="?", choices=("list", "run", "open"), default="list")
     lessons.add_argument("lesson", nargs="?", metavar="NN", help="its number (default all)")
+
+    parity = command(
+        "parity",
+        _parity,
+        "run our models beside what published implementations computed",
+        PARITY,
+        "folder to write parity.json into",
+    )
+    parity.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="folders of cases")
+    parity.add_argument(
+        "--dtype", choices=("float64", "float32"), default="float64", help="(default float64)"
+    )
+    parity.add_argument(
+        "--tolerance",
+        type=float,
+        default=None,
+        metavar="E",
+        help="largest error that passes (default 1e-9, in float32 1e-4)",
+    )
+    parity.add_argument("--json", type=Path, default=None, metavar="FILE", help="write errors here")
 
     for name, run, summary, description in (
         ("ask", _ask, "ask a model about an image or a video", ASK),
@@ -474,6 +508,19 @@ def _lessons(options):
         if options.action == "run" and (status := lessons.run_lesson(lesson)):
             return status
     return 0
+
+
+def _parity(options):
+    from scratch_vlm.parity.run import check_cases
+    from scratch_vlm.training.run import prepare_file
+
+    files = _files(options, "parity")
+    for file in files:
+        prepare_file(file)
+    passed = check_cases(
+        options.folders, dtype=options.dtype, tolerance=options.tolerance, files=files
+    )
+    return 0 if passed else 1
 
 
 def _ask(options):

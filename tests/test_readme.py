@@ -141,6 +141,20 @@ def test_example_runs(capsys):
     assert "gamma" in capsys.readouterr().out
 
 
+def test_published_example_runs(tmp_path, monkeypatch):
+    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
+    (example,) = [block for block in blocks if "load_pretrained(" in block]
+    (case,) = re.findall(r'load_pretrained\("(.*?)"\)', example)
+    (tmp_path / case).parent.mkdir(parents=True)
+    (tmp_path / case).symlink_to(ROOT / case)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {})
+    assert {path.name for path in (tmp_path / "trained").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+    }
+
+
 def test_files_it_names_exist():
     named = re.findall(r"`((?:scratch_vlm|benchmarks)/[\w./-]+)`", README)
     assert named

@@ -1,0 +1,197 @@
+"""Folders of published models: read whole, and written so that their own library reads them."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scratch_vlm.pretrained import (
+    bert,
+    clip,
+    gpt2,
+    idefics,
+    llama,
+    llava,
+    lucid,
+    mllama,
+    perceiver,
+    siglip,
+    vit,
+)
+from scratch_vlm.pretrained.layout import Layout
+from scratch_vlm.pretrained.options import OptionError, Options
+from scratch_vlm.pretrained.tensors import FLOATS, SINGLE, Tensors, read_json, write_tensors
+
+CLASSES = {  # class of the reference: the module that knows its options and its layout
+    "ViTForImageClassification": vit,
+    "CLIPModel": clip,
+    "CLIPVisionModelWithProjection": clip.ImageTower,
+    "CLIPTextModelWithProjection": clip.TextTower,
+    "SiglipModel": siglip,
+    "BertModel": bert,
+    "BertForMaskedLM": bert.Words,
+    "GPT2LMHeadModel": gpt2,
+    "LlamaForCausalLM": llama,
+    "LlavaForConditionalGeneration": llava,
+    "IdeficsForVisionText2Text": idefics,
+    "MllamaForConditionalGeneration": mllama,
+    "PerceiverModel": perceiver.Inputs,
+    "PerceiverForImageClassificationLearned": perceiver.Learned,
+    "PerceiverForImageClassificationFourier": perceiver.Fourier,
+    "perceiver_pytorch.Perceiver": lucid.Perceiver,
+    "flamingo_pytorch.PerceiverResampler": lucid.Resampler,
+    "flamingo_pytorch.GatedCrossAttentionBlock": lucid.GatedBlock,
+    "flamingo_pytorch.MaskedCrossAttention": lucid.CrossAttention,
+}
+DEFAULTS = {  # the class of a config that names none
+    "vit": "ViTForImageClassification",
+    "clip": "CLIPModel",
+    "clip_vision_model": "CLIPVisionModelWithProjection",
+    "clip_text_model": "CLIPTextModelWithProjection",
+    "siglip": "SiglipModel",
+    "bert": "BertModel",
+    "gpt2": "GPT2LMHeadModel",
+    "llama": "LlamaForCausalLM",
+    "llava": "LlavaForConditionalGeneration",
+    "idefics": "IdeficsForVisionText2Text",
+    "mllama": "MllamaForConditionalGeneration",
+    "perceiver": "PerceiverModel",
+}
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A published model in our trees.
+
+    Attributes
+    ----------
+    kind : str
+        Name of the class that the reference has for it.
+    config : object
+        Our config.
+    p : dict
+        Parameters.
+    layout : Layout
+        Which tensor of a file is which part of `p`.
+    names : dict of str to str
+        Name in the file of each tensor.
+    published : dict
+        What config.json says.
+    stored : str
+        Dtype of the file.
+    """
+
+    kind: str
+    config: object
+    p: dict = field(repr=False)
+    layout: Layout = field(repr=False)
+    names: dict = field(repr=False)
+    published: dict = field(repr=False)
+    stored: str
+
+
+def load_pretrained(folder, *, dtype="float32", on_tensor=None):
+    """Read the folder of a published model.
+
+    Parameters
+    ----------
+    folder : str or path
+        With ``config.json`` and ``model.safetensors`` or its shards, as `save_pretrained` of the
+        Transformers library writes them.
+    dtype : {"float32", "float64"}, default "float32"
+        Of our arrays, whatever that of the file is.
+    on_tensor : callable, optional
+        ``on_tensor(name, count)`` is called for each tensor that was read, `count` being how many
+        there are; for a progress bar.
+
+    Returns
+    -------
+    Pretrained
+
+    Raises
+    ------
+    FileError
+        If files are missing or damaged, or the weights do not fit the config.
+    OptionError
+        If the config asks for what is not implemented.
+
+    See Also
+    --------
+    save_pretrained : The way back.
+    """
+    if dtype not in ("float32", "float64"):
+        raise ValueError(f"dtype must be float32 or float64, got {dtype!r}")
+    folder = Path(folder)
+    published = read_json(folder / "config.json")
+    kind, config, layout = configure(published)
+    tensors = Tensors(folder)
+    names = layout.names(tensors.shapes)
+    count = len(layout.rules)
+    tell = None if on_tensor is None else lambda name: on_tensor(name, count)
+    p = layout.load(tensors, dtype=dtype, on_tensor=tell)
+    formats = {tensors.formats[name] for name in names.values()}
+    stored = next((name for name, kind in FLOATS.items() if kind in formats), "float32")
+    return Pretrained(kind, config, p, layout, names, published, stored)
+
+
+def configure(published):
+    """Turn what a config.json says into a config and a layout.
+
+    Parameters
+    ----------
+    published : dict
+        Its content.
+
+    Returns
+    -------
+    kind : str
+        Name of the class that the reference has for the model.
+    config : object
+        Ours.
+    layout : Layout
+        Of its checkpoint.
+
+    Raises
+    ------
+    OptionError
+        If the kind of model is unknown, or an option is not implemented.
+    """
+    options = Options(published)
+    model_type = options.get("model_type", "")
+    architectures = options.get("architectures", None) or [DEFAULTS.get(model_type, model_type)]
+    kind = architectures[0]
+    if kind not in CLASSES:
+        raise OptionError(
+            f"config.json names the model {kind or 'nothing'!r} of type {model_type!r}, which is "
+            f"not known here; known are {', '.join(sorted(CLASSES))}"
+        )
+    module = CLASSES[kind]
+    config = module.configure(options)
+    more = {name: options.get(name, 0) for name in getattr(module, "ALSO_LAYOUT", ())}
+    return kind, config, module.layout(config, **more)
+
+
+def save_pretrained(model, folder, *, dtype=None):
+    """Write the folder of a published model, for its own library or for `load_pretrained`.
+
+    Parameters
+    ----------
+    model : Pretrained
+        Its parameters may have been trained on.
+    folder : str or path
+        Made if it is not there; ``config.json`` and ``model.safetensors`` are replaced.
+    dtype : str, optional
+        Of the file. Default the one that the model was read from.
+
+    Raises
+    ------
+    FileError
+        If it cannot be written.
+    """
+    folder = Path(folder)
+    dtype = model.stored if dtype is None else dtype
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(folder / SINGLE, model.layout.take(model.p, model.names), dtype=dtype)
+    content = dict(model.published)
+    for name in {"dtype", "torch_dtype"} & content.keys():
+        content[name] = dtype
+    (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

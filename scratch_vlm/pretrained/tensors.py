@@ -1,0 +1,342 @@
+"""Tensors in files: safetensors, memory-mapped one by one, of one file or of several shards.
+
+A file is the length of a header in eight bytes, a header in JSON that says of each tensor which
+dtype, shape and bytes are its, and the bytes. Nothing else is opened, and nothing in it is trusted:
+every number of the header is checked against the size of the file.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+DTYPES = {  # bfloat16 is unknown to NumPy: the upper half of a float32
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "|i1",
+    "U8": "|u1",
+    "BOOL": "|b1",
+}
+FLOATS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+LONGEST_HEADER = 100_000_000  # bytes; that of a model of 10,000 tensors has one million
+PICKLES = (b"PK", *(bytes((0x80, protocol)) for protocol in range(2, 6)))  # PK: a ZIP archive
+
+
+class FileError(ValueError):
+    """A folder or a file is missing, damaged, or not what it should be; the message says which."""
+
+
+class Tensors(Mapping):
+    """The tensors of a folder by name, read when they are asked for.
+
+    Parameters
+    ----------
+    folder : str or path
+        With ``model.safetensors``, or ``model.safetensors.index.json`` and the shards it names.
+
+    Attributes
+    ----------
+    shapes : dict of str to tuple of int
+        Of each tensor.
+    formats : dict of str to str
+        How each is kept: ``"F32"``, ``"BF16"`` and so on.
+
+    Raises
+    ------
+    FileError
+        If files are missing, damaged, no safetensors, or differ from the index.
+
+    Notes
+    -----
+    A tensor is a view of the file, mapped into memory: what is not looked at is not read, and what
+    was read can be dropped by the system at any time.
+    """
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.shapes, self.formats, self._places, self._maps = {}, {}, {}, {}
+        for name in _files(self.folder):
+            path = self.folder / name
+            header, start = read_header(path)
+            self._maps[name] = np.memmap(path, np.uint8, "r") if path.stat().st_size else None
+            for key, (kind, shape, begin, _) in header.items():
+                if key in self.shapes:
+                    raise FileError(f"{path}: {key} is in another shard, too")
+                self.shapes[key], self.formats[key] = shape, kind
+                self._places[key] = name, start + begin
+        self._check_index()
+
+    def __getitem__(self, key):
+        """Return a tensor, read-only, as a view of the file; bfloat16 as a float32 copy."""
+        name, start = self._places[key]
+        kind, shape = self.formats[key], self.shapes[key]
+        dtype = np.dtype(DTYPES[kind])
+        raw = self._maps[name][start : start + math.prod(shape) * dtype.itemsize]
+        x = raw.view(dtype).reshape(shape)
+        return widen(x) if kind == "BF16" else x
+
+    def __iter__(self):
+        """Walk over the names."""
+        return iter(self._places)
+
+    def __len__(self):
+        """Count the tensors."""
+        return len(self._places)
+
+    def _check_index(self):
+        path = self.folder / INDEX
+        if path.exists() and not (self.folder / SINGLE).exists():
+            listed = _weight_map(path)
+            wrong = [
+                f"{key} is listed in {file} and stands in {self._places[key][0]}"
+                if key in self._places
+                else f"{key} is listed in {file} and not there"
+                for key, file in listed.items()
+                if key not in self._places or self._places[key][0] != file
+            ] + [f"{key} is not listed" for key in self._places if key not in listed]
+            if wrong:
+                raise FileError(f"{path} differs from the shards:\n  " + "\n  ".join(wrong))
+
+
+def read_header(path):
+    """Read and check the header of a safetensors file.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+
+    Returns
+    -------
+    header : dict of str to tuple
+        Format, shape, and the first byte and the one behind the last, counted from `start`.
+    start : int
+        First byte behind the header.
+
+    Raises
+    ------
+    FileError
+        If it is no safetensors file, is cut off, or the header lies about what is in it.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(8)
+            length = int.from_bytes(head, "little")
+            if head[:2] in PICKLES and not 0 < length <= size - 8:
+                raise FileError(
+                    f"{path} looks like a pickle or a PyTorch file, no safetensors. Nothing else "
+                    "is opened, because unpickling can run any code; convert it with the "
+                    "safetensors library where you trust it"
+                )
+            if len(head) < 8 or not 0 < length <= min(size - 8, LONGEST_HEADER):
+                raise FileError(
+                    f"{path} is no safetensors file, or cut off: its header should be {length} "
+                    f"bytes long, the file is {size}"
+                )
+            text = file.read(length)
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
+    try:
+        content = json.loads(text.decode(), object_pairs_hook=_no_twins)
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{path} is damaged: its header is no JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise FileError(f"{path} is damaged: its header is no JSON object")
+    content.pop("__metadata__", None)
+    start = 8 + length
+    header = {key: _entry(path, key, entry) for key, entry in content.items()}
+    _check_bytes(path, header, size - start)
+    return header, start
+
+
+def widen(x):
+    """Turn bfloat16 numbers, kept as the integers that their bits make, into float32.
+
+    Parameters
+    ----------
+    x : unsigned integer array of shape (...)
+        Of 16 bits.
+
+    Returns
+    -------
+    array of shape (...)
+
+    Examples
+    --------
+    >>> widen(np.array([0x3F80, 0xC000], "uint16"))
+    array([ 1., -2.], dtype=float32)
+    """
+    return (x.astype("<u4") << 16).view("<f4")
+
+
+def narrow(x):
+    """Round numbers to bfloat16, to the nearest and to even: the inverse of `widen`.
+
+    Parameters
+    ----------
+    x : array of shape (...)
+        Any numbers.
+
+    Returns
+    -------
+    unsigned integer array of shape (...)
+        Of 16 bits.
+
+    Examples
+    --------
+    >>> narrow(np.array([1.0, -2.0, np.nan], "float32")).tolist() == [0x3F80, 0xC000, 0x7FC0]
+    True
+    """
+    x = np.asarray(x, "<f4", order="C")
+    bits = x.view("<u4").astype("<u8")
+    bits += 0x7FFF + ((bits >> 16) & 1)
+    return np.where(np.isnan(x), 0x7FC0, bits >> 16).astype("<u2")
+
+
+def write_tensors(path, tensors, *, dtype="float32"):
+    """Write a safetensors file, one tensor after another.
+
+    Parameters
+    ----------
+    path : str or path
+        Replaced as a whole.
+    tensors : dict of str to array
+        Read one at a time; a callable is called for its array then.
+    dtype : {"float64", "float32", "float16", "bfloat16"}, default "float32"
+        What floating point numbers are rounded to.
+
+    Raises
+    ------
+    ValueError
+        If the dtype is none of them.
+    FileError
+        If it cannot be written.
+    """
+    if dtype not in FLOATS:
+        raise ValueError(f"dtype must be one of {', '.join(FLOATS)}, got {dtype!r}")
+    kind, path = FLOATS[dtype], Path(path)
+    width, end, header = np.dtype(DTYPES[kind]).itemsize, 0, {"__metadata__": {"format": "pt"}}
+    for name, x in tensors.items():
+        begin, end = end, end + math.prod(x.shape) * width
+        header[name] = {"dtype": kind, "shape": list(x.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the bytes behind it start on a multiple of 8
+    new = path.with_name(f".{path.name}.new")
+    try:
+        with new.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little"))
+            file.write(text)
+            for x in tensors.values():
+                x = narrow(x) if kind == "BF16" else np.asarray(x, DTYPES[kind], order="C")
+                file.write(x.data)
+        os.replace(new, path)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise FileError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def read_json(path):
+    """Read a JSON object.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    FileError
+        If it is missing, too large to be one, or no JSON object.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > LONGEST_HEADER:
+            raise FileError(f"{path} is too large: {path.stat().st_size} bytes")
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_twins)
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{path} is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise FileError(f"{path} holds no JSON object")
+    return content
+
+
+def _files(folder):
+    if not folder.is_dir():
+        raise FileError(f"there is no folder {folder}")
+    if (folder / SINGLE).exists():
+        return [SINGLE]
+    if (folder / INDEX).exists():
+        names = sorted(set(_weight_map(folder / INDEX).values()))
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise FileError(f"{folder} lacks the shards {', '.join(missing)}")
+        return names
+    others = sorted(path.name for path in folder.glob("*.bin"))
+    raise FileError(
+        f"{folder} has neither {SINGLE} nor {INDEX}"
+        + (f"; {others[0]} is a pickle, which is not opened: it could run any code" * bool(others))
+    )
+
+
+def _weight_map(path):
+    listed = read_json(path).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+        raise FileError(f"{path} has no weight_map from tensors to files")
+    for name in set(listed.values()):
+        plain = name == Path(name).name and "\\" not in name and "\0" not in name
+        if not plain or not name.endswith(".safetensors") or name.startswith("."):
+            raise FileError(f"{path} names {name!r}, which is no safetensors file beside it")
+    return listed
+
+
+def _no_twins(pairs):
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("a key appears twice")
+    return content
+
+
+def _entry(path, key, entry):
+    try:
+        kind, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        whole = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+    except (TypeError, KeyError, ValueError):
+        whole = False
+    if not whole:
+        raise FileError(f"{path} is damaged: what its header says of {key!r} is {entry!r}")
+    if kind not in DTYPES:
+        raise FileError(f"{path}: {key} is of dtype {kind!r}; known are {', '.join(DTYPES)}")
+    if end - begin != math.prod(shape) * np.dtype(DTYPES[kind]).itemsize:
+        raise FileError(
+            f"{path} is damaged: {key} {tuple(shape)} {kind} cannot fill bytes {begin} to {end}"
+        )
+    return kind, tuple(shape), begin, end
+
+
+def _check_bytes(path, header, size):
+    at = 0
+    for key, (_, _, begin, end) in sorted(header.items(), key=lambda item: item[1][2:]):
+        if begin != at:
+            raise FileError(
+                f"{path} is damaged: {key} begins at byte {begin}, the one before it ends at {at}"
+            )
+        at = end
+    if at != size:
+        raise FileError(f"{path} is cut off or damaged: its tensors take {at} bytes of {size}")
