@@ -121,20 +121,26 @@ for scale in (1, 1 / 0.07, 100):
 # ----------------
 #
 # An image shows a digit in one of four colours, somewhere; its caption says "red seven". Of the 40
-# pairs of colour and digit, 8 are kept for later, so 32 different captions make a batch. The image
-# tower is the ViT of lesson 05. The text tower is the same kind of transformer, in which a word
-# reads only the words before it, so that the last token, which ends the text, has read it all and
-# stands for it. A linear layer brings both to the same width, and both are scaled to length one.
+# pairs of colour and digit, 8 are kept for the test, so a batch has 32 captions, all different. The
+# image tower is the ViT of lesson 05. The text tower is the same kind of transformer, in which a
+# word reads only the words before it, so that the last token, which ends the text, has read it all
+# and stands for it. A linear layer brings both to the same width, and both are scaled to length
+# one.
 
 from scratch_vlm.data.augment import Affine
 from scratch_vlm.data.digits import split
 from scratch_vlm.data.images import normalize
-from scratch_vlm.data.scenes import HELD_OUT, VOCABULARY, DigitPool, draw_scenes, render
+from scratch_vlm.data.scenes import VOCABULARY, DigitPool, Item, Scene, render
 from scratch_vlm.data.tokens import END
 from scratch_vlm.layers.block import BlockConfig
 from scratch_vlm.models.clip import CLIPConfig, clip_backward, clip_clamp, clip_forward, clip_init
 from scratch_vlm.models.text import TextConfig
 from scratch_vlm.models.vit import ViTConfig
+
+every = [Scene((Item(colour, digit),)) for colour in range(4) for digit in range(10)]
+every = [every[i] for i in rng.permutation(40)]
+known, new = ([scene for scene in every if scene.held_out == kept] for kept in (False, True))
+assert (len(known), len(new)) == (32, 8)
 
 block = BlockConfig(width=64, heads=4, hidden=256, mlp="gelu_tanh")
 towers = {"outputs": 64, "block": block, "depth": 1, "head_bias": False}
@@ -142,29 +148,22 @@ config = CLIPConfig(
     ViTConfig((24, 24, 3), (8, 8), positions="axial", position_std=0.5, **towers),
     TextConfig(len(VOCABULARY), context=4, end=END, **towers),
 )
+
+
+def paint(rng, scenes, pool, warp=None):
+    pixels, _ = render(rng, scenes, pool, warp)
+    return pixels, VOCABULARY.encode([scene.caption for scene in scenes], length=4)
+
+
+def prepare(pixels):
+    return normalize(pixels, 0.0, 0.5)
+
+
 train_digits, test_digits = DigitPool(split("train")), DigitPool(split("test"))
-assert len(HELD_OUT) == 8
-
-
-def draw(rng, count, pool, warp=None, held_out=False):
-    """Draw images and texts; no two of a batch have the same caption."""
-    source, scenes = draw_scenes(rng, held_out=held_out, items=1), {}
-    while len(scenes) < count:
-        scenes[next(source)] = None
-    pixels, _ = render(rng, list(scenes), pool, warp)
-    captions = [scene.caption for scene in scenes]
-    return pixels, captions
-
-
-def prepare(pixels, captions):
-    return normalize(pixels, 0.0, 0.5), VOCABULARY.encode(captions, length=4)
-
-
-pixels, captions = draw(rng, 32, train_digits)
 p = clip_init(rng, config)
-loss, _ = clip_forward(*prepare(pixels, captions), p, config=config)
-print(f"{captions[0]!r}, {captions[1]!r}, ...: loss before training {loss:.2f}")
-assert len(set(captions)) == 32
+pixels, ids = paint(rng, known, train_digits)
+loss, _ = clip_forward(prepare(pixels), ids, p, config=config)
+print(f"{known[0].caption!r} and 31 others: loss before training {loss:.2f}")
 
 # %%
 # CLIP only asks for images and texts that belong together, and the loop is that of lesson 06. After
@@ -181,7 +180,8 @@ warp = Affine(degrees=15, scale=0.15, shift=0.8, shear=0.2)
 
 
 def batch(step):
-    return prepare(*draw(np.random.default_rng(step), 32, train_digits, warp))
+    pixels, ids = paint(np.random.default_rng(step), known, train_digits, warp)
+    return prepare(pixels), ids
 
 
 forward = partial(clip_forward, config=config)
@@ -200,24 +200,19 @@ from scratch_vlm.inference.embed import embed_images, embed_texts
 from scratch_vlm.viz.figures import similarity_matrix
 from scratch_vlm.viz.show import show
 
-rng = np.random.default_rng(5)
+
+def cosines(pixels, ids):
+    return embed_images(prepare(pixels), p, config) @ embed_texts(ids, p, config).T
 
 
-def known_and_new(known, new):
-    sets = draw(rng, known, test_digits), draw(rng, new, test_digits, held_out=True)
-    return np.concatenate([sets[0][0], sets[1][0]]), sets[0][1] + sets[1][1]
-
-
-def cosines(pixels, captions):
-    x, ids = prepare(pixels, captions)
-    return embed_images(x, p, config) @ embed_texts(ids, p, config).T
-
-
-few = known_and_new(4, 4)
-figure = similarity_matrix(cosines(*few), *few, title="Cosines of images and captions")
+few = known[:4] + new[:4]
+pictures, words = paint(rng, few, test_digits)
+captions = [scene.caption for scene in few]
+figure = similarity_matrix(cosines(pictures, words), pictures, captions, title="Who is like whom?")
 show(figure, "07_clip")
 
-right = np.stack([cosines(*known_and_new(32, 8)).argmax(axis=1) == range(40) for _ in range(10)])
+found = [cosines(*paint(rng, known + new, test_digits)).argmax(axis=1) for _ in range(10)]
+right = np.array(found) == range(40)
 print(f"right of 40: {right[:, :32].mean():.2f}, with a new combination {right[:, 32:].mean():.2f}")
 assert right[:, :32].mean() > 0.8 and right[:, 32:].mean() > 0.5
 
@@ -235,7 +230,7 @@ from scratch_vlm.training.loop import add_gradients
 from scratch_vlm.tree import leaves, tree_map, zeros_like
 
 p64 = tree_map(lambda x: x.astype(float), p)
-pairs = prepare(pixels.astype(float), captions)
+pairs = prepare(pixels.astype(float)), ids
 
 
 def gradient(pieces=1, **options):
@@ -280,8 +275,7 @@ assert np.allclose(same, whole)
 
 from scratch_vlm.ops.losses import sigmoid_contrastive_backward, sigmoid_contrastive_forward
 
-x, ids = prepare(pixels, captions)
-i, t = (a.astype(float) for a in (embed_images(x, p, config), embed_texts(ids, p, config)))
+i, t = embed_images(prepare(pixels), p64, config), embed_texts(ids, p64, config)
 s, b = np.array(math.log(10)), np.array(-10.0)
 costs = np.log1p(np.exp(-(2 * np.eye(32) - 1) * (np.exp(s) * i @ t.T + b)))
 blocks = [costs[m : m + 8, n : n + 8].sum() for m in range(0, 32, 8) for n in range(0, 32, 8)]
@@ -294,7 +288,7 @@ assert np.isclose(sigmoid_contrastive_forward(0 * i, t, s, 0 * b)[0], 32 * math.
 # ---------
 #
 # **1. Twins.** Two of 32 captions are the same, all arrows are perfect and the scale is as large as
-# you like. How small can the loss of CLIP be? (That is why ``draw`` refuses twins.)
+# you like. How small can the loss of CLIP be? (That is why a batch has none.)
 
 
 def check_twins(least):
