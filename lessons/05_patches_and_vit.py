@@ -28,9 +28,10 @@ for side in (1, 16):
 # Number the pixels of a 4 x 4 image from 0 to 15 and cut it into patches of 2 x 2. The first patch
 # holds pixels 0 and 1 of the first row and 4 and 5 of the second.
 #
-# In NumPy this is a change of view. A row of pixels is a row of patches and a row inside the patch,
-# and so with columns. So each of the two axes is split in two, and those that say *which patch* are
-# moved to the front. C counts the channels, such as red, green and blue.
+# In NumPy this is a change of view (lesson 01). Where a row of pixels is can be said in two
+# numbers, which row of patches and which row inside the patch, and columns likewise. So each of the
+# two axes is split in two, and those that say *which patch* go to the front. C counts the channels,
+# such as red, green and blue.
 
 import numpy as np
 
@@ -209,7 +210,7 @@ assert np.allclose(read, seen)
 # Not one number differs. What does differ is where words come from. A language has finitely many,
 # so a table will do; patches never repeat, so a linear layer replaces the table.
 #
-# The ViT-B/16 of the paper, B for base and 16 for its patch, is this and nothing more:
+# The ViT-B/16 that was published, B for base and 16 for its patch, is this and nothing more:
 
 from scratch_vlm.costs import vit_cost
 

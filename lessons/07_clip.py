@@ -14,44 +14,47 @@ This lesson derives the loss that makes them, and trains a small CLIP on real ha
 # Find your partner
 # -----------------
 #
-# What keeps all arrows from pointing the same way? Others to be told apart from. Take N images with
-# their N texts. Each image must find its own text among all N, which is the classification of
-# lesson 06 with the texts of the batch as classes; and each text must find its image.
+# If that were all, every arrow could point the same way. So there is a second demand: what does not
+# belong together must be told apart. Take N images with their N texts. Each image must find its own
+# text among all N, which is the classification of lesson 06 with the texts of the batch as classes;
+# and each text must find its image.
 #
-# The *score* of an image I and a text T is their dot product, for arrows of length one the cosine
-# of the angle between them, times a *scale*. Two images and two texts, each pair alike and at right
-# angles to the other, with a scale of ln 3:
+# The *score* of an image and a text is their dot product, which for arrows of length one is the
+# cosine of the angle between them, times a number, the *scale*. Here are two images and two texts.
+# In each pair the arrows are the same, at right angles to those of the other pair, and the scale is
+# ln 3. It is kept as its logarithm, s:
 
 import math
 
 import numpy as np
 
 images = texts = np.eye(2)
-log_scale = math.log(math.log(3))
+log_scale = math.log(math.log(3))  # s
 scores = np.exp(log_scale) * images @ texts.T
 print(np.exp(scores))
 assert np.allclose(np.exp(scores), [[3, 1], [1, 3]])
 
 # %%
-# Each image gives 3/4 to its text, and each text 3/4 to its image, so the loss is -ln(3/4), the
-# mean of the cross-entropy of the rows and that of the columns:
+# Each image gives 3/4 to its text, and each text 3/4 to its image. The loss is the mean of the
+# cross-entropy of the rows and that of the columns, here -ln(3/4):
 #
 # .. math:: Z = e^s I T^\top, \qquad
 #           L = -\frac{1}{2N} \sum_i \left( \ln P_{ii} + \ln Q_{ii} \right)
 #
 # P is the softmax of each row of Z and Q that of each column. Lesson 06 knows the gradient of each:
-# what was said minus what should have been said, which is the diagonal.
+# what was said minus what should have been said, which is the identity matrix, ones on the
+# diagonal.
 #
-# .. math:: dZ = \frac{P + Q - 2 \cdot \mathbf{1}}{2N}
+# .. math:: dZ = \frac{(P - \mathbf{1}) + (Q - \mathbf{1})}{2N}
 #
-# The rest is a product with a factor in front. The scale is :math:`e^s`, so that it stays positive
-# wherever training takes s, and :math:`\partial Z / \partial s` is Z itself:
+# The rest is a product with a factor in front. The factor is :math:`e^s` so that it stays positive
+# wherever training takes s, and the slope of Z with respect to s is Z itself:
 #
 # .. math:: dI = e^s\, dZ\, T, \qquad dT = e^s\, dZ^\top I, \qquad
 #           ds = \sum_{ij} dZ_{ij} Z_{ij}
 #
-# Read one row of the first: an image moves towards its own text, and away from the others, from
-# each as much as it is mistaken for it.
+# In words, downhill: an image moves towards its own text and away from the others, from each as far
+# as it is mistaken for it.
 
 from scratch_vlm.gradcheck import check
 from scratch_vlm.ops.losses import contrastive_backward, contrastive_forward
@@ -106,8 +109,8 @@ print(f"ln 32 = {math.log(32):.2f}")
 #
 # Cosines lie between -1 and 1. If every image had a cosine of 1 with its text and -1 with all other
 # texts, better than can be, the softmax of the bare cosines would still be far from sure. The
-# scale, also called inverse *temperature*, is learned. CLIP starts it at 1/0.07, about 14, and
-# holds it at 100 at most:
+# scale, the inverse of what is called *temperature*, is learned. CLIP starts it at 1/0.07, about
+# 14, and holds it at 100 at most:
 
 best = 2 * np.eye(32) - 1
 for scale in (1, 1 / 0.07, 100):
@@ -144,7 +147,7 @@ assert (len(known), len(new)) == (32, 8)
 
 block = BlockConfig(width=64, heads=4, hidden=256, mlp="gelu_tanh")
 towers = {"outputs": 64, "block": block, "depth": 1, "head_bias": False}
-config = CLIPConfig(
+config = CLIPConfig(  # "axial": a position vector for each row and one for each column of patches
     ViTConfig((24, 24, 3), (8, 8), positions="axial", position_std=0.5, **towers),
     TextConfig(len(VOCABULARY), context=4, end=END, **towers),
 )
@@ -194,7 +197,7 @@ assert losses[-20:].mean() < math.log(32) / 4
 # %%
 # The test shows hands that were never seen, and with them the 8 pairs that were never shown, though
 # each colour and each digit was. Each of 40 images must find its caption, ten times over. Guessing
-# finds one in 40. In the figure, the last four captions are new.
+# finds one in 40. In the figure, the last four captions are new ones.
 
 from scratch_vlm.inference.embed import embed_images, embed_texts
 from scratch_vlm.viz.figures import similarity_matrix
@@ -324,7 +327,7 @@ def check_siglip(backward):
 # -------
 #
 # * A. Radford et al., *Learning Transferable Visual Models From Natural Language Supervision*,
-#   2021, arXiv:2103.00020: figure 3, the loss in nine lines; section 2.5, the scale and its limit.
+#   2021, arXiv:2103.00020: figure 3, the loss as code; section 2.5, the scale and its limit.
 # * L. Gao et al., *Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup*, 2021,
 #   arXiv:2101.06983: encode in pieces, `scratch_vlm.recompute.chunked`.
 # * X. Zhai et al., *Sigmoid Loss for Language Image Pre-Training*, 2023, arXiv:2303.15343:
