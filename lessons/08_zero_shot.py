@@ -276,7 +276,7 @@ for (name, before), (_, after) in zip(leaves(p["image"]), leaves(locked["image"]
 #
 # Once the classes are chosen, their arrows are a matrix, and the text tower can go. And a vision
 # language model, from lesson 13 on, has a language model of its own: of CLIP it keeps the image
-# tower only, whose patches have learned what people say about images.
+# tower only, and reads its patches.
 
 kept, gone = (sum(leaf.size for _, leaf in leaves(p[tower])) for tower in ("image", "text"))
 print(f"kept {kept:,} weights and {ensemble.size} for ten classes; the other {gone:,} can go")

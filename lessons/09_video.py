@@ -88,7 +88,7 @@ figure = film_strip(
 show(figure, "09_video")
 
 # %%
-# This is *aliasing*, the wheel of a stage coach that turns backwards. What repeats must move by
+# This is *aliasing*, the coach wheel that turns backwards in old films. What repeats must move by
 # less than half of its period from one frame to the next, here by less than 12 pixels, or the way
 # cannot be told (the sampling theorem). No model can undo it, for it never sees the frames between.
 # At half the speed the same choice of frames is harmless:
@@ -126,8 +126,8 @@ assert np.array_equal(short.mask, [[1, 1, 0], [1, 1, 1]])
 # .. math:: y_f = \mathrm{encode}(x_f, p), \qquad
 #           dp = \sum_f \left(\frac{\partial y_f}{\partial p}\right)^{\!\top} dy_f
 #
-# It is for uses like this one that each backward of this library says ``g += ...`` and none ``g
-# =``.
+# For such uses the backwards of this library only ever *add* to a gradient, with ``+=`` (lesson
+# 01).
 
 
 def each_frame_forward(frames, p, encode):
@@ -239,8 +239,8 @@ assert not np.allclose(read(forwards, times), read(backwards, times))
 # Exercises
 # ---------
 #
-# **1. Too fast.** At 24 frames a second and with every eighth frame kept, which is the largest
-# whole number of pixels a frame at which the seven still seems to move left?
+# **1. Right again.** If every eighth frame is kept, which is the largest whole number of pixels a
+# frame, below 12, at which the seven seems to move left, as it does?
 
 
 def check_speed(speed):
