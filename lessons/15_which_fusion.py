@@ -71,10 +71,9 @@ print(f"looking aside adds {looking:,} in each layer that looks")
 # Real sizes
 # ----------
 #
-# Take a language model as those of 7 billion weights: 32 blocks of width 4096, with an MLP of 11008
-# in three matrices. An image has 576 tokens, as in LLaVA. The cross-modal one looks in every fourth
-# block, as Llama 3.2 Vision does (it looks from 8 of 40). A question of 64 words, with 0 to 64
-# images:
+# Take a language model as those of seven billion weights: 32 blocks of width 4096, with an MLP of
+# 11008 in three matrices. An image has 576 tokens, as in LLaVA. The cross-modal one looks aside in
+# every fourth block, as Llama 3.2 Vision nearly does. A question of 64 words, with 0 to 64 images:
 
 from dataclasses import replace
 
