@@ -82,7 +82,8 @@ card.shutdown()
 # On a double logarithmic scale that is a slope and a flat part, a *roofline*. The figures are those
 # of the data sheet of an H100 (SXM): 989 TFLOP/s in 16 bits, 67 in 32, and 3.35 TB/s.
 
-PEAK, PEAK32, BANDWIDTH = 989e12, 67e12, 3.35e12
+TERA = 1e12
+PEAK, PEAK32, BANDWIDTH = 989 * TERA, 67 * TERA, 3.35 * TERA
 
 
 def intensity_of_product(n, size):
@@ -115,8 +116,8 @@ intensity = 2.0 ** np.arange(-2, 13)
 figure = lines(
     intensity,
     {
-        "16 bits": np.minimum(PEAK, BANDWIDTH * intensity) / 1e12,
-        "32 bits": np.minimum(PEAK32, BANDWIDTH * intensity) / 1e12,
+        "16 bits": np.minimum(PEAK, BANDWIDTH * intensity) / TERA,
+        "32 bits": np.minimum(PEAK32, BANDWIDTH * intensity) / TERA,
     },
     across="operations for each byte moved",
     up="TFLOP/s at best",
@@ -201,8 +202,7 @@ if not problem:
     assert np.allclose(to_host(y), expected, atol=1e-5)
 
 # %%
-# The lines with arrays move each number about 12 times (six steps that read and write), the kernel
-# 2 times.
+# Six steps with arrays read and write each number six times, the kernel once.
 #
 # Sixteen bits
 # ------------
