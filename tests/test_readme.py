@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scratch_vlm.experiments.lessons import find_lessons
 from scratch_vlm.layers.block import BlockConfig
 from scratch_vlm.models.vit import ViTConfig, vit_forward, vit_init
 from scratch_vlm.ops.attend import attention_weights
@@ -153,6 +154,11 @@ def test_published_example_runs(tmp_path, monkeypatch):
         "config.json",
         "model.safetensors",
     }
+
+
+def test_lessons_are_listed_with_their_questions():
+    listed = re.findall(r"^\| (\d\d) \| (.+?) \|$", README, re.M)
+    assert listed == [(lesson.number, lesson.question) for lesson in find_lessons(ROOT)]
 
 
 def test_files_it_names_exist():
