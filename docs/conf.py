@@ -1,6 +1,6 @@
 """Sphinx: the lessons as pages, and a page for every function of the library.
 
-    python -m pip install -e ".[docs]" && python -m sphinx -W -b html docs docs/_build/html
+python -m pip install -e ".[docs]" && python -m sphinx -W -b html docs docs/_build/html
 """
 
 import os
@@ -26,7 +26,7 @@ extensions = [
 ]
 # Answers bear the names of their lessons. They are no pages, so that no link can mean them.
 suppress_warnings = ["sphinx_gallery.duplicate_filename"]
-exclude_patterns = ["_build", "sg_execution_times.rst"]
+exclude_patterns = ["_build", "explorer", "sg_execution_times.rst"]
 templates_path = ["_templates"]
 default_role = "autolink"  # `name` is a link where there is a page for it
 source_suffix = {".rst": "restructuredtext", ".md": "markdown"}
@@ -37,6 +37,7 @@ html_title = "scratch_vlm"
 html_math_renderer = "mathml"
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]
+html_extra_path = ["explorer"]  # a page of its own: explorer.html
 html_show_sourcelink = False
 
 autosummary_generate = True
