@@ -22,7 +22,7 @@ DESCRIPTION = """\
 Vision language models from scratch: every forward with its backward, no autograd.
 
 Start with
-  scratch-vlm demo            train a ViT, a CLIP and models that see and speak, look at all (5 min)
+  scratch-vlm demo            train a ViT, a CLIP and models that see and speak, look at all (7 min)
   scratch-vlm compare         train two vision language models, and ask them (30 min)
   scratch-vlm gradcheck       check the gradient of every layer and model to machine precision
   scratch-vlm lessons         read how all of it works, and run what you read
@@ -34,7 +34,7 @@ An error is one line that says what to do. To see where it comes from, set SCRAT
 """
 
 DEMO = """\
-Train one model of each kind on real handwritten digits, on two cores in about five minutes:
+Train one model of each kind on real handwritten digits, on two cores in about seven minutes:
 
   1. a Vision Transformer that names single digits,
   2. a CLIP that matches scenes of two coloured digits with captions such as
