@@ -15,6 +15,7 @@ from scratch_vlm.viz.style import (
     text_width,
 )
 
+_SAID = {"size": SMALL}
 _LINED = {"va": "center_baseline"}  # words in a line, whatever hangs below some of them
 
 
@@ -197,7 +198,12 @@ def seen_images(words, images, weights, seen, *, title=None, theme="light"):
         picture = min(size, 0.9)
         top = MARGIN + picture * images.shape[1] / images.shape[2] + 0.1
         tall = row * len(words)
-        sheet = Sheet(left + count * pitch - gap + MARGIN, top + tall + MARGIN, look, title)
+        foot = line_height(SMALL)
+        sheet = Sheet(left + count * pitch - gap + MARGIN, top + tall + foot + MARGIN, look, title)
+        sheet.text(
+            left - 0.1, top + tall + foot / 2, "patch", **_SAID, color=look.muted, ha="right"
+        )
+        numbered = patches if size / patches > text_width(str(patches), SMALL) + 0.03 else 0
         high = float(flat.max()) or 1.0
         for i, image in enumerate(images):
             x = left + i * pitch
@@ -206,6 +212,10 @@ def seen_images(words, images, weights, seen, *, title=None, theme="light"):
             axes.imshow(look.ramp()(np.asarray(weights)[:, i] / high), aspect="auto")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set(visible=True, color=look.rule)
+            for n in range(numbered):
+                middle = x + (n + 0.5) * size / patches
+                said = {**_SAID, "color": look.muted, "ha": "center"}
+                sheet.text(middle, top + tall + foot / 2, str(n + 1), **said)
             for t in np.flatnonzero(~np.asarray(seen)[:, i]):
                 corner = -0.5, t - 0.5
                 axes.add_patch(
