@@ -3,9 +3,8 @@ How to read 10,000 inputs?
 ==========================
 
 In a Vision Transformer every patch reads every other. Without patches, on bare pixels, that is
-hopeless: a picture of 100 x 100 pixels has 10,000 of them. The *Perceiver* has a way out that is
-so simple that half of all vision language models use it today. A few learned tokens, the *latents*,
-read the pixels; the pixels read nobody.
+hopeless: a picture of 100 x 100 pixels has 10,000 of them. The *Perceiver* has a way out: a few
+learned tokens, the *latents*, read the pixels, and the pixels read nobody.
 
 We measure what that saves, find the gradient of weights that are used again and again, and shuffle
 the pixels of real digits to see what the Perceiver makes of them.
@@ -33,10 +32,8 @@ print(f"scores: {inputs * inputs:,} or {latents * inputs:,}")
 # the inputs should take about four times and twice as long:
 
 rng = np.random.default_rng(0)
-counts, seconds = (
-    [500, 1000, 1500, 2000, 2500, 3000],
-    {"everybody reads": [], "32 latents read": []},
-)
+counts = [500, 1000, 1500, 2000, 2500, 3000]
+seconds = {"everybody reads": [], "32 latents read": []}
 for count in counts:
     x = rng.normal(size=(1, 1, count, 16)).astype("float32")
     asking = {"everybody reads": x, "32 latents read": x[:, :, :latents]}

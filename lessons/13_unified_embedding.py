@@ -205,3 +205,101 @@ assert moved == {"sight", "lm"}
 for kind in KINDS:
     assert results[2][kind] > results[1][kind] + 0.2
     assert results[2][kind] > guess[kind] + 0.3
+
+# %%
+# *Question only* is who never looks and gives the likeliest answer. After stage one the model is
+# hardly better: a frozen language model, so small and so briefly trained, has little to be told
+# with. Seeing comes when it learns, too. Was stage one worth its time? Leave it out and compare:
+# one entry of ``stages``.
+#
+# The row, looked at
+# ------------------
+#
+# Here is what the model reads and what it learns from it, for a board of the test. The bars show
+# how the last word of the question divides its attention in the first block: it must find its digit
+# among the patches, for what comes next is its colour.
+
+from scratch_vlm.data.scenes import DIGIT_NAMES
+from scratch_vlm.models.unified import unified_forward
+from scratch_vlm.ops.attend import attention_weights
+from scratch_vlm.ops.patches import patchify_forward
+from scratch_vlm.viz.sequences import token_row
+from scratch_vlm.viz.show import show
+
+asked = test.questions["colour"]
+ids = [encode_chat(bpe, [Turn(q.text, media=1)], placeholders=9)[0] for q in asked]
+_, saved = unified_forward(np.array(ids), pixels, p, config=model)
+heads = attention_weights(saved["trunk"]["blocks"]["0"]["attn"]["attend"])  # (B, A, T, T)
+reads = heads[:, :, -1].mean(axis=1)  # (B, T), of the last word
+
+digits = [DIGIT_NAMES.index(q.text.split()[-1]) for q in asked]
+cells = [
+    board.cells[[item.digit for item in board.items].index(digit)]
+    for board, digit in zip(test.boards, digits, strict=True)
+]
+found = np.mean(reads[:, 1:10].argmax(axis=1) == cells)
+print(f"the patch that is read most shows the digit that is asked for: {found:.0%}")
+assert found > 0.75
+
+cut, _ = patchify_forward(test.images[:1], patch=(8, 8))
+row, labels = encode_chat(bpe, [Turn(asked[0].text, asked[0].answer, media=1)], placeholders=9)
+tokens = [bpe.text([i]).strip() for i in row]
+tokens[1:10] = cut[0].reshape(9, 8, 8, 3)
+labels = [None if label == -100 else bpe.text([label]).strip() for label in labels]
+shares = np.pad(reads[0], (0, len(tokens) - len(reads[0])))  # the answer is not there yet
+figure = token_row(tokens, labels, shares, names=("it reads", "it learns"))
+show(figure, "13_unified_embedding")
+
+# %%
+# Patches can be words. The price: each of them takes a place in the row, in every block and in the
+# KV cache. Lesson 14 keeps them out of the row.
+#
+# Exercises
+# ---------
+#
+# **1. How long is the row?** An image of side H is cut into patches of side P; ``by`` x ``by``
+# neighbours are joined into one token (*pixel shuffle*); a video has F frames. How many visual
+# tokens?
+
+
+def check_tokens(tokens):
+    assert tokens(side=336, patch=14, frames=1, by=1) == 576, "LLaVA-1.5"
+    assert tokens(side=336, patch=14, frames=1, by=2) == 144
+    assert tokens(side=24, patch=8, frames=5, by=3) == 5
+
+
+# %%
+# **2. The vector of the gap.** The token ``<image>`` has a row in the embedding, like every word.
+# What is its gradient, whatever the loss?
+
+
+def check_gap(gradient):
+    row = g["lm"]["tokens"]["w"][model.image]
+    assert g["lm"]["tokens"]["w"].any(), "other words do learn"
+    assert np.array_equal(np.broadcast_to(gradient, row.shape), row), "it is overwritten"
+
+
+# %%
+# **3. Patches are no sequence.** A causal mask lets the last patch see the first, and not the other
+# way round. In the order called *prefix* all patches of an image see each other. Write its mask for
+# one row with one image, from a boolean array that is True at the visual tokens.
+
+
+def check_prefix(prefix_mask):
+    at = np.array([False, True, True, True, False, False])
+    mask = np.asarray(prefix_mask(at))
+    assert mask.shape == (6, 6) and mask[1:4, 1:4].all(), "all patches see each other"
+    words = ~at[:, None] | ~at
+    assert np.array_equal(mask[words], np.tri(6, dtype=bool)[words]), "the rest stays causal"
+
+
+# %%
+# Sources
+# -------
+#
+# * H. Liu et al., *Visual Instruction Tuning*, 2023, arXiv:2304.08485, section 4: the architecture
+#   and its two stages.
+# * H. Liu et al., *Improved Baselines with Visual Instruction Tuning*, 2023, arXiv:2310.03744,
+#   section 3: the projector used here.
+# * M. Tsimpoukelli et al., *Multimodal Few-Shot Learning with Frozen Language Models*, 2021,
+#   arXiv:2106.13884: images as vectors in front of the words of a frozen model.

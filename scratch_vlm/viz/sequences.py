@@ -143,13 +143,13 @@ def token_row(
                 colour = look.right if label is not None else look.rule
                 box = Rectangle((x, top), width, side, facecolor=look.paper, edgecolor=colour)
                 sheet.page.add_patch(box)
-                sheet.text(x + width / 2, top + side / 2, token, ha="center")
+                sheet.text(x + width / 2, top + side / 2, token, **_LINED, ha="center")
             else:
                 sheet.image(x + (width - side) / 2, top, side, token)
             if label is None:
                 sheet.text(x + width / 2, below, "·", ha="center", color=look.muted)
             else:
-                sheet.text(x + width / 2, below, label, ha="center", color=look.right)
+                sheet.text(x + width / 2, below, label, **_LINED, ha="center", color=look.right)
             if weights is not None:
                 _bar(sheet, x, top - 0.05, width, weights[i], weights.max(), look)
             x += width + gap
