@@ -59,8 +59,9 @@ assert np.allclose(y[0], [0.8, 0.6])
 rng = np.random.default_rng(0)
 for d in (4, 64, 1024):
     dots = (rng.normal(size=(10_000, d)) * rng.normal(size=(10_000, d))).sum(axis=1)
-    print(f"d = {d:4}: spread of the scores {dots.std():5.1f}, divided {dots.std() / d**0.5:.2f}")
-    assert abs(dots.std() / d**0.5 - 1) < 0.05
+    spread = dots.std()
+    print(f"d = {d:4}: spread of scores {spread:5.1f}, divided {spread / d**0.5:.2f}")
+    assert abs(spread / d**0.5 - 1) < 0.05
 
 # %%
 # Why subtract?

@@ -127,7 +127,7 @@ videos, every gradient included. Each is a script that proves what it says.
   scratch-vlm lessons run        run all
   scratch-vlm lessons open 02    open its page in the browser, or its script if no pages are built
 
-To build the pages: pip install -e ".[docs]" && python docs/build.py
+To build the pages: pip install -e ".[docs]" && python -m sphinx -b html docs docs/_build/html
 """
 
 ASK = """\

@@ -18,6 +18,8 @@ SILENT = (  # what is no claim about the lesson: code, equations, publications, 
     r":\w+:`.*?`",
     r"`.*?`",
     r"arXiv:\S+",
+    r"Llama \d(\.\d)?",
+    r"(issues?|pull requests?)\s\d+(\sand\s\d+)?",  # of other projects
     r"[Ll]essons? \d\d( (and|to) \d\d)?",
     r"\*\*\d\. ",  # the number of an exercise
 )
