@@ -40,7 +40,7 @@ def lay_backward(dy, at):
 ids = np.array([[4, 9, 9, 7]])
 words, visual = ids[..., None] / 10, np.array([[5.0], [6.0]])
 y, saved = lay_forward(words, visual, ids == 9)
-print(y[0, :, 0])
+print(words[0, :, 0], "becomes", y[0, :, 0])
 assert y[0, :, 0].tolist() == [0.4, 5, 6, 0.7]
 
 # %%
@@ -75,7 +75,7 @@ except ValueError as error:
 # What is to be learned
 # ---------------------
 #
-# Here is a conversation about a board of nine patches, as the model reads it, and under it the
+# Here is a conversation about a board of nine patches, as the model reads it, and beside it the
 # *labels*. The loss counts only where a label stands: on the answer and the end behind it. Nobody
 # wants the model to foretell the question or the image. Elsewhere the label is -100, which the
 # cross-entropy leaves out.
@@ -167,7 +167,7 @@ assert dmedia.shape == (1, 1, 24, 24, 3) and np.abs(dmedia).max() > 0
 # The projector knows nothing yet. Train everything at once, and its noise would first wreck what
 # the language model knows. So *stage one* trains the projector alone: it learns to speak the
 # language of the model, which is frozen, as is the tower. *Stage two* trains projector and language
-# model together. The tower stays frozen in both. Freezing is a rule over names, as in lesson 07.
+# model together. The tower stays frozen in both. Freezing is a rule over names, see lesson 08.
 
 stages = [(200, "sight/connector/.*"), (500, "sight/connector/.*|lm/.*")]
 test = evaluation_boards("test", 256)
