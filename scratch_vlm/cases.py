@@ -941,7 +941,7 @@ def _(rng, n):
         gate=0.5,
         gate_width=_either(rng, "one", "channel"),
         skip_blind=_either(rng, True, False),
-        blind=_either(rng, *gated.BLIND),
+        blind=_either(rng, "zero", *gated.BLIND),
     )
     p = random_parameters(rng, gated.gated_block_init(rng, config))
     options = {"config": config, "mask": _maybe_mask(rng, n, n.S), **_maybe_dice(rng)}
@@ -952,7 +952,10 @@ def _(rng, n):
 @_case("layers.gated.gated_self")
 def _(rng, n):
     config = _block_config(rng, n, rotary_base=None)
-    p = random_parameters(rng, gated.gated_self_init(rng, config))
+    gates = gated.gated_self_init(rng, config)
+    if rng.random() < 0.5:  # one for each channel
+        gates |= {name: np.zeros(n.D) for name in ("attn_gate", "mlp_gate")}
+    p = random_parameters(rng, gates)
     options = {"config": config, "mask": _maybe_mask(rng, n, n.T)}
     return Case((_normal(rng, n.B, n.T, n.D),), p, options)
 
@@ -961,8 +964,8 @@ def _tiled_case(rng, n, name):
     patch, tiles = (2, 3), _either(rng, 1, 2)
     image = (n.rows * patch[0], n.columns * patch[1], n.C)
     block = _block_config(rng, n, rotary_base=None, dropout=0.0)
-    layers = _either(rng, (), (0,), (1, 0))
-    config = mllama.TiledConfig(image, patch, tiles, 3, block, 2, 1, layers)
+    layers = _either(rng, (), (1,), (0, 1, 1))
+    config = mllama.TiledConfig(image, patch, tiles, 3, block, 2, 3, layers)
     p = random_parameters(rng, mllama.tiled_vit_init(rng, config))
     options = {"config": config, "ratios": rng.integers(0, 3, n.B)}
     if name == "tiled_vit":

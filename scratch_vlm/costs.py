@@ -147,7 +147,7 @@ def norm_cost(kind, width, tokens):
     return Cost((2 if kind == "layer" else 1) * width, activations=tokens * (width + 1))
 
 
-def attend_cost(heads, head_width, tokens, answers):
+def attend_cost(heads, head_width, tokens, answers, *, value_width=None):
     """Cost of attention without its linear layers: the only part that grows with T times S.
 
     Parameters
@@ -156,6 +156,8 @@ def attend_cost(heads, head_width, tokens, answers):
         A and K.
     tokens, answers : int
         T that ask and S that answer.
+    value_width : int, optional
+        J, channels of a head's values. Default K.
 
     Returns
     -------
@@ -166,7 +168,8 @@ def attend_cost(heads, head_width, tokens, answers):
     Scores and what they read, ``q @ k.T`` and ``e @ v``; saved are q, e and a sum for each row.
     A causal mask hides half of the scores, but they are computed.
     """
-    flops = 4 * heads * tokens * answers * head_width
+    j = head_width if value_width is None else value_width
+    flops = 2 * heads * tokens * answers * (head_width + j)
     return Cost(0, flops, 2 * flops, heads * tokens * (head_width + answers + 1))
 
 
@@ -193,7 +196,7 @@ def self_attention_cost(block, tokens, *, past=0):
     return (
         linear_cost(block.width, joined, tokens, bias=has_bias(block.bias, "qkv"))
         + Cost(activations=tokens * (joined + turned))  # keys and values are views of the product
-        + attend_cost(block.heads, k, tokens, past + tokens)
+        + attend_cost(block.heads, k, tokens, past + tokens, value_width=j)
         + linear_cost(inside, block.width, tokens, bias=has_bias(block.bias, "out"))
     )
 
@@ -219,14 +222,15 @@ def cross_attention_cost(block, tokens, answers, source_width, *, head_width=Non
     Cost
     """
     k = block.per_head if head_width is None else head_width
-    inside, keys_values = block.heads * k, 2 * _kv_heads(block) * k
+    j = k if block.value_width is None else block.value_width
+    inside, keys_values = block.heads * j, _kv_heads(block) * (k + j)
     return (
-        linear_cost(block.width, inside, tokens, bias=has_bias(block.bias, "q"))
+        linear_cost(block.width, block.heads * k, tokens, bias=has_bias(block.bias, "q"))
         + linear_cost(
             source_width, keys_values, 0 if kept else answers, bias=has_bias(block.bias, "kv")
         )
         + Cost(activations=answers * keys_values)
-        + attend_cost(block.heads, k, tokens, answers)
+        + attend_cost(block.heads, k, tokens, answers, value_width=j)
         + linear_cost(inside, block.width, tokens, bias=has_bias(block.bias, "out"))
     )
 
@@ -527,7 +531,7 @@ def clip_cost(config, *, image=None, tokens=None):
 
 
 def bert_cost(config, *, tokens=None):
-    """Cost of BERT with its pooler, of one text.
+    """Cost of BERT with its pooler or its head of masked words, of one text.
 
     Parameters
     ----------
@@ -541,14 +545,20 @@ def bert_cost(config, *, tokens=None):
     Cost
     """
     block, tokens = config.block, config.context if tokens is None else tokens
-    return (
+    answered = 1 if config.head == "pool" else tokens
+    cost = (
         Cost((config.vocabulary + config.context + config.segments) * block.width)
         + norm_cost(block.norm, block.width, tokens)
         + _dropout_cost(block, tokens)
         + config.depth * block_cost(block, tokens)
-        + linear_cost(block.width, block.width, 1)
-        + Cost(activations=block.width)  # tanh
+        + linear_cost(block.width, block.width, answered)
+        + Cost(activations=answered * block.width)  # the slope of the activation
     )
+    if config.head == "words":  # scored by the table of the words
+        scores = linear_cost(block.width, config.vocabulary, tokens, bias=False)
+        cost += norm_cost(block.norm, block.width, tokens) + replace(scores, parameters=0)
+        cost += Cost(config.vocabulary)
+    return cost
 
 
 def language_model_cost(config, *, tokens=None, past=0):
@@ -655,19 +665,26 @@ def perceiver_cost(config, *, inputs):
     Returns
     -------
     Cost
+
+    Notes
+    -----
+    Learned positions go through their linear layer once for a whole batch, which is not counted.
     """
     block, latents = config.block, config.latents
-    cross = cross_block_cost(
-        config.cross, latents, inputs, config.input_width, head_width=config.cross_head_width
-    )
+    cross = cross_block_cost(config.cross, latents, inputs, config.input_width)
     tower = config.depth * block_cost(block, latents)
     cost = Cost(latents * block.width)
+    if config.learned is not None:
+        wide, places = config.learned, math.prod(config.shape)
+        cost += linear_cost(config.channels, wide, inputs)
+        cost += Cost((places + wide + 1) * wide)
     cost += cross.run(config.reads, kinds=config.crosses)
     cost += tower.run(config.repeats, kinds=config.towers)
     if config.decoder == "query":
-        cost += Cost(block.width) + cross_block_cost(config.cross, 1, latents, block.width)
+        cost += Cost(block.width) + cross_block_cost(config.decoding, 1, latents, block.width)
     else:
-        cost += norm_cost(block.norm, block.width, latents) + Cost(activations=latents)
+        normed = 1 if config.decoder == "mean_first" else latents
+        cost += norm_cost(block.norm, block.width, normed) + Cost(activations=latents)
     return cost + linear_cost(block.width, config.outputs, 1) if config.outputs else cost
 
 

@@ -24,6 +24,7 @@ from scratch_vlm.layers import (
     resampler,
 )
 from scratch_vlm.layers.block import BlockConfig
+from scratch_vlm.layers.mlp import GATED
 from scratch_vlm.layers.resampler import resampler_init
 from scratch_vlm.models import (
     bert,
@@ -195,16 +196,26 @@ def clip_measured(seed):
 
 def bert_measured(seed):
     config = config_of("models.bert.bert", seed)
+    if seed % 2:
+        block = replace(config.block, mlp="gelu" if config.block.mlp in GATED else config.block.mlp)
+        config = replace(config, block=block, head="words")
     p = bert.bert_init(dice(), config)
 
     def forward(batch):
         ids = ids_of(config, batch, config.context)
         x, s_bert = bert.bert_forward(ids, p, config=config, rng=dice())
-        y, s_pool = bert.bert_pool_forward(x, p["pool"])
-        return y, (s_bert, s_pool)
+        if config.head == "pool":
+            y, s_head = bert.bert_pool_forward(x, p["pool"])
+        else:
+            y, s_head = bert.bert_words_forward(x, p, config=config)
+        return y, (s_bert, s_head)
 
     def backward(dy, saved, g):
-        bert.bert_backward(bert.bert_pool_backward(dy, saved[1], g["pool"]), saved[0], g)
+        if config.head == "pool":
+            dx = bert.bert_pool_backward(dy, saved[1], g["pool"])
+        else:
+            dx = bert.bert_words_backward(dy, saved[1], g)
+        bert.bert_backward(dx, saved[0], g)
 
     return costs.bert_cost(config), measured(forward, p, backward)
 
@@ -237,9 +248,10 @@ def perceiver_measured(seed):
     config = config_of("models.perceiver.perceiver", seed)
     p = perceiver.perceiver_init(dice(), config)
     inputs = int(np.prod(config.shape))
-    x = normal(3, inputs, config.channels)
     cost = measured(
-        lambda b: perceiver.perceiver_forward(x[:b], p, config=config, rng=dice()),
+        lambda b: perceiver.perceiver_forward(
+            normal(b, inputs, config.channels), p, config=config, rng=dice()
+        ),
         p,
         perceiver.perceiver_backward,
     )
@@ -248,8 +260,10 @@ def perceiver_measured(seed):
 
 def attention_measured(seed):
     block = config_of("layers.block.pre_block", seed)
+    wide = {"head_width": (None, 6)[seed % 2], "value_width": (None, 3)[seed // 2 % 2]}
+    block = replace(block, **wide)
     heads = {"heads": block.heads, "kv_heads": block.kv_heads}
-    p = attention.self_attention_init(dice(), block.width, **heads, bias=block.bias)
+    p = attention.self_attention_init(dice(), block.width, **heads, **wide, bias=block.bias)
     options = {**heads, "rotary_base": block.rotary_base}
     cost = measured(
         lambda b: attention.self_attention_forward(normal(b, 7, block.width), p, **options),

@@ -46,7 +46,7 @@ def test_results_table_is_the_committed_mean_of_three_seeds(start, name):
 
 def mean(name):
     result = read("compare.json")["results"][name]
-    assert len(result["values"]) == 2
+    assert len(result["values"]) == 3
     return f"{result['mean']:.3f}"
 
 
@@ -139,6 +139,20 @@ def test_example_runs(capsys):
     (example,) = [block for block in blocks if "check(" in block]
     exec(compile(example, "README.md", "exec"), {})
     assert "gamma" in capsys.readouterr().out
+
+
+def test_published_example_runs(tmp_path, monkeypatch):
+    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
+    (example,) = [block for block in blocks if "load_pretrained(" in block]
+    (case,) = re.findall(r'load_pretrained\("(.*?)"\)', example)
+    (tmp_path / case).parent.mkdir(parents=True)
+    (tmp_path / case).symlink_to(ROOT / case)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {})
+    assert {path.name for path in (tmp_path / "trained").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+    }
 
 
 def test_files_it_names_exist():

@@ -32,6 +32,7 @@ DIRECTIONS = tuple(OPPOSITE)
 TOWARDS = {"left": -1, "right": 1, "up": -1, "down": 1}  # along a row, or along a column
 SPEED = 4  # pixels from frame to frame; at half the torus, 12, both directions look the same
 ROOM = SIZE - CELL  # pixels that a digit can move without wrapping
+KINDS = ("direction", "colour", "which_digit", "digit")  # of questions on the whole clip
 TRAVEL = (12, ROOM)  # least and most pixels that digits move in a clip that does not wrap
 FRAME_NAMES = (*DIGIT_NAMES[1:], "ten", "eleven", "twelve")
 PLACES = tuple(
@@ -303,7 +304,7 @@ def questions(clip, cells=None):
 
 
 def training_clips(
-    rng, count, pool, frames, *, torus=1.0, speeds=(SPEED, SPEED), places=4, warp=None
+    rng, count, pool, frames, *, torus=1.0, speeds=(SPEED, SPEED), kinds=KINDS, warp=None
 ):
     """Draw a batch of clips, and questions on each in random order.
 
@@ -322,8 +323,10 @@ def training_clips(
         wrapping learns directions late or never: begin with 0 and go on with 0.8.
     speeds : (int, int), default (4, 4)
         Fewest and most pixels from frame to frame on the torus, drawn for each clip.
-    places : int, default 4
-        Questions for places on each clip, of 2 F; they teach to keep frames apart.
+    kinds : sequence of str, default ("direction", "colour", "which_digit", "digit")
+        What to ask; two questions of each kind, and two for each frame of ``"place"``. A model
+        that is asked for places from the start learns where things are in all frames together,
+        and directions late or never.
     warp : Affine, optional
         Warp each digit at random.
 
@@ -332,7 +335,7 @@ def training_clips(
     frames : array of shape (B, F, 24, 24, 3)
         In [0, 1], in float32.
     questions : list of list of Question
-        8 + `places` for each clip.
+        For each clip.
 
     Raises
     ------
@@ -344,18 +347,16 @@ def training_clips(
     _check_frames(frames)
     if not 0 <= torus <= 1:
         raise ValueError(f"torus is a share of clips, 0 to 1, got {torus}")
-    if not 0 <= places <= 2 * frames:
-        raise ValueError(f"places must be 0 to {2 * frames} for {frames} frames, got {places}")
+    known = (*KINDS, "place")
+    if not kinds or not set(kinds) <= set(known):
+        raise ValueError(f"kinds must be some of {', '.join(known)}, got {kinds}")
     source = draw_clips(rng)
     clips = [next(source) for _ in range(count)]
     on_torus = rng.random(count) < torus
     images, cells = render_clips(rng, clips, pool, frames, torus=on_torus, speeds=speeds, warp=warp)
     asked = []
     for clip, where in zip(clips, cells, strict=True):
-        every = questions(clip, where)
-        of_places = [question for question in every if question.kind == "place"]
-        chosen = [question for question in every if question.kind != "place"]
-        chosen += [of_places[i] for i in rng.permutation(len(of_places))[:places]]
+        chosen = [question for question in questions(clip, where) if question.kind in kinds]
         asked.append([chosen[i] for i in rng.permutation(len(chosen))])
     return images, asked
 

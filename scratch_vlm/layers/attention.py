@@ -380,9 +380,9 @@ def _split(x, heads):
     b, t, _ = x.shape
     views, start = [], 0
     for count, width in heads:
-        part = x[:, :, start : start + count * width]
-        views.append(part.reshape(b, t, count, width).swapaxes(1, 2))
-        start += count * width
+        end = start + count * width
+        views.append(x[:, :, start:end].reshape(b, t, count, width).swapaxes(1, 2))
+        start = end
     return views
 
 

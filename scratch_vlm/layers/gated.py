@@ -322,7 +322,7 @@ def gated_self_forward(x, p, *, config, mask=None):
     x : array of shape (B, T, D)
         Tokens.
     p : dict
-        As `gated_self_init` makes it.
+        As `gated_self_init` makes it; a gate may also be one number for each channel.
     config : BlockConfig
         The kind of block, with norms before the sublayers and without rotary positions.
     mask : boolean array broadcastable to (B, A, T, S), optional

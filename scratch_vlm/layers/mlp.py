@@ -12,6 +12,10 @@ GATED = {  # names of Shazeer's variants, and the activation of their gate
     "geglu_tanh": "gelu_tanh",
     "reglu": "relu",
     "glu": "sigmoid",
+    # and others that published configs name
+    "quick_geglu": "quick_gelu",
+    "tanh_glu": "tanh",
+    "squared_reglu": "squared_relu",
 }
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scratch_vlm.backend import add_at, namespace
+from scratch_vlm.backend import namespace
 from scratch_vlm.layers.block import (
     BLOCKS,
     BlockConfig,
@@ -38,7 +38,6 @@ from scratch_vlm.layers.norm import (
 )
 from scratch_vlm.models.lm import LMConfig, trunk_order
 from scratch_vlm.ops.patches import patch_grid, patchify_backward, patchify_forward
-from scratch_vlm.tree import FROZEN
 
 ALIGN = 8  # tokens of a tile are filled up to a multiple of this
 
@@ -225,17 +224,18 @@ def tiled_vit_backward(dy, s, g):
     dimages : array of shape (B, I, H, W, C)
     """
     config, xp = s["config"], namespace(dy)
+    b, tiles, _, outputs = dy.shape
     width = config.block.width
-    padded = xp.zeros((*dy.shape[:2], config.padded, dy.shape[3]), dy.dtype)
+    padded = xp.zeros((b, tiles, config.padded, outputs), dy.dtype)
     padded[:, :, : config.tokens] = dy
-    padded = padded.reshape(len(dy), -1, dy.shape[3])  # (B, S, E)
+    padded = padded.reshape(b, -1, outputs)  # (B, S, E)
     dx = padded[..., :width]
     dbetween = padded[..., width:].reshape(*dx.shape, -1)  # (B, S, D, layers)
     for name in reversed(s["global"]):
         dx = gated_self_backward(dx, s["global"][name], g["global"][name])
-    dx = dx.reshape(len(dy), config.tiles, config.padded, width)
+    dx = dx.reshape(b, tiles, config.padded, width)
     dx = tile_embedding_backward(dx, s["post_tile"], g["post_tile"])
-    dx = layer_norm_backward(dx.reshape(len(dy), -1, width), s["ln_post"], g["ln_post"])
+    dx = layer_norm_backward(dx.reshape(b, -1, width), s["ln_post"], g["ln_post"])
     for i in reversed(range(config.depth)):
         dx = dx + sum(dbetween[..., n] for n, layer in enumerate(config.layers) if layer == i)
         dx = BLOCKS["pre"][1](dx, s["blocks"][str(i)], g["blocks"][str(i)])
@@ -313,7 +313,7 @@ def tiles_embed_backward(dx, s, g):
     dx = xp.ascontiguousarray(dx[:, :, : config.tokens])
     dx = layer_norm_backward(dx, s["ln_pre"], g["ln_pre"])
     dx = tile_positions_backward(dx, s["positions"], g["positions"])
-    if g["cls"] is not FROZEN:
+    if g:
         g["cls"] += dx[:, :, 0].sum((0, 1))
     dx = tile_embedding_backward(dx[:, :, 1:], s["pre_tile"], g["pre_tile"])
     dx = xp.ascontiguousarray(dx).reshape(b * config.tiles, -1, width)
@@ -383,11 +383,10 @@ def tile_embedding_backward(dy, saved, g):
     :math:`d\alpha = (1 - \tanh^2 \alpha) \sum dy \circ w`.
     """
     gate, vectors, ratios = saved
-    dvectors = dy.sum(2)  # of w times the gate, (B, I, D)
-    if g["gate"] is not FROZEN:
+    if g:
+        dvectors = dy.sum(2)  # of w times the gate, (B, I, D)
         g["gate"] += (1 - gate * gate) * (dvectors * vectors).sum()
-    if g["w"] is not FROZEN:
-        _add_rows(g["w"], ratios, gate * dvectors)
+        g["w"] += gate * _by_ratio(dvectors, ratios, len(g["w"]))
     return dy
 
 
@@ -452,12 +451,10 @@ def tile_positions_backward(dy, saved, g):
     stands, and :math:`d\alpha = (1 - \tanh^2 \alpha) \sum dy \circ (t - w)`.
     """
     gate, w, tiles, ratios = saved
-    if g["gate"] is not FROZEN:
+    if g:
         g["gate"] += (1 - gate * gate) * (dy * (tiles - w)).sum()
-    if g["w"] is not FROZEN:
         g["w"] += (1 - gate) * dy.sum((0, 1))
-    if g["tiles"] is not FROZEN:
-        _add_rows(g["tiles"], ratios, gate * dy)
+        g["tiles"] += gate * _by_ratio(dy, ratios, len(g["tiles"]))
     return dy
 
 
@@ -674,8 +671,10 @@ def interleaved_cache(p, config, batch, length):
     return {name: KVCache(*sizes) for name in own}
 
 
-def _add_rows(target, index, values):  # whole tables as rows
-    add_at(target.reshape(len(target), -1), index, values.reshape(len(values), -1))
+def _by_ratio(x, ratios, count):  # (B, ...) -> (count, ...), sums over the images of each layout
+    xp = namespace(x)
+    chosen = ratios[:, None] == xp.arange(count)  # (B, count)
+    return xp.tensordot(chosen.astype(x.dtype), x, axes=((0,), (0,)))
 
 
 def _check_images(images, ratios, p, config):

@@ -29,6 +29,7 @@ from scratch_vlm.parity.contrastive import look_at_images
 from scratch_vlm.parity.language import (
     generate_greedily,
     learn_lookup,
+    new_tokens,
     padding_of,
     reference_mask,
 )
@@ -69,7 +70,11 @@ def run_idefics(model, case):
     dmedia = sight_backward(dz.reshape(s_sight["shape"]), s_sight["sight"], learn["sight"])
 
     images = to_images(pixels.reshape(-1, *pixels.shape[2:]), vit.patch)
-    inside, _ = look_at_images(images, model.p["sight"]["tower"], vit)
+    tower = model.p["sight"]["tower"]
+    inside, _ = look_at_images(images, tower, vit)
+    pooled, _ = layer_norm_forward(
+        inside["last_hidden_state"][:, 0], tower["ln"], eps=vit.block.eps
+    )
     gated, s_gated = gated_block_forward(x, z, p["gated"]["0"], config=config.gated, mask=seen)
     visual = z.reshape(*pixels.shape[:2], -1, z.shape[2])
     found = {
@@ -78,6 +83,8 @@ def run_idefics(model, case):
         "out/image_hidden_states": visual,
         **listed("out/hidden_states", _states(x, z, p, config, seen, order, h)),
         "tap/vision": inside["last_hidden_state"],
+        "out/image_outputs.last_hidden_state": inside["last_hidden_state"],
+        "out/image_outputs.pooler_output": pooled,
         "tap/resampler": visual.reshape(-1, *visual.shape[2:]),
         "tap/gated_block_0": gated,
         "tap/cross_attn_0": _read(s_gated, seen, p["gated"]["0"]),
@@ -209,7 +216,7 @@ def run_mllama(model, case):
             order = {"mask": mask, "positions": positions, "cache": cache}
             return interleaved_trunk_forward(x, z, p, config=text, seen=now, **order)
 
-        length = x.shape[1] + len(case.expected["gen/logits"])
+        length = x.shape[1] + new_tokens(case)
         cache = interleaved_cache(p["lm"], text, len(x), length)
         found |= generate_greedily(x, given, p["lm"], text.lm, case, cache=cache, trunk=trunk)
     return found
@@ -270,8 +277,10 @@ def _look_inside_tiles(inputs, p, config, features, visual):
     for name in map(str, range(vision.global_depth)):
         x, _ = gated_self_forward(x, p["vision"]["global"][name], config=vision.block, mask=mask)
     shape = pixels.shape[:3]
+    features = features.reshape(*shape, *features.shape[2:])
     return {
-        "tap/vision": features.reshape(*shape, *features.shape[2:]),
+        "out/image_outputs.last_hidden_state": features,
+        "tap/vision": features,
         "tap/projector": visual.reshape(*shape, *visual.shape[2:]),
         "tap/vision_local": local,
         "tap/vision_global": x,

@@ -123,6 +123,10 @@ def _mask(locations, media, config):  # (B, 1, T, I N)
     if locations is None:
         return None
     count = locations.cumsum(1)[..., None]  # media so far, (B, T, 1)
+    if count.max() > media.shape[1]:
+        raise ValueError(
+            f"a text has places of {count.max()} media, and {media.shape[1]} are given"
+        )
     number = np.arange(1, media.shape[1] + 1)
     seen = count == number if config.blind == "zero" else count >= number  # (B, T, I)
     return seen.repeat(media.shape[2], axis=2)[:, None]

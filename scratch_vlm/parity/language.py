@@ -229,8 +229,7 @@ def generate_greedily(x, given, p, config, case, *, cache=None, trunk=lm_trunk_f
     dict of str to array
         ``gen/sequences`` and ``gen/logits``.
     """
-    how = case.info["generation"]
-    new = int(re.search(r"max_new_tokens=(\d+)", how["call"])[1])
+    how, new = case.info["generation"], new_tokens(case)
     never = re.search(r"suppress_tokens=\[([\d, ]*)\]", how["call"])
     never = [int(token) for token in never[1].split(",")] if never else []
     prompt = given["input_ids"]
@@ -262,6 +261,21 @@ def generate_greedily(x, given, p, config, case, *, cache=None, trunk=lm_trunk_f
         logits = read(embedding_forward(chosen[:, None], p["tokens"])[0])
     sequences = np.concatenate([prompt, np.stack(written, 1)], 1)
     return {"gen/sequences": sequences, "gen/logits": np.stack(recorded)}
+
+
+def new_tokens(case):
+    """Read how many tokens the reference was asked to write.
+
+    Parameters
+    ----------
+    case : Case
+        With a generation.
+
+    Returns
+    -------
+    int
+    """
+    return int(re.search(r"max_new_tokens=(\d+)", case.info["generation"]["call"])[1])
 
 
 def _lengths(mask):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from scratch_vlm.parity import contrastive, cross_modal, flamingo, language, unified, vision
 from scratch_vlm.parity.case import GROUPS, compare, read_case, worst
+from scratch_vlm.parity.primitives import run_primitives
 from scratch_vlm.pretrained.load import load_pretrained
 
 RUNS = {
@@ -32,7 +33,7 @@ RUNS = {
 TOLERANCES = {"float64": 1e-9, "float32": 1e-4}
 
 
-def run_case(folder, *, dtype="float64"):
+def run_case(folder, *, dtype="float64", left_out=None):
     """Run our model on the case of a folder.
 
     Parameters
@@ -41,6 +42,8 @@ def run_case(folder, *, dtype="float64"):
         The folder.
     dtype : {"float64", "float32"}, default "float64"
         To compute in.
+    left_out : list of str, optional
+        Gains the names of what the reference computed and nothing here does.
 
     Returns
     -------
@@ -55,6 +58,11 @@ def run_case(folder, *, dtype="float64"):
         If the model has options that are not implemented.
     """
     case = read_case(folder, dtype=dtype)
+    if "groups" in case.info:  # of pieces without a model
+        found, absent = run_primitives(case)
+        if left_out is not None:
+            left_out += absent
+        return compare(case, found, absent)
     model = load_pretrained(folder, dtype=dtype)
     return compare(case, RUNS[model.kind](model, case))
 
@@ -83,9 +91,9 @@ def check_cases(folders, *, dtype="float64", tolerance=None, files=(), show=prin
     record, passed = [], True
     width = max(len(Path(folder).name) for folder in folders)
     for folder in folders:
-        started = time.perf_counter()
+        started, left_out = time.perf_counter(), []
         try:
-            rows, problem = run_case(folder, dtype=dtype), None
+            rows, problem = run_case(folder, dtype=dtype, left_out=left_out), None
         except (ValueError, KeyError, OSError) as error:
             if len(folders) == 1:
                 raise
@@ -98,6 +106,7 @@ def check_cases(folders, *, dtype="float64", tolerance=None, files=(), show=prin
             "seconds": time.perf_counter() - started,
         }
         entry |= {"problem": problem, "errors": {row.name: row.error for row in rows}}
+        entry["left_out"] = left_out
         record.append(entry)
         if len(folders) == 1:
             _show_groups(rows, tolerance, show)
@@ -108,6 +117,8 @@ def check_cases(folders, *, dtype="float64", tolerance=None, files=(), show=prin
             mark = "" if good else "  <- wrong"
             name = entry["case"]
             show(f"{name:{width}}  {len(rows):4} arrays  {by.error:8.1e}  {by.name}{mark}")
+        if left_out:
+            show(f"{'':{width}}  without a counterpart here: {', '.join(left_out)}")
     failed = [entry["case"] for entry in record if not entry["passed"]]
     show(
         f"{len(record) - len(failed)} of {len(record)} within {tolerance:g} in {dtype}"

@@ -60,6 +60,8 @@ def run_llava(model, case):
         "out/image_hidden_states": visual.reshape(-1, visual.shape[2]),
         **listed("out/hidden_states", [*states[:-1], h]),
         "tap/vision_tower": inside["last_hidden_state"],
+        **{f"out/image_outputs.{name}": y for name, y in inside.items()},
+        **listed("out/image_outputs.pooler_output", visual),
         "tap/projector": visual,
         **gradients(model, g),
         "input_grad/pixel_values": to_pixels(dmedia[:, 0], pixels),

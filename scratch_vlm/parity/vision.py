@@ -153,8 +153,12 @@ def run_lucid_perceiver(model, case):
     shape = data.shape[1:-1]
     inputs = data.reshape(len(data), -1, data.shape[-1])
     real = None if mask is None else mask.reshape(len(data), -1)
-    y, s = perceiver_forward(inputs, p, config=config, shape=shape, real=real)
-    dinputs = perceiver_backward(probe, s, g)
+    if config.outputs:
+        forward, backward = perceiver_forward, perceiver_backward
+    else:
+        forward, backward = perceiver_features_forward, perceiver_features_backward
+    y, s = forward(inputs, p, config=config, shape=shape, real=real)
+    dinputs = backward(probe, s, g)
     return {
         "loss": (probe * y).sum(),
         "out/output": y,

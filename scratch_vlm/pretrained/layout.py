@@ -363,6 +363,8 @@ class Layout:
         for rule in self.rules:
             tensor = tensors[names[rule.published]]
             rule.view(own[rule.ours])[...] = tensor[slice(*rule.rows)] if rule.rows else tensor
+            del tensor
+            tensors.forget()
             if on_tensor:
                 on_tensor(names[rule.published])
         for name in tensors:

@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from scratch_vlm.pretrained import (
     bert,
     clip,
@@ -19,7 +21,17 @@ from scratch_vlm.pretrained import (
 )
 from scratch_vlm.pretrained.layout import Layout
 from scratch_vlm.pretrained.options import OptionError, Options
-from scratch_vlm.pretrained.tensors import FLOATS, SINGLE, Tensors, read_json, write_tensors
+from scratch_vlm.pretrained.tensors import (
+    DTYPES,
+    FLOATS,
+    INDEX,
+    SINGLE,
+    FileError,
+    Tensors,
+    read_json,
+    replacing,
+    write_tensors,
+)
 
 CLASSES = {  # class of the reference: the module that knows its options and its layout
     "ViTForImageClassification": vit,
@@ -170,7 +182,7 @@ def configure(published):
     return kind, config, module.layout(config, **more)
 
 
-def save_pretrained(model, folder, *, dtype=None):
+def save_pretrained(model, folder, *, dtype=None, shard=None):
     """Write the folder of a published model, for its own library or for `load_pretrained`.
 
     Parameters
@@ -178,9 +190,11 @@ def save_pretrained(model, folder, *, dtype=None):
     model : Pretrained
         Its parameters may have been trained on.
     folder : str or path
-        Made if it is not there; ``config.json`` and ``model.safetensors`` are replaced.
+        Made if it is not there. ``config.json`` and the weights in it are replaced.
     dtype : str, optional
         Of the file. Default the one that the model was read from.
+    shard : int, optional
+        Most bytes of tensors in a file; a larger tensor has one of its own. Default all in one.
 
     Raises
     ------
@@ -189,9 +203,46 @@ def save_pretrained(model, folder, *, dtype=None):
     """
     folder = Path(folder)
     dtype = model.stored if dtype is None else dtype
-    folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / SINGLE, model.layout.take(model.p, model.names), dtype=dtype)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"cannot write {folder}: {error.strerror or error}") from error
+    tensors = model.layout.take(model.p, model.names)
+    shards = [tensors] if shard is None else _shards(tensors, shard, dtype)
+    if len(shards) == 1:
+        write_tensors(folder / SINGLE, shards[0], dtype=dtype)
+    else:
+        listed, total = {}, 0
+        for i, part in enumerate(shards, 1):
+            name = f"model-{i:05}-of-{len(shards):05}.safetensors"
+            write_tensors(folder / name, part, dtype=dtype)
+            listed |= dict.fromkeys(part, name)
+            total += sum(_size(x, dtype) for x in part.values())
+        _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": listed})
+        (folder / SINGLE).unlink(missing_ok=True)  # it would be read in their place
     content = dict(model.published)
     for name in {"dtype", "torch_dtype"} & content.keys():
         content[name] = dtype
-    (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    _write_json(folder / "config.json", content)
+
+
+def _shards(tensors, most, dtype):
+    if most < 1:
+        raise ValueError(f"a shard must have room for a byte at least, got {most}")
+    shards, room = [], 0
+    for name, x in tensors.items():
+        if not shards or _size(x, dtype) > room:
+            shards.append({})
+            room = most
+        shards[-1][name] = x
+        room -= _size(x, dtype)
+    return shards
+
+
+def _size(x, dtype):
+    return x.size * np.dtype(DTYPES[FLOATS[dtype]]).itemsize
+
+
+def _write_json(path, content):
+    with replacing(path) as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())

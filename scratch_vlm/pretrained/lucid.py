@@ -35,7 +35,8 @@ class Perceiver:
         tied = given.get("weight_tie_layers", False)
         axes = given.get("input_axis", 2)
         different = min(2, depth) if tied else depth
-        given.only("final_classifier_head", True)
+        head = given.get("final_classifier_head", True)
+        classes = given.get("num_classes", 1000)
         given.only("inverted_cross_attn", False)
         given.only("attn_residual", False)
         fourier = given.get("fourier_encode_data", True)
@@ -43,7 +44,7 @@ class Perceiver:
         config = PerceiverConfig(
             (1,) * axes,  # of any lengths: frequencies do not depend on them
             given.get("input_channels", 3),
-            given.get("num_classes", 1000),
+            classes if head else 0,
             BlockConfig(
                 width,
                 given.get("latent_heads", 8),
@@ -100,10 +101,13 @@ class Perceiver:
                     f"layers.{i}.self_attns.{{}}.", f"towers/{i}/{{}}/", config.depth, block
                 )
             ),
-            *norm("to_logits.1", "ln"),
-            *linear("to_logits.2", "head"),
         ]
-        return Layout(blank(perceiver_init, config), tuple(rules))
+        shapes = blank(perceiver_init, config)
+        if config.outputs:
+            rules += [*norm("to_logits.1", "ln"), *linear("to_logits.2", "head")]
+        else:  # it ends in the latents
+            del shapes["ln"]
+        return Layout(shapes, tuple(rules))
 
 
 def _geglu(published, ours, hidden):

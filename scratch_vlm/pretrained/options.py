@@ -2,6 +2,8 @@
 
 import difflib
 
+from scratch_vlm.layers import mlp
+
 NO_MATTER = {  # of training, of generation, or of bookkeeping
     "_attn_implementation_autoset", "_name_or_path", "architectures", "attention_dropout",
     "attention_probs_dropout_prob", "attn_pdrop", "bad_words_ids", "begin_suppress_tokens",
@@ -36,8 +38,7 @@ ACTIVATIONS = {  # published name: ours
     "tanh": "tanh",
     "sigmoid": "sigmoid",
 }
-GATED = {"silu": "swiglu", "gelu": "geglu", "gelu_tanh": "geglu_tanh", "relu": "reglu"}
-GATED["sigmoid"] = "glu"
+GATED = {activation: name for name, activation in mlp.GATED.items()}
 MISSING = object()
 
 

@@ -5,8 +5,10 @@ dtype, shape and bytes are its, and the bytes. Nothing else is opened, and nothi
 every number of the header is checked against the size of the file.
 """
 
+import contextlib
 import json
 import math
+import mmap
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,7 +60,7 @@ class Tensors(Mapping):
     Notes
     -----
     A tensor is a view of the file, mapped into memory: what is not looked at is not read, and what
-    was read can be dropped by the system at any time.
+    was read can be dropped at any time, by the system or with `forget`.
     """
 
     def __init__(self, folder):
@@ -67,7 +69,8 @@ class Tensors(Mapping):
         for name in _files(self.folder):
             path = self.folder / name
             header, start = read_header(path)
-            self._maps[name] = np.memmap(path, np.uint8, "r") if path.stat().st_size else None
+            with path.open("rb") as file:
+                self._maps[name] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             for key, (kind, shape, begin, _) in header.items():
                 if key in self.shapes:
                     raise FileError(f"{path}: {key} is in another shard, too")
@@ -79,9 +82,7 @@ class Tensors(Mapping):
         """Return a tensor, read-only, as a view of the file; bfloat16 as a float32 copy."""
         name, start = self._places[key]
         kind, shape = self.formats[key], self.shapes[key]
-        dtype = np.dtype(DTYPES[kind])
-        raw = self._maps[name][start : start + math.prod(shape) * dtype.itemsize]
-        x = raw.view(dtype).reshape(shape)
+        x = np.frombuffer(self._maps[name], DTYPES[kind], math.prod(shape), start).reshape(shape)
         return widen(x) if kind == "BF16" else x
 
     def __iter__(self):
@@ -91,6 +92,12 @@ class Tensors(Mapping):
     def __len__(self):
         """Count the tensors."""
         return len(self._places)
+
+    def forget(self):
+        """Give back the memory that what was read takes; it is read again where it is needed."""
+        if hasattr(mmap, "MADV_DONTNEED"):  # not on every system
+            for file in self._maps.values():
+                file.madvise(mmap.MADV_DONTNEED)
 
     def _check_index(self):
         path = self.folder / INDEX
@@ -129,6 +136,8 @@ def read_header(path):
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file():
+            raise FileError(f"{path} is no file")
         size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(8)
@@ -177,7 +186,9 @@ def widen(x):
     >>> widen(np.array([0x3F80, 0xC000], "uint16"))
     array([ 1., -2.], dtype=float32)
     """
-    return (x.astype("<u4") << 16).view("<f4")
+    bits = x.astype("<u4")
+    bits <<= 16
+    return bits.view("<f4")
 
 
 def narrow(x):
@@ -199,9 +210,13 @@ def narrow(x):
     True
     """
     x = np.asarray(x, "<f4", order="C")
-    bits = x.view("<u4").astype("<u8")
-    bits += 0x7FFF + ((bits >> 16) & 1)
-    return np.where(np.isnan(x), 0x7FC0, bits >> 16).astype("<u2")
+    bits = x.reshape(-1).view("<u4")
+    odd = (bits >> 16) & 1
+    odd += 0x7FFF
+    odd += bits  # what overflows is no number
+    odd >>= 16
+    odd[np.isnan(x.reshape(-1))] = 0x7FC0
+    return odd.astype("<u2").reshape(x.shape)
 
 
 def write_tensors(path, tensors, *, dtype="float32"):
@@ -232,17 +247,45 @@ def write_tensors(path, tensors, *, dtype="float32"):
         header[name] = {"dtype": kind, "shape": list(x.shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the bytes behind it start on a multiple of 8
-    new = path.with_name(f".{path.name}.new")
+    with replacing(path) as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for x in tensors.values():
+            x = narrow(x) if kind == "BF16" else np.asarray(x, DTYPES[kind], order="C")
+            file.write(x.data)
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Open a file that takes the place of another one when it is whole.
+
+    Parameters
+    ----------
+    path : str or path
+        The other one, or where there is none yet. A link there is replaced, not followed.
+
+    Yields
+    ------
+    file
+        To write bytes into. Where that fails, what was there stays.
+
+    Raises
+    ------
+    FileError
+        If it cannot be written.
+    """
+    path = Path(path)
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        with new.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little"))
-            file.write(text)
-            for x in tensors.values():
-                x = narrow(x) if kind == "BF16" else np.asarray(x, DTYPES[kind], order="C")
-                file.write(x.data)
-        os.replace(new, path)
-    except OSError as error:
         new.unlink(missing_ok=True)
+        try:
+            with new.open("xb") as file:  # x: of nobody else, and no link
+                yield file
+            os.replace(new, path)
+        except BaseException:
+            new.unlink(missing_ok=True)
+            raise
+    except OSError as error:
         raise FileError(f"cannot write {path}: {error.strerror or error}") from error
 
 
@@ -265,6 +308,8 @@ def read_json(path):
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file():
+            raise FileError(f"{path} is no file")
         if path.stat().st_size > LONGEST_HEADER:
             raise FileError(f"{path} is too large: {path.stat().st_size} bytes")
         content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_twins)
@@ -321,7 +366,7 @@ def _entry(path, key, entry):
         whole = False
     if not whole:
         raise FileError(f"{path} is damaged: what its header says of {key!r} is {entry!r}")
-    if kind not in DTYPES:
+    if not isinstance(kind, str) or kind not in DTYPES:
         raise FileError(f"{path}: {key} is of dtype {kind!r}; known are {', '.join(DTYPES)}")
     if end - begin != math.prod(shape) * np.dtype(DTYPES[kind]).itemsize:
         raise FileError(
