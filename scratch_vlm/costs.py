@@ -776,6 +776,70 @@ def cross_modal_cost(config, *, tokens, media=1, frames=1, past=0):
     return cost + Cost(activations=-(count - 1) * answers * config.gated.source)
 
 
+def tiled_vit_cost(config):
+    """Cost of a tiled Vision Transformer, of one image with all its tiles.
+
+    Parameters
+    ----------
+    config : TiledConfig
+        The model.
+
+    Returns
+    -------
+    Cost
+
+    Notes
+    -----
+    Tiles that an image lacks, and what fills a tile up, cost as much as others.
+    """
+    c, width, real = config, config.block.width, config.tiles * config.tokens
+    tokens = c.tiles * c.padded
+    places = Cost(c.ratios * c.tiles * width + 1, activations=c.tiles * width)
+    gates = 2 * Cost(1, activations=tokens * width)
+    return (
+        linear_cost(c.patch[0] * c.patch[1] * c.image[2], width, real - c.tiles, bias=False)
+        + 2 * places  # of tiles, before and behind the blocks
+        + Cost(width)  # CLS
+        + Cost((1 + c.ratios * c.tiles) * c.tokens * width + 1, activations=real * width)
+        + norm_cost("layer", width, real)
+        + c.depth * block_cost(c.block, tokens)
+        + norm_cost("layer", width, tokens)
+        + c.global_depth * (block_cost(c.block, tokens) + gates)
+    )
+
+
+def interleaved_cost(config, *, tokens, answers):
+    """Cost of a language model some of whose blocks look at images, of one text.
+
+    Parameters
+    ----------
+    config : InterleavedConfig
+        The model.
+    tokens, answers : int
+        T of the text, and S visual tokens beside it.
+
+    Returns
+    -------
+    Cost
+
+    Notes
+    -----
+    All blocks that look read the same visual tokens, which are kept once.
+    """
+    lm, count = config.lm, len(config.crosses)
+    width = lm.block.width
+    looking = count * gated_block_cost(config.gated, tokens, answers)
+    shared = max(count - 1, 0) * answers * config.gated.source
+    return (
+        Cost((lm.vocabulary + config.added) * width)
+        + (lm.depth - count) * block_cost(lm.block, tokens)
+        + looking
+        + Cost(activations=-shared)
+        + norm_cost(lm.block.norm, width, tokens)
+        + linear_cost(width, lm.vocabulary, tokens, bias=False)
+    )
+
+
 def seen_cache_numbers(config):
     """Numbers that each visual token leaves in the gated blocks while a text is written.
 

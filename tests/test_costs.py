@@ -31,6 +31,7 @@ from scratch_vlm.models import (
     clip,
     cross_modal,
     lm,
+    mllama,
     perceiver,
     text,
     unified,
@@ -395,6 +396,36 @@ def cross_modal_measured(seed, tokens=7, frames=2):
     return costs.cross_modal_cost(config, tokens=tokens, media=media, frames=frames), cost
 
 
+def tiled_vit_measured(seed):
+    config = config_of("models.mllama.tiled_vit", seed)
+    p = mllama.tiled_vit_init(dice(), config)
+
+    def forward(batch):
+        x = normal(batch, config.tiles, *config.image)
+        options = {"ratios": np.ones(batch, int), "real": np.ones((batch, config.tiles), bool)}
+        return mllama.tiled_vit_forward(x, p, config=config, **options)
+
+    return costs.tiled_vit_cost(config), measured(forward, p, mllama.tiled_vit_backward)
+
+
+def interleaved_measured(seed, tokens=5, answers=7):
+    config = config_of("models.mllama.interleaved_trunk", seed)
+    p = mllama.interleaved_init(dice(), config)
+
+    def forward(batch):
+        x = normal(batch, tokens, config.lm.block.width)
+        z = normal(batch, answers, config.gated.source)
+        h, s_trunk = mllama.interleaved_trunk_forward(x, z, p, config=config)
+        y, s_head = lm.lm_head_forward(h, p)
+        return y, (s_trunk, s_head)
+
+    def backward(dy, saved, g):
+        mllama.interleaved_trunk_backward(lm.lm_head_backward(dy, saved[1], g), saved[0], g)
+
+    cost = measured(forward, p, backward)
+    return costs.interleaved_cost(config, tokens=tokens, answers=answers), cost
+
+
 MODELS = [
     attention_measured,
     lora_measured,
@@ -413,6 +444,8 @@ MODELS = [
     sight_measured,
     unified_measured,
     cross_modal_measured,
+    tiled_vit_measured,
+    interleaved_measured,
 ]
 
 

@@ -76,6 +76,11 @@ def run_perceiver_inputs(model, case):
     config, p, g = model.config, model.p, zeros_like(model.p)
     inputs, mask = case.inputs["inputs"], case.get("attention_mask")
     real = None if mask is None else mask > 0
+    if real is not None and not real.any(1).all():
+        raise ValueError(
+            "a sample without any input: the reference's gradient of it is not the derivative of "
+            "what it computes, a mean that looks at no score"
+        )
     x, s = perceiver_features_forward(inputs, p, config=config, real=real)
     probe = case.probes()["last_hidden_state"]
     dinputs = perceiver_features_backward(probe, s, g)

@@ -15,7 +15,6 @@ from scratch_vlm.pretrained.layout import (
     repeated,
     under,
 )
-from scratch_vlm.pretrained.options import square
 from scratch_vlm.pretrained.vit import whole_patches
 
 BUFFERS = r"(.*\.)?embeddings\.position_ids"  # integers that older files hold
@@ -60,8 +59,8 @@ def image_tower(options, outputs=None):
     ViTConfig
     """
     own = options.get("projection_dim", 512)
-    patch = square(options.get("patch_size", 32))
-    image = square(options.get("image_size", 224))
+    patch = options.size("patch_size", 32)
+    image = options.size("image_size", 224)
     config = ViTConfig(
         image=(*whole_patches(image, patch), options.get("num_channels", 3)),
         patch=patch,

@@ -21,7 +21,6 @@ from scratch_vlm.pretrained.layout import (
     repeated,
     under,
 )
-from scratch_vlm.pretrained.options import square
 from scratch_vlm.pretrained.vit import whole_patches
 
 ALSO_LAYOUT = ("additional_vocab_size",)
@@ -87,8 +86,8 @@ def configure(options):
 
 
 def _vision_tower(options):
-    patch = square(options.get("patch_size", 14))
-    image = square(options.get("image_size", 224))
+    patch = options.size("patch_size", 14)
+    image = options.size("image_size", 224)
     config = ViTConfig(
         image=(*whole_patches(image, patch), options.get("num_channels", 3)),
         patch=patch,

@@ -45,7 +45,7 @@ def configure(options):
             heads,
             options.get("intermediate_size", 11008),
             kv_heads=options.get("num_key_value_heads", heads),
-            head_width=options.get("head_dim", None),
+            head_width=options.get("head_dim", None, like=1),
             norm="rms",
             eps=options.get("rms_norm_eps", 1e-6),
             mlp=options.activation("hidden_act", "silu", gated=True),
@@ -93,20 +93,20 @@ def rotation(options, context, base=10_000.0):
     if kind in ("default", "dynamic"):
         inner.done("factor", "original_max_position_embeddings")
         return float(base), None
-    factor = float(inner.get("factor"))
+    factor = float(inner.get("factor", like=1.0))
     trained = inner.get("original_max_position_embeddings", context)
     if kind == "linear":
         found = RotaryScaling("linear", factor)
     elif kind == "llama3":
-        low, high = inner.get("low_freq_factor"), inner.get("high_freq_factor")
+        low, high = (inner.get(f"{name}_freq_factor", like=1.0) for name in ("low", "high"))
         found = RotaryScaling("llama3", factor, trained, low, high)
     elif kind == "yarn":
         found = RotaryScaling(
             "yarn",
             factor,
             trained,
-            low=inner.get("beta_slow", 1) or 1,
-            high=inner.get("beta_fast", 32) or 32,
+            low=inner.get("beta_slow", 1.0) or 1,
+            high=inner.get("beta_fast", 32.0) or 32,
             size=_yarn_size(inner, factor),
             whole=inner.get("truncate", True),
         )
@@ -196,7 +196,7 @@ def feed_rules(block):
 
 def _yarn_size(options, factor):
     given, one, all_ = (
-        options.get(n, None) for n in ("attention_factor", "mscale", "mscale_all_dim")
+        options.get(n, None, like=1.0) for n in ("attention_factor", "mscale", "mscale_all_dim")
     )
 
     def size(by):

@@ -43,7 +43,8 @@ def configure(options):
         )
     vit = TOWERS[kind][0](vision, 0)
     lm = llama.configure(text)
-    layers = options.get("vision_feature_layer", -2)
+    several = isinstance(options.content.get("vision_feature_layer"), list)
+    layers = options.get("vision_feature_layer", -2, like=[] if several else 1)
     strategy = options.only("vision_feature_select_strategy", "default", "full")
     if strategy == "default" and not vit.extra:
         raise OptionError(
@@ -52,7 +53,7 @@ def configure(options):
         )
     tower = TowerConfig(
         vit,
-        tuple(layers) if isinstance(layers, list) else (layers,),
+        tuple(layers) if several else (layers,),
         cls=strategy == "full" and bool(vit.extra),
     )
     connector = ConnectorConfig(

@@ -169,9 +169,9 @@ def configure(published):
     """
     options = Options(published)
     model_type = options.get("model_type", "")
-    architectures = options.get("architectures", None) or [DEFAULTS.get(model_type, model_type)]
-    kind = architectures[0]
-    if kind not in CLASSES:
+    kinds = options.get("architectures", None) or [DEFAULTS.get(model_type, model_type)]
+    kind = kinds[0] if isinstance(kinds, list) else kinds
+    if not isinstance(kind, str) or kind not in CLASSES:
         raise OptionError(
             f"config.json names the model {kind or 'nothing'!r} of type {model_type!r}, which is "
             f"not known here; known are {', '.join(sorted(CLASSES))}"

@@ -31,7 +31,7 @@ class Perceiver:
         """Turn the arguments of the constructor into a config."""
         given = options.inner("kwargs")
         options.done()
-        depth, width = given.get("depth"), given.get("latent_dim", 512)
+        depth, width = given.get("depth", like=1), given.get("latent_dim", 512)
         tied = given.get("weight_tie_layers", False)
         axes = given.get("input_axis", 2)
         different = min(2, depth) if tied else depth
@@ -40,7 +40,7 @@ class Perceiver:
         given.only("inverted_cross_attn", False)
         given.only("attn_residual", False)
         fourier = given.get("fourier_encode_data", True)
-        bands, highest = given.get("num_freq_bands"), given.get("max_freq") / 2
+        bands, highest = given.get("num_freq_bands", like=1), given.get("max_freq", like=1.0) / 2
         config = PerceiverConfig(
             (1,) * axes,  # of any lengths: frequencies do not depend on them
             given.get("input_channels", 3),
@@ -132,7 +132,7 @@ class Resampler:
         config = ResamplerConfig(
             block,
             latents=given.get("num_latents", 64),
-            depth=given.get("depth"),
+            depth=given.get("depth", like=1),
             frames=given.get("num_media_embeds", 4),
             stretch="never",
         )
@@ -209,11 +209,11 @@ class CrossAttention:
 
 
 def _flamingo_block(given):
-    width = given.get("dim")
+    width = given.get("dim", like=1)
     return BlockConfig(
         width,
         given.get("heads", 8),
-        int(width * given.get("ff_mult", 4)),
+        int(width * given.get("ff_mult", 4.0)),
         bias=False,
         head_width=given.get("dim_head", 64),
     )

@@ -26,7 +26,7 @@ from scratch_vlm.pretrained.layout import (
     repeated,
     under,
 )
-from scratch_vlm.pretrained.options import OptionError, square
+from scratch_vlm.pretrained.options import OptionError
 from scratch_vlm.pretrained.vit import whole_patches
 
 ALIASES = (  # names in memory since version 4.52 of the library, and in some files
@@ -78,14 +78,14 @@ def configure(options):
 
 
 def _vision(options):
-    patch = square(options.get("patch_size", 14))
-    image = square(options.get("image_size", 448))
+    patch = options.size("patch_size", 14)
+    image = options.size("image_size", 448)
     depth = options.get("num_hidden_layers", 32)
     config = TiledConfig(
         image=(*whole_patches(image, patch), options.get("num_channels", 3)),
         patch=patch,
         tiles=options.get("max_num_tiles", 4),
-        ratios=1 + len(options.get("supported_aspect_ratios", RATIOS)),
+        ratios=1 + len(_ratios(options)),
         block=BlockConfig(
             options.get("hidden_size", 1280),
             options.get("attention_heads", 16),
@@ -107,6 +107,15 @@ def _vision(options):
         )
     options.done("return_dict")
     return config
+
+
+def _ratios(options):
+    ratios = options.get("supported_aspect_ratios", RATIOS, like=())
+    if not isinstance(ratios, list):
+        raise OptionError(
+            f"{options.where}: supported_aspect_ratios must be a list, got {ratios!r}"
+        )
+    return ratios
 
 
 def _text(options):

@@ -1,6 +1,7 @@
 """Options of a published config, each of which is read, or known to change nothing here."""
 
 import difflib
+import math
 
 from scratch_vlm.layers import mlp
 
@@ -40,6 +41,32 @@ ACTIVATIONS = {  # published name: ours
 }
 GATED = {activation: name for name, activation in mlp.GATED.items()}
 MISSING = object()
+DEPTHS = {  # numbers of layers, each of which has tensors of its own
+    "depth", "n_layer", "num_blocks", "num_global_layers", "num_hidden_layers",
+    "num_self_attends_per_block", "resampler_depth", "self_per_cross_attn",
+}  # fmt: skip
+DEEPEST = 10_000
+LARGEST = 2**24  # of whole numbers: more than any vocabulary, width or context
+
+
+def _whole(value):
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
+
+
+def _number(value):
+    return (isinstance(value, float) and math.isfinite(value)) or _whole(value)
+
+
+KINDS = {  # of a default: what it is called, and whether a value is of it
+    bool: ("true or false", lambda value: isinstance(value, bool)),
+    int: (f"a whole number up to {LARGEST}", _whole),
+    float: ("a number", _number),
+    str: ("a text", lambda value: isinstance(value, str)),
+    list: (
+        "a list of whole numbers",
+        lambda value: isinstance(value, list) and all(map(_whole, value)),
+    ),
+}
 
 
 class OptionError(ValueError):
@@ -62,7 +89,7 @@ class Options:
             raise OptionError(f"{where} should be an object, got {content!r}")
         self.content, self.where, self._read = content, where, set()
 
-    def get(self, name, default=MISSING):
+    def get(self, name, default=MISSING, *, like=None):
         """Read an option.
 
         Parameters
@@ -71,6 +98,9 @@ class Options:
             The option.
         default : object, optional
             What stands for one that is absent, or null.
+        like : object, optional
+            Of what kind it must be. Default that of `default`: a truth value, a whole number, a
+            number, a text, or a list of whole numbers.
 
         Returns
         -------
@@ -79,7 +109,7 @@ class Options:
         Raises
         ------
         OptionError
-            If there is neither the option nor a default.
+            If there is neither the option nor a default, or it is of another kind.
         """
         self._read.add(name)
         value = self.content.get(name)
@@ -87,7 +117,53 @@ class Options:
             if default is MISSING:
                 raise OptionError(f"{self.where} lacks {name}")
             return default
+        self._check(name, value, default if like is None else like)
         return value
+
+    def _check(self, name, value, like):
+        for kind, (wanted, fits) in KINDS.items():
+            if isinstance(like, kind):  # bool first, which is a kind of int
+                if not fits(value):
+                    raise OptionError(f"{self.where}: {name} must be {wanted}, got {value!r}")
+                break
+        if name in DEPTHS and value > DEEPEST:
+            raise OptionError(f"{self.where}: {name} is at most {DEEPEST}, got {value}")
+
+    def size(self, name, default):
+        """Read a size that is published as one number or as two.
+
+        Parameters
+        ----------
+        name : str
+            The option.
+        default : int
+            What stands for one that is absent: the side of a square.
+
+        Returns
+        -------
+        tuple of int
+            Height and width.
+
+        Raises
+        ------
+        OptionError
+            If it is neither.
+
+        Examples
+        --------
+        >>> options = Options({"patch_size": [6, 8]})
+        >>> options.size("patch_size", 16), options.size("image_size", 224)
+        ((6, 8), (224, 224))
+        """
+        value = self.content.get(name)
+        several = isinstance(value, list)
+        sides = self.get(name, default, like=[] if several else 1)
+        sides = tuple(sides) if several else (sides, sides)
+        if len(sides) != 2 or min(sides) < 1:
+            raise OptionError(
+                f"{self.where}: {name} must be a positive number or two, got {value!r}"
+            )
+        return sides
 
     def activation(self, name, default="gelu", *, gated=False):
         """Read the name of an activation.
@@ -111,7 +187,7 @@ class Options:
         OptionError
             If it is not implemented.
         """
-        published = self.get(name, default)
+        published = self.get(name, default, like="")
         ours = ACTIVATIONS.get(published)
         ours = GATED.get(ours) if gated else ours
         if ours is None:
@@ -183,24 +259,3 @@ class Options:
                 f"{self.where} has options that are not known here: {', '.join(unread)}"
                 + (f"; is {unread[0]} meant to be {near[0]}?" if near else "")
             )
-
-
-def square(value):
-    """Read a size that is published as one number or as two.
-
-    Parameters
-    ----------
-    value : int or sequence of int
-        Side of a square, or height and width.
-
-    Returns
-    -------
-    tuple of int
-        Height and width.
-
-    Examples
-    --------
-    >>> square(224), square([6, 8])
-    ((224, 224), (6, 8))
-    """
-    return (value, value) if isinstance(value, int) else tuple(value)

@@ -59,7 +59,7 @@ def configure(options, *, shape, channels, outputs, bands=None, learned=None):
     width = options.get("d_latents", 1280)
     heads = options.get("num_self_attention_heads", 8)
     crossing = options.get("num_cross_attention_heads", 8)
-    keys, values = options.get("qk_channels", None), options.get("v_channels", None)
+    keys, values = (options.get(name, None, like=1) for name in ("qk_channels", "v_channels"))
     like = options.only("cross_attention_shape_for_attention", "kv", "q")
     if (values or keys or width) != width:
         raise OptionError(

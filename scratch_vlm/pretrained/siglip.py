@@ -18,7 +18,7 @@ from scratch_vlm.pretrained.layout import (
     transposed,
     under,
 )
-from scratch_vlm.pretrained.options import OptionError, square
+from scratch_vlm.pretrained.options import OptionError
 from scratch_vlm.pretrained.vit import whole_patches
 
 
@@ -59,8 +59,8 @@ def vision_tower(options, outputs=0):
     ViTConfig
         Usually without outputs: the pooled token is the embedding.
     """
-    patch = square(options.get("patch_size", 16))
-    image = square(options.get("image_size", 224))
+    patch = options.size("patch_size", 16)
+    image = options.size("image_size", 224)
     config = ViTConfig(
         image=(*whole_patches(image, patch), options.get("num_channels", 3)),
         patch=patch,

@@ -334,10 +334,10 @@ def _files(folder):
             raise FileError(f"{folder} lacks the shards {', '.join(missing)}")
         return names
     others = sorted(path.name for path in folder.glob("*.bin"))
-    raise FileError(
-        f"{folder} has neither {SINGLE} nor {INDEX}"
-        + (f"; {others[0]} is a pickle, which is not opened: it could run any code" * bool(others))
-    )
+    said = f"{folder} has neither {SINGLE} nor {INDEX}"
+    if others:
+        said += f"; {others[0]} is a pickle, which is not opened: it could run any code"
+    raise FileError(said)
 
 
 def _weight_map(path):

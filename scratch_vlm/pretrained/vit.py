@@ -13,7 +13,7 @@ from scratch_vlm.pretrained.layout import (
     qkv,
     repeated,
 )
-from scratch_vlm.pretrained.options import square
+from scratch_vlm.pretrained.options import OptionError
 
 ALIASES = (  # names since version 5 of the library, in memory and in some files
     (r"^vit\.layers\.", "vit.encoder.layer."),
@@ -39,8 +39,8 @@ def configure(options):
     ViTConfig
         Sides of the images without what is left over beside whole patches.
     """
-    patch = square(options.get("patch_size", 16))
-    image = square(options.get("image_size", 224))
+    patch = options.size("patch_size", 16)
+    image = options.size("image_size", 224)
     bias = ("out", "fc", "proj")
     config = ViTConfig(
         image=(*whole_patches(image, patch), options.get("num_channels", 3)),
@@ -107,8 +107,10 @@ def classes(options):
     int
         2, the library's default, if there is no list.
     """
-    names = options.get("id2label", None)
-    return options.get("num_labels", 2) if names is None else len(names)
+    names = options.get("id2label", {})
+    if not isinstance(names, dict):
+        raise OptionError(f"{options.where}: id2label must be an object, got {names!r}")
+    return len(names) or options.get("num_labels", 2)
 
 
 def whole_patches(image, patch):
