@@ -32,12 +32,12 @@ CHATS = (
     "IdeficsForVisionText2Text",
     "MllamaForConditionalGeneration",
 )
-WHERE = """\
-A published model is a folder with config.json, model.safetensors, tokenizer.json and
-preprocessor_config.json. The Transformers library writes one with save_pretrained, of the model and
-of its processor, and the Hugging Face Hub offers many for download, for example
-  hf download openai/clip-vit-base-patch32 --local-dir clip     (pip install huggingface_hub)
-scratch-vlm itself downloads nothing."""
+WHERE = (
+    "a published model is a folder with config.json, model.safetensors, tokenizer.json and "
+    "preprocessor_config.json, written by save_pretrained of the Transformers library, or "
+    "downloaded from the Hugging Face Hub: hf download openai/clip-vit-base-patch32 --local-dir "
+    "clip (pip install huggingface_hub); scratch-vlm itself downloads nothing"
+)
 
 
 class Published(NamedTuple):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from scratch_vlm.data.files import MAX_PIXELS, MediaError, library
-from scratch_vlm.pretrained.options import OptionError, Options, square
+from scratch_vlm.pretrained.options import OptionError, Options
 from scratch_vlm.pretrained.tensors import read_json
 from scratch_vlm.pretrained.vit import whole_patches
 
@@ -20,6 +20,7 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by Pillow's numbers
+LONG = MAX_PIXELS // 4  # of a resized image; of one with more only the middle is made
 EDGE = 8  # px around a crop that are looked at, too; half a kernel is at most 3 wide
 
 
@@ -168,10 +169,10 @@ def recipe_of(content, family, *, where="preprocessor_config.json"):
         std=_channels(options, "image_std", default.std),
         squared=_padded(options, default),
     )
-    if named == "IdeficsImageProcessor":
-        recipe = replace(recipe, size=square(options.get("image_size", recipe.size)))
+    if named == "IdeficsImageProcessor" and options.get("image_size", None) is not None:
+        recipe = replace(recipe, size=options.size("image_size", 224))
     if default.tiles:
-        recipe = replace(recipe, tiles=int(options.get("max_image_tiles", default.tiles)))
+        recipe = replace(recipe, tiles=options.get("max_image_tiles", default.tiles))
         options.only("do_resize", True)
         if not isinstance(recipe.size, tuple) or len(set(recipe.size)) > 1 or recipe.tiles < 1:
             raise OptionError(f"{where}: tiles must be square and at least one; got {recipe}")
@@ -215,10 +216,11 @@ def prepare_images(images, recipe):
         If they come out in different sizes, or one would become too large on the way.
     """
     ready = [_normalized(_resized(_bytes(image), recipe), recipe) for image in images]
-    if len({image.shape for image in ready}) > 1:
+    sizes = sorted({image.shape[:2] for image in ready})
+    if len(sizes) > 1:
         raise MediaError(
-            f"images of {len(ready)} sizes come out in different sizes, for example "
-            f"{ready[0].shape[:2]} and {next(x.shape[:2] for x in ready if x.shape != ready[0].shape)}"
+            f"the model takes images as large as they are; these are of sizes {sizes[0]} and "
+            f"{sizes[1]} px, and cannot be put into one batch"
         )
     return np.stack(ready)
 
@@ -417,8 +419,9 @@ def _resized(image, recipe):
 def _resized_around(image, size, recipe):
     # Of a long strip only the middle is kept, so no more than that and its surroundings is resized.
     kept, spans, cut = [], [], []
+    whole = math.prod(size) <= LONG
     for old, new, crop in zip(image.shape[:2], size, recipe.crop, strict=True):
-        start = 0 if new <= 4 * crop else (new - crop) // 2 - EDGE
+        start = 0 if whole else max(0, (new - crop) // 2 - EDGE)
         begin, end = start * old / new, (new - start) * old / new
         first = max(0, math.floor(begin) - EDGE)
         kept.append(new - 2 * start)
@@ -482,21 +485,21 @@ def _usual(published, family):
             f"how images of a model of type {family!r} are prepared is not known here; known are "
             f"{', '.join(FAMILIES)}"
         )
-    vision = published.get("vision_config") or published
-    tower = vision.get("model_type") if family == "llava" else family
+    vision = Options(published.get("vision_config") or published)
+    tower = vision.get("model_type", "") if family == "llava" else family
     recipe = PROCESSORS[FAMILIES.get(tower, FAMILIES[family])]
     if family == "mllama":  # the released models are normalised like CLIP
         recipe = replace(recipe, mean=CLIP_MEAN, std=CLIP_STD)
         recipe = replace(recipe, tiles=vision.get("max_num_tiles", recipe.tiles))
     if not recipe.crop_first:
-        side = square(vision.get("image_size") or {"mllama": 448}.get(family, 224))
+        side = vision.size("image_size", {"mllama": 448}.get(family, 224))
         size = side[0] if isinstance(recipe.size, int) and len(set(side)) == 1 else side
         recipe = replace(recipe, size=size, crop=recipe.crop and side)
     return recipe
 
 
 def _size(options, name, default, shorter):
-    value = options.get(name, default)
+    value = options.get(name, default, like=())  # checked below
     if isinstance(value, dict):
         keys = {key for key, n in value.items() if n is not None}
         if keys == {"shortest_edge"} and name == "size":
@@ -529,7 +532,7 @@ def _filter(options, default):
 
 
 def _channels(options, name, default):
-    value = options.get(name, list(default))
+    value = options.get(name, list(default), like=())
     value = [value] * 3 if isinstance(value, int | float) else value
     if not isinstance(value, list) or len(value) != 3:
         raise OptionError(f"{options.where}: {name} should be three numbers, got {value!r}")
