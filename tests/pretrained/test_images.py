@@ -30,7 +30,7 @@ TYPES = {
 }  # fmt: skip
 VARIANTS = [
     *((family, {}) for family in TYPES),
-    ("clip", {"resample": 1, "size": {"shortest_edge": 90}, "crop_size": {"height": 9, "width": 7}}),
+    ("clip", {"resample": 1, "size": {"shortest_edge": 90}, "crop_size": 77}),
     ("llava", {"do_pad": True}),
     ("llava", {"size": {"shortest_edge": 100}, "crop_size": {"height": 131, "width": 90}}),
     ("siglip", {"size": {"height": 97, "width": 130}, "resample": 2}),
