@@ -99,9 +99,10 @@ def look_backward(dx, saved, g):
 
 
 p, g = {"w": np.array([[3.0]])}, {"w": np.zeros((1, 1))}
-y, saved = look_forward(np.array([[1.0]]), np.array([[2.0]]), p)
+once, _ = look_forward(np.array([[1.0]]), np.array([[2.0]]), p, repeats=1)
+twice, saved = look_forward(np.array([[1.0]]), np.array([[2.0]]), p)
 look_backward(np.array([[1.0]]), saved, g)
-assert y == 13 and g["w"] == 4
+assert once == 7 and twice == 13 and g["w"] == 4
 
 x, z, p = rng.normal(size=(3, 4)), rng.normal(size=(20, 5)), {"w": rng.normal(size=(5, 4))}
 print(check(look_forward, look_backward, [x, z], p))

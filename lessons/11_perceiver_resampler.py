@@ -85,6 +85,7 @@ def moments_backward(dy, r, g):
     return dy
 
 
+assert ((np.arange(4) + 0.5) * 2 / 4 - 0.5).tolist() == [-0.25, 0.25, 0.75, 1.25]
 y, r = moments_forward(np.zeros((4, 1, 1)), {"w": np.array([[0.0], [8.0]])})
 print(r)
 assert y.ravel().tolist() == [0, 2, 6, 8]

@@ -223,9 +223,10 @@ from time import perf_counter
 
 from scratch_vlm.inference.generate import generate
 from scratch_vlm.models.lm import LMConfig
+from scratch_vlm.tree import tree_map
 
 config = LMConfig.gpt(len(bpe), 256, width=64, heads=4, depth=2)
-p = lm_init(rng, config)
+p = tree_map(lambda w: w.astype(float), lm_init(rng, config))
 
 
 def without_cache(new):

@@ -264,10 +264,10 @@ assert max(accuracy["blind"]) < 0.25
 assert accuracy["looking"][4] > 0.6, "more shots than it was trained with"
 
 # %%
-# One example is enough to know what is asked for, and more than in training do no harm. Nothing was
-# trained for the single episode: its rule is nowhere but in its prompt. This is *few-shot
-# learning*. Colours and places it names almost always; digits seldom, for this tower was trained
-# for a minute at most and hardly tells them apart. ``scratch-vlm compare`` trains longer.
+# One example is enough to know what is asked for, and more of them than in training do no harm.
+# Nothing was trained for the single episode: its rule is nowhere but in its prompt. This is
+# *few-shot learning*. Colours and places are named almost always, digits seldom: so briefly
+# trained, this tower hardly tells them apart. ``scratch-vlm compare`` trains longer.
 #
 # Where do the words look? Each row is a word, each column one of the nine patches of an image, and
 # what is hatched the mask forbids. Look at "is", behind which the answer is written:
