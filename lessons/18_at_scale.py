@@ -114,7 +114,7 @@ assert np.isclose(together, np.log(64)) and np.isclose(alone, np.log(16))
 # the piece of each worker to everybody. So its backward *sums*, for each piece, what everybody has
 # to say about it:
 #
-# .. math:: \mathrm{all}_w = [x_1, \dots, x_N] \quad\Rightarrow\quad
+# .. math:: \mathrm{all}_w = [x_1, \ldots, x_N] \quad\Rightarrow\quad
 #    dx_j = \sum_w \left(d\,\mathrm{all}_w\right)_j
 #
 # Forgetting that sum is the classical mistake: the gradient then has only what the own rows say.

@@ -107,6 +107,18 @@ def test_sentences_about_results_are_the_committed_ones(said, names):
     assert list(found.groups()) == [mean(name) for name in names]
 
 
+def test_accuracy_on_permuted_pixels_is_the_committed_one():
+    results = read("permuted_pixels.json")["results"]
+    said = re.search(
+        r"(\S+) of the digits are named rightly in order and (\S+) out of order, .* new places, "
+        r"(\S+)\. A ViT, .* from (\S+) to (\S+): digits",
+        " ".join(README.split()),
+    )
+    names = ["perceiver.ordered", "perceiver.permuted", "perceiver.permuted_blind"]
+    names += ["vit.ordered", "vit.permuted"]
+    assert list(said.groups()) == [f"{results[name]['mean']:.3f}" for name in names]
+
+
 def test_speed_table_is_the_committed_one():
     models = read("train_step.json")["models"]
     for start, name in (("ViT,", "vit"), ("CLIP", "clip")):
