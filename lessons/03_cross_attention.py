@@ -116,6 +116,14 @@ for name in ("q", "kv", "out"):
 assert np.allclose(cross_forward(x, z[:, ::-1], p)[0], y)
 
 # %%
+# In one picture, with the shapes of what follows: one word asks, nine cells of a board answer.
+
+from scratch_vlm.viz.diagrams import cross_attention
+from scratch_vlm.viz.show import show
+
+show(cross_attention(1, 9, 64, 192, heads=1), "03_cross_attention_diagram")
+
+# %%
 # A colour reads a board
 # ----------------------
 #
@@ -212,7 +220,6 @@ assert looked > 0.97 and right > 0.75
 # in the next lessons is a better eye.
 
 from scratch_vlm.viz.figures import attention_maps
-from scratch_vlm.viz.show import show
 
 asked = np.arange(len(COLOUR_NAMES))
 full = next(i for i, board in enumerate(drawn) if len(board.items) == len(asked))

@@ -143,6 +143,13 @@ assert x.shape == (1, 37, 32)
 assert np.allclose(y, vit_features_forward(image, p, config=config)[0])
 
 # %%
+# In one picture, with the shapes of the arrays:
+
+from scratch_vlm.viz.diagrams import vit
+
+show(vit(config), "05_patches_and_vit_diagram")
+
+# %%
 # That was a whole Vision Transformer; a norm and a linear layer on CLS make class scores of it. In
 # its backward one thing is new, twice. The same position vectors, and the same CLS, were used in
 # every image of the batch, so their gradients are sums over the batch:

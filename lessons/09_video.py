@@ -188,6 +188,13 @@ for (name, a), (_, b) in zip(leaves(mine), leaves(theirs), strict=True):
     assert np.allclose(a, b), name
 
 # %%
+# What becomes of a clip on its way to one row of tokens, in one picture:
+
+from scratch_vlm.viz.diagrams import video_tensors
+
+show(video_tensors(3, config.image, config.tokens, config.block.width), "09_video_diagram")
+
+# %%
 # Frames that the mask calls padding are not encoded at all. They cost nothing and say zero:
 
 y, _ = encode_frames_forward(short.frames, p, config=config, encoder=EMBEDDING, mask=short.mask)

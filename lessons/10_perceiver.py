@@ -108,6 +108,13 @@ x, z, p = rng.normal(size=(3, 4)), rng.normal(size=(20, 5)), {"w": rng.normal(si
 print(check(look_forward, look_backward, [x, z], p))
 
 # %%
+# The whole model, with the shapes of the one that reads digits below:
+
+from scratch_vlm.viz.diagrams import perceiver as perceiver_diagram
+
+show(perceiver_diagram(64, 19, 8, 64, depth=1, repeats=2), "10_perceiver_diagram")
+
+# %%
 # The library's Perceiver keeps the same promise. Give it shared weights, and then the same numbers
 # as separate weights for each look: the output is one, and the shared gradient is the sum.
 

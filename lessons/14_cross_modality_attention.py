@@ -88,6 +88,14 @@ gated_block_backward(dy[None], kept, library)
 assert np.isclose(library["attn_gate"], g["alpha"])
 
 # %%
+# The whole block, as Flamingo puts it before a block of the frozen language model (dashed):
+
+from scratch_vlm.viz.diagrams import gated_block
+from scratch_vlm.viz.show import show
+
+show(gated_block(5, 4, 7, 6), "14_cross_modality_attention_diagram")
+
+# %%
 # Which image?
 # ------------
 #
@@ -274,7 +282,6 @@ assert accuracy["looking"][4] > 0.6, "more shots than it was trained with"
 
 from scratch_vlm.ops.attend import attention_weights
 from scratch_vlm.viz.sequences import seen_images
-from scratch_vlm.viz.show import show
 
 two = test.shortened(2)
 talks = chats_under(two.answers, two.rules, asked=True)
