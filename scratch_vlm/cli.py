@@ -27,6 +27,7 @@ Start with
   scratch-vlm demo            train a ViT, a CLIP and models that see and speak, look at all (5 min)
   scratch-vlm compare         train two vision language models, and ask them (30 min)
   scratch-vlm gradcheck       check the gradient of every layer and model to machine precision
+  scratch-vlm lessons         read how all of it works, and run what you read
   scratch-vlm info            what is installed here, and whether a GPU can be used
 """
 
@@ -117,6 +118,18 @@ status 1 if a pair is wrong. To check a layer of your own:
 
   from scratch_vlm.gradcheck import check
   print(check(my_forward, my_backward, [x], p))
+"""
+
+LESSONS = """\
+Read, run and look at the lessons: from "what is an array" to a model that answers questions about
+videos, every gradient included. Each is a script that proves what it says.
+
+  scratch-vlm lessons            all of them, with the question that each answers
+  scratch-vlm lessons run 02     run one; its figures go to runs/lessons
+  scratch-vlm lessons run        run all
+  scratch-vlm lessons open 02    open its page in the browser, or its script if no pages are built
+
+To build the pages: pip install -e ".[docs]" && python -m sphinx -b html docs docs/_build/html
 """
 
 ASK = """\
@@ -344,6 +357,16 @@ def _parser():
     )
     check.add_argument("--json", type=Path, default=None, metavar="FILE", help="write results here")
 
+    lessons = commands.add_parser(
+        "lessons",
+        help="list, run and open the lessons",
+        description=LESSONS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    lessons.set_defaults(run=_lessons)
+    lessons.add_argument("action", nargs="?", choices=("list", "run", "open"), default="list")
+    lessons.add_argument("lesson", nargs="?", metavar="NN", help="its number (default all)")
+
     parity = command(
         "parity",
         _parity,
@@ -545,6 +568,21 @@ def _gradcheck(options):
         files=files,
     )
     return 0 if passed else 1
+
+
+def _lessons(options):
+    from scratch_vlm.experiments import lessons
+
+    if options.action == "open" and not options.lesson:
+        raise ValueError("which lesson? scratch-vlm lessons open 02")
+    chosen = [lessons.find_lesson(options.lesson)] if options.lesson else lessons.find_lessons()
+    for lesson in chosen:
+        print(f"{lesson.number}  {lesson.question}", flush=True)
+        if options.action == "open":
+            print(f"    {lessons.open_lesson(lesson)}")
+        if options.action == "run" and (status := lessons.run_lesson(lesson)):
+            return status
+    return 0
 
 
 def _parity(options):

@@ -18,7 +18,7 @@ from scratch_vlm.training.run import RunFolder, write_metrics
 from scratch_vlm.viz.table import results_table
 
 NAMES = ("vit", "clip", "lm", *compare.FUSIONS, "video", "shots")
-STEPS = {"unified": 700, "cross_modal": 700, "video": 900, "shots": 400}  # the others are whole
+STEPS = {"unified": 700, "cross_modal": 700, "video": 1400, "shots": 400}  # the others are whole
 QUICK_STEPS = {
     "vit": 200,
     "clip": 300,

@@ -8,6 +8,7 @@ single frame, the other is not told the order of frames.
 """
 
 from dataclasses import asdict
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,10 +38,34 @@ FRAMES = (3, 8)  # fewest and most of a training clip
 LONGER = 12  # of clips longer than any in training
 LENGTHS = (3, 5, 8)  # of clips to measure on
 LATENTS = 16
-PHASES = (  # until which share of the steps; frames; share on the torus; speeds; kinds of question
-    (0.2, (3, 4), 0.0, (4, 4), ("direction", "colour", "digit")),  # the fewer, the sooner learnt
-    (0.6, (3, 5), 0.8, (4, 4), clips.KINDS),
-    (1.0, FRAMES, 0.8, (4, 6), clips.KINDS),  # who compares distant frames is misled by the faster
+FIRST = ("direction", "colour", "digit")  # the fewer kinds of question, the sooner time is read
+
+
+class Phase(NamedTuple):
+    """A part of the training.
+
+    Attributes
+    ----------
+    until : float
+        Share of all steps at which it ends.
+    frames : (int, int)
+        Fewest and most of a clip.
+    torus, travel, speeds, kinds
+        As in `clips.training_clips`.
+    """
+
+    until: float
+    frames: tuple
+    torus: float
+    travel: tuple
+    speeds: tuple
+    kinds: tuple
+
+
+PHASES = (
+    Phase(0.3, (3, 4), 0.0, (12, 16), (4, 4), FIRST),  # where a digit starts says where it goes
+    Phase(0.7, (3, 5), 0.4, (4, 16), (4, 4), FIRST),  # where it starts says less and less
+    Phase(1.0, FRAMES, 0.8, (4, 16), (4, 6), clips.KINDS),  # faster: for clips that are longer
 )
 CHANCE = {  # of guessing along the known axis, or evenly; in the order of the questions on a clip
     "direction": 1 / 2,
@@ -144,17 +169,16 @@ def train_model(folder, arm="clips", *, vlm, seed=0, steps=None, xp=np, progress
 
     def batch(step):
         rng = np.random.default_rng([seed, step])
-        lengths, torus, speeds, kinds = next(
-            how for end, *how in PHASES if step < end * config.steps
-        )
+        phase = next(phase for phase in PHASES if step < phase.until * config.steps)
         frames, asked = clips.training_clips(
             rng,
             config.batch_size,
             pool,
-            int(rng.integers(lengths[0], lengths[1] + 1)),
-            torus=torus,
-            speeds=speeds,
-            kinds=kinds,
+            int(rng.integers(phase.frames[0], phase.frames[1] + 1)),
+            torus=phase.torus,
+            travel=phase.travel,
+            speeds=phase.speeds,
+            kinds=phase.kinds,
             warp=scenes.WARP,
         )
         return shown(frames, arm), asked

@@ -292,6 +292,8 @@ def test_the_share_of_the_torus_is_kept():
         ({"speeds": (0, 4)}, r"from 1 to 11 pixels a frame, got \(0, 4\)"),
         ({"speeds": (4, 12)}, r"from 1 to 11 pixels a frame, got \(4, 12\)"),
         ({"speeds": (5, 4)}, r"from 1 to 11 pixels a frame, got \(5, 4\)"),
+        ({"travel": (0, 4)}, r"travel must be from 1 to 16 pixels, got \(0, 4\)"),
+        ({"travel": (4, 17)}, r"travel must be from 1 to 16 pixels, got \(4, 17\)"),
         ({"kinds": ("speed",)}, r"kinds must be some of direction, .*, place, got \('speed',\)"),
         ({"kinds": ()}, r"kinds must be some of direction, .*, place, got \(\)"),
     ],
