@@ -53,8 +53,15 @@ assert abs(weights @ values - 5) < 0.01
 # The weights are a matrix of T rows and S columns, no longer a square, and each row adds up to one.
 # There are as many outputs as tokens that *ask*: however long the other sequence is, what comes out
 # fits to :math:`x` and can be added to it. :math:`x + Y` is the *fused representation*: each token
-# is still what it was, and knows what it saw.
-#
+# is still what it was, and knows what it saw. In one picture, with the shapes of what follows: one
+# word asks, nine cells of a board answer.
+
+from scratch_vlm.viz.diagrams import cross_attention
+from scratch_vlm.viz.show import show
+
+show(cross_attention(1, 9, 64, 192, heads=1), "03_cross_attention_diagram")
+
+# %%
 # For the way back, every arrow of the picture is walked against its direction. Where :math:`z`
 # went two ways, into keys and into values, its slopes come back two ways and are added: here by the
 # one product with :math:`W_{kv}`. So one backward has *two* input gradients, one for each sequence:
@@ -111,17 +118,11 @@ for name in ("q", "kv", "out"):
     assert np.allclose(g[name]["w"], library_g[name]["w"])
 
 # %%
-# Who asks has an order, who answers has none: shuffle the answering tokens, and nothing changes.
+# Turn around the row of tokens that answer, and nothing changes. Turn around that of those that
+# ask, and the outputs turn around alike.
 
 assert np.allclose(cross_forward(x, z[:, ::-1], p)[0], y)
-
-# %%
-# In one picture, with the shapes of what follows: one word asks, nine cells of a board answer.
-
-from scratch_vlm.viz.diagrams import cross_attention
-from scratch_vlm.viz.show import show
-
-show(cross_attention(1, 9, 64, 192, heads=1), "03_cross_attention_diagram")
+assert np.allclose(cross_forward(x[:, ::-1], z, p)[0], y[:, ::-1])
 
 # %%
 # A colour reads a board
@@ -215,9 +216,9 @@ print(f"looks at the right cell {looked:.3f}, names the digit {right:.3f} (chanc
 assert looked > 0.97 and right > 0.75
 
 # %%
-# It has found the cell although nobody told it to look: naming digits is only possible for who
-# does. What limits it is the naming, which a single linear layer does from raw pixels. What follows
-# in the next lessons is a better eye.
+# It has found the cell although nobody told it to look: only who looks there can name the digit.
+# What limits it is the naming, which a single linear layer does from raw pixels. What follows in
+# the next lessons is a better eye.
 
 from scratch_vlm.viz.figures import attention_maps
 
