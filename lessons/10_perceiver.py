@@ -50,7 +50,6 @@ start = perf_counter()
 y, _ = attend_forward(x[:, :, :latents], x, x)
 print(f"{inputs:5} inputs: 32 latents read {1000 * (perf_counter() - start):.2f} ms")
 assert y.shape == (1, 1, 32, 16)
-assert seconds["everybody reads"][-1] > 10 * seconds["32 latents read"][-1]
 
 from scratch_vlm.viz.lines import lines
 from scratch_vlm.viz.show import show

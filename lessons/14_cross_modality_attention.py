@@ -4,7 +4,7 @@ Can a language model look aside?
 
 In lesson 13 images stood among the words, and the language model had to change to read them. There
 is another way. Leave the model as it is, to the last bit. Between its blocks put new ones, in which
-the words *ask* and the image *answers*: the cross-attention of lesson 03. And put a valve before
+the words *ask* and the image *answers*: the cross-attention of lesson 03. And put a valve behind
 each of them, closed at first, so that nothing breaks on the first day.
 
 This lesson builds the valve, finds out who may see which image, and lets a frozen language model
