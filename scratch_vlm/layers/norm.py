@@ -102,7 +102,7 @@ def layer_norm_backward(dy, saved, g, *, out=None):
     In the forward this was :math:`y = \gamma \hat x + \beta`, so :math:`d\gamma = \sum dy\,\hat x`,
     :math:`d\beta = \sum dy` and :math:`d\hat x = \gamma\, dy`. Normalising removed the mean and the
     length of x, so nothing may flow back along either:
-    :math:`dx = (d\hat x - \mathrm{mean}(d\hat x) - \hat x\, \mathrm{mean}(d\hat x\,\hat x)) / \sigma`
+    :math:`dx = (d\hat x - \mathrm{mean}(d\hat x) - \hat x\, \mathrm{mean}(d\hat x\,\hat x))/\sigma`
     with means over D.
     """
     xhat, rstd, gamma = saved
