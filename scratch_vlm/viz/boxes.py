@@ -196,7 +196,10 @@ class Diagram:
         self.sheet.page.plot(xs, ys, **style, solid_capstyle="butt", zorder=2)
         if head:
             half = 0.42 * TIP
-            sides = [(neck[0] - half * v, neck[1] + half * u), (neck[0] + half * v, neck[1] - half * u)]
+            sides = [
+                (neck[0] - half * v, neck[1] + half * u),
+                (neck[0] + half * v, neck[1] - half * u),
+            ]
             self.sheet.page.add_patch(Polygon([(x1, y1), *sides], color=self.look.muted, zorder=2))
         if shape:
             (x0, y0), (x1, y1) = points[on : on + 2]
@@ -222,7 +225,7 @@ class Diagram:
         side = end.left if x < end.x else end.right
         self.arrow(start, (x, start[1]), (x, end.y), side)
 
-    def frame(self, left, top, right, bottom, times):
+    def frame(self, left, top, right, bottom, times, note=None):
         """Draw the frame of what is repeated.
 
         Parameters
@@ -231,28 +234,45 @@ class Diagram:
             Its edges.
         times : str
             How often, written inside its lower right corner.
+        note : str, optional
+            Written at the right of it.
         """
         style = {"facecolor": self.tint("plain", 0.07), "edgecolor": self.look.rule}
         self._round(left, top, right - left, bottom - top, 0.1, linewidth=1, zorder=0, **style)
         self.sheet.text(right - 0.1, bottom - 0.15, times, ha="right", weight="bold", size=TEXT)
+        if note:
+            said = {"size": SMALL, "color": self.look.muted}
+            self.sheet.text(right + 0.1, bottom - 0.15, note, **said)
 
-    def cells(self, x, y, hues, side=0.13):
-        """Draw a row of little squares, one for each token.
+    def cells(self, x, y, colours, width=0.13, height=None, *, gap=0.02, grid=(1, 1)):
+        """Draw a row of little boxes, one for each image or token.
 
         Parameters
         ----------
         x, y : float
             The middle of the row.
-        hues : sequence of str
-            The stream of each.
-        side : float, default 0.13
-            Inches from square to square.
+        colours : sequence of str
+            Of each, see `tint`.
+        width, height : float
+            Inches of each; by default it is a square.
+        gap : float, default 0.02
+            Inches between them.
+        grid : (int, int), default (1, 1)
+            Rows and columns into which each is cut.
         """
-        left = x - side * len(hues) / 2
-        for i, hue in enumerate(hues):
-            style = {"facecolor": self.tint(hue, 0.55), "edgecolor": self.look.paper}
-            corner = left + i * side, y - side / 2
-            self.sheet.page.add_patch(Rectangle(corner, side, side, linewidth=0.8, **style))
+        height = width if height is None else height
+        left = x - (width + gap) * len(colours) / 2 + gap / 2
+        (rows, columns), line = grid, {"color": self.look.paper, "linewidth": 0.6, "zorder": 4}
+        for i, colour in enumerate(colours):
+            corner = left + i * (width + gap), y - height / 2
+            box = Rectangle(corner, width, height, facecolor=colour, linewidth=0, zorder=3)
+            self.sheet.page.add_patch(box)
+            for part in range(1, columns):
+                across = corner[0] + width * part / columns
+                self.sheet.page.plot([across] * 2, [corner[1], corner[1] + height], **line)
+            for part in range(1, rows):
+                down = corner[1] + height * part / rows
+                self.sheet.page.plot([corner[0], corner[0] + width], [down] * 2, **line)
 
     def key(self, x=MARGIN):
         """Say at the foot what dashed frames and hatches mean, if there are any.
@@ -293,7 +313,9 @@ class Diagram:
 
     def _round(self, left, top, width, height, corner, **style):
         shape = f"round,pad=0,rounding_size={corner}"
-        self.sheet.page.add_patch(FancyBboxPatch((left, top), width, height, boxstyle=shape, **style))
+        self.sheet.page.add_patch(
+            FancyBboxPatch((left, top), width, height, boxstyle=shape, **style)
+        )
 
 
 def shaped(*axes):

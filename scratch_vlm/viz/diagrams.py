@@ -1,7 +1,9 @@
 """Architectures as diagrams: what is done in boxes, on the arrows the shapes of real arrays."""
 
+import math
+
 from scratch_vlm.viz.boxes import Diagram, shaped
-from scratch_vlm.viz.style import MARGIN, WIDTH, styled
+from scratch_vlm.viz.style import MARGIN, SMALL, WIDTH, styled
 
 ROW = 0.78  # inches from one row of boxes to the next
 GAP = 0.64  # the same inside a block
@@ -105,7 +107,11 @@ def vit(config, *, title=None, theme="light"):
     tokens, patches = shaped("B", config.tokens, d), shaped("B", n, d)
     known = {"learned": "a learned vector each", "axial": "learned, of row and column"}
     cut = [
-        ("cut into patches", f"{tall} × {wide} px, {rows} rows of {columns}", (height, width, channels)),
+        (
+            "cut into patches",
+            f"{tall} × {wide} px, {rows} rows of {columns}",
+            (height, width, channels),
+        ),
         ("linear", f"{numbers} to {d}", (n, numbers)),
         *([("put CLS in front", "one learned vector", (n, d))] if config.extra else []),
         ("add positions", known.get(config.positions, "sines and cosines"), (config.tokens, d)),
@@ -145,6 +151,353 @@ def vit(config, *, title=None, theme="light"):
         name = "scores or embedding" if config.outputs else "embedding"
         scores = picture.box(third, last.y + ROW, name, kind="array", **box)
         picture.arrow(last.bottom, scores.top, shape=shaped("B", config.outputs or d))
+    return picture.figure
+
+
+def video_tensors(config, frames, *, batch=2, each="patches", title=None, theme="light"):
+    """Draw what becomes of a batch of clips: frames are folded into it, encoded and dealt back.
+
+    Parameters
+    ----------
+    config : ViTConfig
+        What encodes the frames.
+    frames : int
+        F.
+    batch : int, default 2
+        B.
+    each : {"patches", "embedding"}
+        Whether a frame becomes the tokens of its patches, or one vector.
+    title : str, optional
+        A line above the figure.
+    theme : {"light", "dark"}, default "light"
+        Colours.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    See Also
+    --------
+    scratch_vlm.models.video.encode_frames_forward : What is drawn, up to the times.
+
+    Raises
+    ------
+    ValueError
+        If `each` is neither, or there are too many frames to draw each of them.
+    """
+    if each not in ("patches", "embedding"):
+        raise ValueError(f"each must be 'patches' or 'embedding', got {each!r}")
+    if not 1 <= batch * frames <= MOST:
+        raise ValueError(f"1 to {MOST} frames can be drawn; {batch} clips of {frames} are not")
+    n = config.grid[0] * config.grid[1]
+    patches, images = each == "patches", batch * frames
+    vector = (n, config.block.width) if patches else (config.outputs or config.block.width,)
+    clips, encoded = (batch, frames, *config.image), (batch, frames, *vector)
+    made = _count(n, "token") if patches else "vector"
+    stages = [  # what is done, what it takes, and how that is drawn
+        ("fold", "frames into the batch", clips, "frames"),
+        ("image encoder", f"ViT, {_count(config.depth, 'block')}", (images, *config.image), "row"),
+        ("unfold", "deal back to the clips", (images, *vector), "encoded row"),
+        ("add times", "a learned vector for each frame", encoded, "encoded"),
+    ]
+    if patches:
+        stages.append(("join", "all frames in one row", encoded, "encoded"))
+    captions = {
+        "frames": f"{_count(batch, 'clip')} of {_count(frames, 'frame')}",
+        "row": _count(images, "image"),
+        "encoded row": f"{made} for each",
+        "encoded": "a clip is a row again",
+    }
+    pitch = 1.06
+    with styled(theme) as look:
+        picture = Diagram(WIDTH, MARGIN + 0.4 + pitch * (len(stages) + 1), look, title)
+        x, left, y = 5.3, 1.95, MARGIN + 0.2
+        last = picture.box(x, y, "clips", kind="array", hue="visual", width=2.3)
+        for row, (name, note, axes, kind) in enumerate(stages, start=1):
+            step = picture.box(x, y + pitch * row, name, note, hue="visual", width=2.3)
+            picture.arrow(last.bottom, step.top, shape=shaped(*axes))
+            middle = (last.bottom[1] + step.top[1]) / 2
+            if kind == "encoded" and name == "join":
+                caption = "and knows when each frame was"
+            else:
+                caption = captions[kind]
+            grid = config.grid if patches and "encoded" in kind else (1, 1)
+            _film(
+                picture,
+                left,
+                middle,
+                batch,
+                frames,
+                caption,
+                row="row" in kind,
+                grid=grid,
+                thin=not patches and "encoded" in kind,
+            )
+            last = step
+        axes = (batch, frames * n, config.block.width) if patches else encoded
+        name = "tokens of each clip" if patches else "vectors of each clip"
+        end = picture.box(x, last.y + pitch, name, kind="array", hue="visual", width=2.3)
+        picture.arrow(last.bottom, end.top, shape=shaped(*axes))
+        middle = (last.bottom[1] + end.top[1]) / 2
+        grid = config.grid if patches else (1, 1)
+        said = (
+            f"{_count(frames * n, 'token')} a clip" if patches else "and knows when each frame was"
+        )
+        _film(
+            picture,
+            left,
+            middle,
+            batch,
+            frames,
+            said,
+            grid=grid,
+            gap=0 if patches else 0.03,
+            thin=not patches,
+        )
+    return picture.figure
+
+
+def _film(picture, x, y, batch, frames, caption, *, row=False, grid=(1, 1), gap=0.03, thin=False):
+    """Draw the frames of each clip: a hue for a clip, darker from frame to frame."""
+    side = min(0.27, 3.5 / (batch * frames) - 0.03)
+    shade = [0.3 + 0.5 * f / max(frames - 1, 1) for f in range(frames)]
+    hues = [("visual", "latents", "words", "plain")[b % 4] for b in range(batch)]
+    rows = [[picture.tint(hue, share) for share in shade] for hue in hues]
+    if max(grid) > 8:  # more lines than can be told apart
+        grid = (1, 1)
+    if row:
+        rows = [sum(rows, [])]
+    size = (side / 3, side) if thin else (side, side)
+    step = side + max(gap, 0.03)
+    for r, colours in enumerate(rows):
+        height = y - 0.1 + (r - (len(rows) - 1) / 2) * step
+        picture.cells(x, height, colours, *size, gap=gap, grid=grid)
+    under = y - 0.1 + len(rows) * step / 2 + 0.1
+    said = {"size": SMALL, "color": picture.look.muted, "ha": "center"}
+    picture.sheet.text(x, under, caption, **said)
+
+
+def perceiver(config, *, title=None, theme="light"):
+    """Draw a Perceiver: a few latents read many inputs, and think.
+
+    Parameters
+    ----------
+    config : PerceiverConfig
+        The model.
+    title : str, optional
+        A line above the figure.
+    theme : {"light", "dark"}, default "light"
+        Colours.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    See Also
+    --------
+    scratch_vlm.models.perceiver.perceiver_forward : What is drawn.
+    """
+    n, (r, d), cross = math.prod(config.shape), (config.latents, config.block.width), config.cross
+    few, many = shaped("B", r, d), shaped("B", n, config.input_width)
+    norm, mean = (_norm(config.block), None), ("mean", "over the latents")
+    decode = {
+        "mean": [(*norm, (r, d)), (*mean, (r, d))],
+        "mean_first": [(*mean, (r, d)), (*norm, (d,))],
+        "query": [("cross-attention block", "one learned query asks", (r, d))],
+    }[config.decoder]
+    if config.outputs:
+        decode = [*decode, ("linear", f"{d} to {config.outputs}", (d,))]
+    with styled(theme) as look:
+        height = MARGIN + 0.4 + ROW * (len(decode) + 4) + 0.3 + FOOT
+        picture = Diagram(WIDTH, height, look, title)
+        x, z, y, wide = 2.2, 5.75, MARGIN + 0.2, 2.5
+        own, seen = {"hue": "latents", "width": wide}, {"hue": "visual", "width": 2.4}
+        latents = picture.box(x, y, "latents", kind="learned", **own)
+        inputs = picture.box(z, y, "inputs", kind="array", **seen)
+        last = inputs
+        if config.bands is not None:
+            bands = f"Fourier, {_count(config.bands, 'band')} an axis"
+            steps = [("append positions", bands, (n, config.channels))]
+            last = _column(picture, z, inputs, steps, **seen)
+        elif config.learned is not None:
+            steps = [("append positions", "learned, beside a linear layer", (n, config.channels))]
+            last = _column(picture, z, inputs, steps, **seen)
+        heads = f"latents ask, {_count(cross.heads, 'head')} of {cross.per_head}"
+        look_on = picture.box(x, y + 1.75 * ROW, "cross-attention block", heads, **own)
+        inside = f"{_count(config.block.heads, 'head')} of {config.block.per_head}"
+        name = _count(config.depth, "self-attention block")
+        think = picture.box(x, y + 2.75 * ROW, name, inside, **own)
+        picture.arrow(latents.bottom, look_on.top, shape=shaped(r, d))
+        picture.arrow(look_on.bottom, think.top, shape=few)
+        picture.arrow(last.bottom, (z, look_on.y), look_on.right, shape=many, on=1)
+        first = look_on if config.variant == "original" else think
+        edges = x - wide / 2 - 0.2, first.top[1] - 0.17, x + wide / 2 + 0.2, think.bottom[1] + 0.32
+        picture.frame(*edges, f"× {config.repeats}", note=_sharing(config))
+        bottom = picture.box(x, y + 4 * ROW, *decode[0][:2], **own)
+        picture.arrow(think.bottom, bottom.top, shape=None)
+        last = _column(picture, x, bottom, decode[1:], **own)
+        name = "scores or embedding" if config.outputs else "embedding"
+        end = picture.box(x, last.y + ROW, name, kind="array", **own)
+        picture.arrow(last.bottom, end.top, shape=shaped("B", config.outputs or d))
+        picture.key()
+    return picture.figure
+
+
+def _sharing(config):  # which repeats of a Perceiver share weights, in words
+    if config.repeats == 1:
+        return None
+    reads = config.reads
+    if config.towers == 1 and config.crosses == 1:
+        return "the same weights every time"
+    if config.towers == config.repeats and config.crosses == reads:
+        return "own weights each time"
+    crosses = _count(config.crosses, "cross-attention")
+    return f"weights of {crosses} and\n{_count(config.towers, 'latent transformer')} in turn"
+
+
+def resampler(config, frames, patches, *, title=None, theme="light"):
+    """Draw a Perceiver Resampler: any number of frames becomes R tokens.
+
+    Parameters
+    ----------
+    config : ResamplerConfig
+        The model.
+    frames, patches : int
+        F and N: frames of a clip, and features of each.
+    title : str, optional
+        A line above the figure.
+    theme : {"light", "dark"}, default "light"
+        Colours.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    See Also
+    --------
+    scratch_vlm.layers.resampler.resampler_forward : What is drawn.
+    """
+    block, r = config.block, config.latents
+    d, s = block.width, frames * patches
+    few = shaped("B", r, d)
+    with styled(theme) as look:
+        picture = Diagram(WIDTH, MARGIN + 9.1 * ROW + FOOT, look, title)
+        x, z, y, wide = 2.1, 5.5, MARGIN + 0.2, 2.2
+        own, seen = {"hue": "latents", "width": wide}, {"hue": "visual", "width": 2.4}
+        features = picture.box(z, y, "features of frames", kind="array", **seen)
+        steps = [("join", "all frames in one row", (frames, patches, d))]
+        if config.frames:
+            steps.insert(0, ("add times", "a learned vector for each frame", steps[0][2]))
+        last = _column(picture, z, features, steps, **seen)
+        latents = picture.box(x, y + ROW, "latents", kind="learned", **own)
+        tap = x, y + 3.35 * ROW
+        both = picture.box(z, tap[1], "join", "features, then latents", hue="latents", width=2.4)
+        picture.arrow(last.bottom, both.top, shape=shaped("B", s, d))
+        picture.arrow(tap, both.left, shape=few)
+        width = config.head_width or block.per_head
+        heads = f"latents ask, {_count(block.heads, 'head')} of {width}"
+        attend = picture.box(x, y + 4.45 * ROW, "cross-attention", heads, **own)
+        picture.arrow(latents.bottom, attend.top)
+        picture.arrow(latents.bottom, tap, shape=shaped(r, d), head=False)
+        corner = z, attend.y
+        picture.arrow(both.bottom, corner, attend.right, shape=shaped("B", s + r, d), on=1)
+        plus = picture.dot(x, attend.y + GAP, hue="latents")
+        picture.arrow(attend.bottom, plus.top, shape=few)
+        picture.around((x, attend.top[1] - 0.2), plus, x - wide / 2 - 0.25)
+        mlp = picture.box(x, plus.y + GAP, "MLP", f"{d} to {block.hidden} and back", **own)
+        picture.arrow(plus.bottom, mlp.top, shape=few)
+        more = picture.dot(x, mlp.y + GAP, hue="latents")
+        picture.arrow(mlp.bottom, more.top, shape=few)
+        picture.around((x, mlp.top[1] - 0.2), more, x - wide / 2 - 0.25)
+        frame = x - wide / 2 - 0.45, y + 2.85 * ROW, z + 1.4, more.y + 0.32
+        picture.frame(*frame, f"× {config.depth}")
+        norm = picture.box(x, more.y + 0.9 * ROW + 0.1, _norm(block), **own)
+        picture.arrow(more.bottom, norm.top)
+        end = picture.box(x, norm.y + 0.9 * ROW, "visual tokens", kind="array", **own)
+        picture.arrow(norm.bottom, end.top, shape=few)
+        picture.key()
+    return picture.figure
+
+
+def flamingo(config, words, visual, *, title=None, theme="light"):
+    """Draw a gated cross-attention block before a block of a frozen language model.
+
+    Parameters
+    ----------
+    config : GatedConfig
+        The gated block.
+    words : int
+        T, tokens of the text.
+    visual : int
+        S, visual tokens beside it.
+    title : str, optional
+        A line above the figure.
+    theme : {"light", "dark"}, default "light"
+        Colours.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    See Also
+    --------
+    scratch_vlm.layers.gated.gated_block_forward : What is drawn.
+    """
+    block = config.block
+    own, norm = shaped("B", words, block.width), (_norm(block), None)
+    numbers = "one number" if config.gate_shape == () else f"{block.width} numbers"
+    with styled(theme) as look:
+        x, z, y, wide = 2.5, 5.7, MARGIN + 0.2, 2.3
+        picture = Diagram(WIDTH, MARGIN + 0.4 + 10.6 * GAP + 0.1 + FOOT, look, title)
+        text, seen = {"hue": "words", "width": wide}, {"hue": "visual", "width": 2.1}
+        last = picture.box(x, y, "words", kind="array", **text)
+        answers = picture.box(z, y, "visual tokens", kind="array", **seen)
+        heads = f"words ask, {_count(block.heads, 'head')} of {config.head_width or block.per_head}"
+        halves = [("cross-attention", heads), ("MLP", f"{block.width} to {block.hidden} and back")]
+        y += GAP + 0.12
+        top = y - 0.46
+        for number, half in enumerate(halves):
+            boxes = []
+            for said in (norm, half):
+                step = picture.box(x, y, *said, **text)
+                picture.arrow(last.bottom, step.top, shape=own)
+                boxes.append(step)
+                last, y = step, y + GAP
+            times = picture.dot(x, y - 0.06, "×", hue="words")
+            picture.arrow(last.bottom, times.top, shape=own)
+            gate = picture.box(
+                x + 1.85, times.y, f"tanh α{'₁₂'[number]}", kind="learned", width=1.0
+            )
+            picture.arrow(gate.left, times.right)
+            said = {"size": SMALL, "color": look.muted}
+            note = f"{numbers}, starts at {config.gate:g}"
+            picture.sheet.text(gate.right[0] + 0.1, gate.y, note, **said)
+            plus = picture.dot(x, times.y + 0.52, hue="words")
+            picture.arrow(times.bottom, plus.top)
+            picture.around((x, boxes[0].top[1] - 0.18), plus, x - wide / 2 - 0.3)
+            if not number:
+                picture.arrow(
+                    answers.bottom,
+                    (z, last.y),
+                    last.right,
+                    shape=shaped("B", visual, config.source),
+                    on=1,
+                )
+            last, y = plus, plus.y + GAP
+        picture.frame(x - wide / 2 - 0.5, top, z + 1.25, plus.y + 0.28, "gated block")
+        y += 0.1
+        frozen = picture.box(
+            x,
+            y,
+            "block of the language model",
+            "words read words before them",
+            kind="frozen",
+            **text,
+        )
+        picture.arrow(last.bottom, frozen.top)
+        end = picture.box(x, y + GAP + 0.04, "words", kind="array", **text)
+        picture.arrow(frozen.bottom, end.top, shape=own)
+        picture.key()
     return picture.figure
 
 
