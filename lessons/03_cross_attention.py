@@ -116,6 +116,16 @@ for name in ("q", "kv", "out"):
 assert np.allclose(cross_forward(x, z[:, ::-1], p)[0], y)
 
 # %%
+# All of it in one picture, with the shapes of these arrays on the arrows. The line at the left is
+# the sum :math:`x + Y`; B counts the images.
+
+from scratch_vlm.viz import diagrams
+from scratch_vlm.viz.show import show
+
+figure = diagrams.cross_attention(x.shape[1:], z.shape[1:], heads=1)
+show(figure, "03_cross_attention_diagram")
+
+# %%
 # A colour reads a board
 # ----------------------
 #
@@ -212,7 +222,6 @@ assert looked > 0.97 and right > 0.75
 # in the next lessons is a better eye.
 
 from scratch_vlm.viz.figures import attention_maps
-from scratch_vlm.viz.show import show
 
 asked = np.arange(len(COLOUR_NAMES))
 full = next(i for i, board in enumerate(drawn) if len(board.items) == len(asked))

@@ -188,6 +188,15 @@ for (name, a), (_, b) in zip(leaves(mine), leaves(theirs), strict=True):
     assert np.allclose(a, b), name
 
 # %%
+# The axis of frames goes into the batch and comes out again. What tells the frames apart, their
+# times, is added last; why that is needed is how this lesson ends.
+
+from scratch_vlm.viz import diagrams
+
+figure = diagrams.video_tensors(config, frames.shape[1], batch=len(frames), each="embedding")
+show(figure, "09_video_diagram")
+
+# %%
 # Frames that the mask calls padding are not encoded at all. They cost nothing and say zero:
 
 y, _ = encode_frames_forward(short.frames, p, config=config, encoder=EMBEDDING, mask=short.mask)

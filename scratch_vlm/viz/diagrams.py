@@ -104,7 +104,7 @@ def vit(config, *, title=None, theme="light"):
     (height, width, channels), (tall, wide), d = config.image, config.patch, config.block.width
     (rows, columns), numbers = config.grid, tall * wide * channels
     n = rows * columns
-    tokens, patches = shaped("B", config.tokens, d), shaped("B", n, d)
+    tokens = shaped("B", config.tokens, d)
     known = {"learned": "a learned vector each", "axial": "learned, of row and column"}
     cut = [
         (
@@ -130,7 +130,7 @@ def vit(config, *, title=None, theme="light"):
     if config.outputs:
         head = [*head, ("linear", f"{d} to {config.outputs}", (d,))]
     with styled(theme) as look:
-        long = max(ROW * (max(len(cut), len(head) + 1)) + 0.3, BLOCK + 1.5)
+        long = max(ROW * (max(len(cut), len(head) + 1)) + 0.3, BLOCK + 1.1)
         picture = Diagram(WIDTH, MARGIN + 0.2 + long, look, title)
         first, second, third, top = 1.15, 3.8, 6.4, MARGIN + 0.2
         box = {"hue": "visual", "width": 1.9}
@@ -193,7 +193,7 @@ def video_tensors(config, frames, *, batch=2, each="patches", title=None, theme=
     patches, images = each == "patches", batch * frames
     vector = (n, config.block.width) if patches else (config.outputs or config.block.width,)
     clips, encoded = (batch, frames, *config.image), (batch, frames, *vector)
-    made = _count(n, "token") if patches else "vector"
+    made = _count(n, "token") if patches else "a vector"
     stages = [  # what is done, what it takes, and how that is drawn
         ("fold", "frames into the batch", clips, "frames"),
         ("image encoder", f"ViT, {_count(config.depth, 'block')}", (images, *config.image), "row"),
@@ -266,7 +266,7 @@ def _film(picture, x, y, batch, frames, caption, *, row=False, grid=(1, 1), gap=
     if max(grid) > 8:  # more lines than can be told apart
         grid = (1, 1)
     if row:
-        rows = [sum(rows, [])]
+        rows = [[colour for colours in rows for colour in colours]]
     size = (side / 3, side) if thin else (side, side)
     step = side + max(gap, 0.03)
     for r, colours in enumerate(rows):
@@ -308,7 +308,9 @@ def perceiver(config, *, title=None, theme="light"):
     if config.outputs:
         decode = [*decode, ("linear", f"{d} to {config.outputs}", (d,))]
     with styled(theme) as look:
-        height = MARGIN + 0.4 + ROW * (len(decode) + 4) + 0.3 + FOOT
+        once = config.variant == "io"  # latents read once, before what is repeated
+        low = 0.3 * ROW if once else 0.0
+        height = MARGIN + 0.7 + ROW * (len(decode) + 4) + low + FOOT
         picture = Diagram(WIDTH, height, look, title)
         x, z, y, wide = 2.2, 5.75, MARGIN + 0.2, 2.5
         own, seen = {"hue": "latents", "width": wide}, {"hue": "visual", "width": 2.4}
@@ -326,14 +328,15 @@ def perceiver(config, *, title=None, theme="light"):
         look_on = picture.box(x, y + 1.75 * ROW, "cross-attention block", heads, **own)
         inside = f"{_count(config.block.heads, 'head')} of {config.block.per_head}"
         name = _count(config.depth, "self-attention block")
-        think = picture.box(x, y + 2.75 * ROW, name, inside, **own)
+        think = picture.box(x, y + 2.75 * ROW + low, name, inside, **own)
         picture.arrow(latents.bottom, look_on.top, shape=shaped(r, d))
-        picture.arrow(look_on.bottom, think.top, shape=few)
         picture.arrow(last.bottom, (z, look_on.y), look_on.right, shape=many, on=1)
-        first = look_on if config.variant == "original" else think
+        first = think if once else look_on
         edges = x - wide / 2 - 0.2, first.top[1] - 0.17, x + wide / 2 + 0.2, think.bottom[1] + 0.32
         picture.frame(*edges, f"× {config.repeats}", note=_sharing(config))
-        bottom = picture.box(x, y + 4 * ROW, *decode[0][:2], **own)
+        rim = (x, edges[1]) if once else think.top
+        picture.arrow(look_on.bottom, rim, think.top, shape=few)
+        bottom = picture.box(x, y + 4 * ROW + low, *decode[0][:2], **own)
         picture.arrow(think.bottom, bottom.top, shape=None)
         last = _column(picture, x, bottom, decode[1:], **own)
         name = "scores or embedding" if config.outputs else "embedding"
@@ -381,7 +384,7 @@ def resampler(config, frames, patches, *, title=None, theme="light"):
     d, s = block.width, frames * patches
     few = shaped("B", r, d)
     with styled(theme) as look:
-        picture = Diagram(WIDTH, MARGIN + 9.1 * ROW + FOOT, look, title)
+        picture = Diagram(WIDTH, MARGIN + 9.4 * ROW + FOOT, look, title)
         x, z, y, wide = 2.1, 5.5, MARGIN + 0.2, 2.2
         own, seen = {"hue": "latents", "width": wide}, {"hue": "visual", "width": 2.4}
         features = picture.box(z, y, "features of frames", kind="array", **seen)
@@ -389,7 +392,7 @@ def resampler(config, frames, patches, *, title=None, theme="light"):
         if config.frames:
             steps.insert(0, ("add times", "a learned vector for each frame", steps[0][2]))
         last = _column(picture, z, features, steps, **seen)
-        latents = picture.box(x, y + ROW, "latents", kind="learned", **own)
+        latents = picture.box(x, y + 1.5 * ROW, "latents", kind="learned", **own)
         tap = x, y + 3.35 * ROW
         both = picture.box(z, tap[1], "join", "features, then latents", hue="latents", width=2.4)
         picture.arrow(last.bottom, both.top, shape=shaped("B", s, d))
@@ -448,7 +451,7 @@ def flamingo(config, words, visual, *, title=None, theme="light"):
     numbers = "one number" if config.gate_shape == () else f"{block.width} numbers"
     with styled(theme) as look:
         x, z, y, wide = 2.5, 5.7, MARGIN + 0.2, 2.3
-        picture = Diagram(WIDTH, MARGIN + 0.4 + 10.6 * GAP + 0.1 + FOOT, look, title)
+        picture = Diagram(WIDTH, MARGIN + 0.4 + 10.3 * GAP + FOOT, look, title)
         text, seen = {"hue": "words", "width": wide}, {"hue": "visual", "width": 2.1}
         last = picture.box(x, y, "words", kind="array", **text)
         answers = picture.box(z, y, "visual tokens", kind="array", **seen)
@@ -508,6 +511,247 @@ def _column(picture, x, last, steps, **options):
         picture.arrow(last.bottom, step.top, shape=shaped("B", *axes))
         last = step
     return last
+
+
+def unified(config, words, *, media=1, frames=1, frozen=("tower",), title=None, theme="light"):
+    """Draw a vision language model that reads visual tokens among the words, as LLaVA does.
+
+    Parameters
+    ----------
+    config : UnifiedConfig
+        The model.
+    words : int
+        Words of a text.
+    media, frames : int, default 1
+        Images or videos in a text, and F frames of each.
+    frozen : sequence of str, default ("tower",)
+        What does not learn, of ``tower``, ``connector`` and ``lm``.
+    title : str, optional
+        A line above the figure.
+    theme : {"light", "dark"}, default "light"
+        Colours.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If there are no such parts to freeze.
+
+    See Also
+    --------
+    scratch_vlm.models.unified.unified_forward : What is drawn.
+    cross_modal : The other way.
+    """
+    return _panels([(_unified, config, words, media, frames, frozen)], title, theme)
+
+
+def cross_modal(
+    config, words, *, media=1, frames=1, frozen=("tower", "lm"), title=None, theme="light"
+):
+    """Draw a vision language model whose words look at images from inside, as Flamingo's do.
+
+    Parameters
+    ----------
+    config : CrossModalConfig
+        The model.
+    words : int
+        Words of a text.
+    media, frames : int, default 1
+        I images or videos in a text, and F frames of each.
+    frozen : sequence of str, default ("tower", "lm")
+        What does not learn, of ``tower``, ``connector`` and ``lm``.
+    title : str, optional
+        A line above the figure.
+    theme : {"light", "dark"}, default "light"
+        Colours.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If there are no such parts to freeze.
+
+    See Also
+    --------
+    scratch_vlm.models.cross_modal.cross_modal_forward : What is drawn.
+    unified : The other way.
+    """
+    return _panels([(_cross_modal, config, words, media, frames, frozen)], title, theme)
+
+
+def fusions(one, other, words, *, media=1, frames=1, frozen=("tower",), title=None, theme="light"):
+    """Draw both ways to give a language model eyes, side by side.
+
+    Parameters
+    ----------
+    one : UnifiedConfig
+        At the left.
+    other : CrossModalConfig
+        At the right.
+    words : int
+        Words of a text.
+    media, frames : int, default 1
+        Images or videos in a text, and F frames of each.
+    frozen : sequence of str, default ("tower",)
+        What does not learn, of ``tower``, ``connector`` and ``lm``.
+    title : str, optional
+        A line above the figure.
+    theme : {"light", "dark"}, default "light"
+        Colours.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If there are no such parts to freeze.
+
+    See Also
+    --------
+    unified, cross_modal : Each of them alone.
+    """
+    how = words, media, frames, frozen
+    return _panels([(_unified, one, *how), (_cross_modal, other, *how)], title, theme)
+
+
+def _panels(panels, title, theme):
+    parts = {"tower", "connector", "lm"}
+    for *_, frozen in panels:
+        if not parts.issuperset(frozen):
+            raise ValueError(f"frozen may name tower, connector and lm, got {', '.join(frozen)}")
+    with styled(theme) as look:
+        wide = WIDTH / 2
+        picture = Diagram(wide * len(panels), MARGIN + 7.1 * ROW + FOOT, look, title)
+        for number, (draw, *how) in enumerate(panels):
+            draw(picture, number * wide, *how)
+        picture.key()
+    return picture.figure
+
+
+def _unified(picture, left, config, words, media, frames, frozen):
+    s, (d, vocabulary) = config.sight.tokens(frames), (config.lm.block.width, config.lm.vocabulary)
+    t = words + media * s
+    row = shaped("B", t, d)
+    name = "unified\nembedding"
+    embed, visual = _eyes(picture, left, name, config, t, media, frames, frozen)
+    x, wide = left + WIDTH / 4, 3.3
+    kind = "frozen" if "lm" in frozen else "step"
+    splice = picture.box(
+        x,
+        visual.y + 1.1 * ROW,
+        "splice",
+        "visual tokens into their places",
+        hue="words",
+        width=wide,
+    )
+    for box, axes in ((embed, (t, d)), (visual, (s, d))):
+        letter = "B" if box is embed else f"{media} B" if media > 1 else "B"
+        picture.arrow(box.bottom, (box.x, splice.top[1]), shape=shaped(letter, *axes))
+    blocks = picture.box(
+        x,
+        splice.y + 1.3 * ROW,
+        _count(config.lm.depth, "block"),
+        "tokens read tokens before them",
+        kind=kind,
+        hue="words",
+        width=2.4,
+    )
+    picture.arrow(splice.bottom, blocks.top, shape=row, before=True)
+    image = [("visual", 0.65)] * s
+    text = [("words", 0.55)]
+    first = -(-words // (media + 1))
+    order = (text * first + image) * media + text * max(words - first * media, 0)
+    if len(order) <= 60:
+        cell = min(0.13, 1.6 / len(order))
+        colours = [picture.tint(*said) for said in order]
+        middle = (splice.bottom[1] + blocks.top[1]) / 2
+        picture.cells(x + 0.87, middle, colours, 0.85 * cell, 0.13, gap=0.15 * cell)
+    _scores(picture, blocks, row, shaped("B", t, vocabulary), vocabulary, kind)
+
+
+def _cross_modal(picture, left, config, words, media, frames, frozen):
+    s, (d, vocabulary) = config.sight.tokens(frames), (config.lm.block.width, config.lm.vocabulary)
+    t = words + media  # a medium keeps one place in the text
+    row, kind = shaped("B", t, d), "frozen" if "lm" in frozen else "step"
+    name = "cross-modality\nattention"
+    embed, visual = _eyes(picture, left, name, config, t, media, frames, frozen)
+    gated = picture.box(
+        embed.x, visual.y + 1.25 * ROW, "gated block", "words look", hue="words", width=1.6
+    )
+    picture.arrow(embed.bottom, gated.top, shape=row)
+    corner = visual.x, gated.y
+    seen = shaped("B", media * s, config.gated.source)
+    picture.arrow(visual.bottom, corner, gated.right, shape=seen, on=0, before=True)
+    block = picture.box(
+        embed.x, gated.y + ROW, "block", "words read words", kind=kind, hue="words", width=1.6
+    )
+    picture.arrow(gated.bottom, block.top, shape=row)
+    depth, places = config.lm.depth, config.places
+    note = (
+        "a gated block before each"
+        if len(places) == depth
+        else (f"gated blocks before\n{len(places)} of the {depth} blocks")
+    )
+    edges = gated.left[0] - 0.12, gated.top[1] - 0.16, gated.right[0] + 0.12, block.bottom[1] + 0.3
+    picture.frame(*edges, f"× {depth}")
+    said = {"size": SMALL, "color": picture.look.muted}
+    picture.sheet.text(edges[2] + 0.08, block.y, note, **said)
+    _scores(picture, block, None, shaped("B", t, vocabulary), vocabulary, kind, extra=0.05)
+
+
+def _eyes(picture, left, name, config, t, media, frames, frozen):
+    """Draw how words and images become tokens; return where both end."""
+    sight, text = config.sight, {"hue": "words", "width": 1.6}
+    m, y, images = (
+        "B" if media == 1 else f"{media} B",
+        MARGIN + 0.2,
+        {"hue": "visual", "width": 1.75},
+    )
+    x, z = left + 0.98, left + 2.77
+    said = {"ha": "center", "weight": "bold", "color": picture.look.muted}
+    picture.sheet.text(x, y + 0.05, name, **said)
+    tower, connector = sight.tower, sight.connector
+    pixels = shaped(m, frames, *tower.vit.image)
+    kinds = {name: "frozen" if name in frozen else "step" for name in ("tower", "connector", "lm")}
+    seen = picture.box(z, y, "images" if frames == 1 else "videos", kind="array", **images)
+    depth = f"{_count(max(tower.used), 'block')} of a ViT"
+    tall = picture.box(z, y + ROW, "vision tower", depth, kind=kinds["tower"], **images)
+    picture.arrow(seen.bottom, tall.top, shape=pixels, before=True)
+    name = {"mlp": "MLP"}.get(connector.kind, connector.kind.replace("_", " "))
+    note = f"{name}, {connector.inputs} to {connector.outputs}"
+    bridge = picture.box(z, y + 2 * ROW, "connector", note, kind=kinds["connector"], **images)
+    picture.arrow(
+        tall.bottom, bridge.top, shape=shaped(m, frames, tower.patches, tower.outputs), before=True
+    )
+    ids = picture.box(x, y + ROW, "token ids", kind="array", **text)
+    embed = picture.box(
+        x, y + 2 * ROW, "embedding", f"{config.lm.vocabulary} rows", kind=kinds["lm"], **text
+    )
+    picture.arrow(ids.bottom, embed.top, shape=shaped("B", t))
+    return embed, bridge
+
+
+def _scores(picture, last, row, scores, vocabulary, kind, extra=0.0):
+    head = picture.box(
+        last.x,
+        last.y + ROW + extra,
+        "norm, linear",
+        f"to {vocabulary} scores",
+        kind=kind,
+        hue="words",
+        width=1.6,
+    )
+    picture.arrow(last.bottom, head.top, shape=row)
+    end = picture.box(last.x, head.y + ROW, "next tokens", kind="array", hue="words", width=1.6)
+    picture.arrow(head.bottom, end.top, shape=scores)
 
 
 def _block(picture, x, y, config, tokens, hue="visual"):
