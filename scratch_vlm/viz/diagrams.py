@@ -379,6 +379,10 @@ def resampler(config, frames, patches, *, title=None, theme="light"):
     See Also
     --------
     scratch_vlm.layers.resampler.resampler_forward : What is drawn.
+
+    Notes
+    -----
+    Of the norms only the last is drawn; features, latents and what the MLP reads have theirs, too.
     """
     block, r = config.block, config.latents
     d, s = block.width, frames * patches
@@ -640,6 +644,8 @@ def _unified(picture, left, config, words, media, frames, frozen):
     s, (d, vocabulary) = config.sight.tokens(frames), (config.lm.block.width, config.lm.vocabulary)
     t = words + media * s
     row = shaped("B", t, d)
+    causal = "tokens read tokens before them"
+    reads = causal if config.order == "causal" else "words causal, images both ways"
     name = "unified\nembedding"
     embed, visual = _eyes(picture, left, name, config, t, media, frames, frozen)
     x, wide = left + WIDTH / 4, 3.3
@@ -659,7 +665,7 @@ def _unified(picture, left, config, words, media, frames, frozen):
         x,
         splice.y + 1.3 * ROW,
         _count(config.lm.depth, "block"),
-        "tokens read tokens before them",
+        reads,
         kind=kind,
         hue="words",
         width=2.4,
