@@ -34,14 +34,14 @@ def cross_attention(asking, answering, *, heads, head_width=None, title=None, th
     -------
     matplotlib.figure.Figure
 
-    See Also
-    --------
-    scratch_vlm.layers.attention.cross_attention_forward : What is drawn.
-
     Raises
     ------
     ValueError
         If the heads do not divide the channels.
+
+    See Also
+    --------
+    scratch_vlm.layers.attention.cross_attention_forward : What is drawn.
     """
     (t, d), (s, e) = asking, answering
     if head_width is None and d % heads:
@@ -176,14 +176,14 @@ def video_tensors(config, frames, *, batch=2, each="patches", title=None, theme=
     -------
     matplotlib.figure.Figure
 
-    See Also
-    --------
-    scratch_vlm.models.video.encode_frames_forward : What is drawn, up to the times.
-
     Raises
     ------
     ValueError
         If `each` is neither, or there are too many frames to draw each of them.
+
+    See Also
+    --------
+    scratch_vlm.models.video.encode_frames_forward : What is drawn, up to the times.
     """
     if each not in ("patches", "embedding"):
         raise ValueError(f"each must be 'patches' or 'embedding', got {each!r}")
