@@ -50,7 +50,6 @@ start = perf_counter()
 y, _ = attend_forward(x[:, :, :latents], x, x)
 print(f"{inputs:5} inputs: 32 latents read {1000 * (perf_counter() - start):.2f} ms")
 assert y.shape == (1, 1, 32, 16)
-assert seconds["everybody reads"][-1] > 10 * seconds["32 latents read"][-1]
 
 from scratch_vlm.viz.lines import lines
 from scratch_vlm.viz.show import show
@@ -106,6 +105,13 @@ assert once == 7 and twice == 13 and g["w"] == 4
 
 x, z, p = rng.normal(size=(3, 4)), rng.normal(size=(20, 5)), {"w": rng.normal(size=(5, 4))}
 print(check(look_forward, look_backward, [x, z], p))
+
+# %%
+# The whole model, with the shapes of the one that reads digits below:
+
+from scratch_vlm.viz.diagrams import perceiver as perceiver_diagram
+
+show(perceiver_diagram(64, 19, 8, 64, depth=1, repeats=2), "10_perceiver_diagram")
 
 # %%
 # The library's Perceiver keeps the same promise. Give it shared weights, and then the same numbers

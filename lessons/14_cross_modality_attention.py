@@ -4,7 +4,7 @@ Can a language model look aside?
 
 In lesson 13 images stood among the words, and the language model had to change to read them. There
 is another way. Leave the model as it is, to the last bit. Between its blocks put new ones, in which
-the words *ask* and the image *answers*: the cross-attention of lesson 03. And put a valve before
+the words *ask* and the image *answers*: the cross-attention of lesson 03. And put a valve behind
 each of them, closed at first, so that nothing breaks on the first day.
 
 This lesson builds the valve, finds out who may see which image, and lets a frozen language model
@@ -86,6 +86,14 @@ g, library = {"alpha": np.zeros(())}, zeros_like(block)
 gate_backward(dy, saved, g)
 gated_block_backward(dy[None], kept, library)
 assert np.isclose(library["attn_gate"], g["alpha"])
+
+# %%
+# The whole block, as Flamingo puts it before a block of the frozen language model (dashed):
+
+from scratch_vlm.viz.diagrams import gated_block
+from scratch_vlm.viz.show import show
+
+show(gated_block(5, 4, 7, 6), "14_cross_modality_attention_diagram")
 
 # %%
 # Which image?
@@ -274,7 +282,6 @@ assert accuracy["looking"][4] > 0.6, "more shots than it was trained with"
 
 from scratch_vlm.ops.attend import attention_weights
 from scratch_vlm.viz.sequences import seen_images
-from scratch_vlm.viz.show import show
 
 two = test.shortened(2)
 talks = chats_under(two.answers, two.rules, asked=True)

@@ -61,6 +61,14 @@ print(f"words alone {by_hand(T, T):,}, with an image among them {by_hand(T + N, 
 print(f"looking aside adds {looking:,} in each layer that looks")
 
 # %%
+# Both in one picture; unified at the left, cross-modal at the right:
+
+from scratch_vlm.viz.diagrams import fusions
+from scratch_vlm.viz.show import show
+
+show(fusions(T, N, D, depth=2), "15_which_fusion_diagram")
+
+# %%
 # *Unified*: with I images the block reads T + I N tokens, so the square in its attention grows with
 # the square of I. And every block carries every visual token through its MLP.
 #
@@ -119,7 +127,6 @@ assert np.isclose(cache[0, 64] / cache[1, 64], 4, rtol=0.02)
 # Its memory is larger by about 4, for it keeps every visual token in 32 blocks and not in 8.
 
 from scratch_vlm.viz.lines import lines
-from scratch_vlm.viz.show import show
 
 figure = lines(
     images[1:],
