@@ -53,13 +53,17 @@ assert abs(weights @ values - 5) < 0.01
 # The weights are a matrix of T rows and S columns, no longer a square, and each row adds up to one.
 # There are as many outputs as tokens that *ask*: however long the other sequence is, what comes out
 # fits to :math:`x` and can be added to it. :math:`x + Y` is the *fused representation*: each token
-# is still what it was, and knows what it saw. In one picture, with the shapes of what follows: one
-# word asks, nine cells of a board answer.
+# is still what it was, and knows what it saw.
+#
+# All of it in one picture, with the shapes of the arrays below on the arrows: 3 tokens of 4 channels
+# ask, 5 of 6 channels answer. The line at the left is the sum :math:`x + Y`; B counts the images.
 
-from scratch_vlm.viz.diagrams import cross_attention
+from scratch_vlm.viz import diagrams
 from scratch_vlm.viz.show import show
 
-show(cross_attention(1, 9, 64, 192, heads=1), "03_cross_attention_diagram")
+asking, answering = (3, 4), (5, 6)
+figure = diagrams.cross_attention(asking, answering, heads=1)
+show(figure, "03_cross_attention_diagram")
 
 # %%
 # For the way back, every arrow of the picture is walked against its direction. Where :math:`z`
@@ -103,7 +107,7 @@ from scratch_vlm.tree import tree_map
 rng = np.random.default_rng(0)
 p = cross_attention_init(rng, 4, 6, heads=1, bias=False)
 p = tree_map(lambda w: w.astype(float), p)
-x, z, dy = rng.normal(size=(2, 3, 4)), rng.normal(size=(2, 5, 6)), rng.normal(size=(2, 3, 4))
+x, z, dy = (rng.normal(size=(2, *shape)) for shape in (asking, answering, asking))
 print(check(cross_forward, cross_backward, [x, z], p))
 
 g, library_g = tree_map(np.zeros_like, p), tree_map(np.zeros_like, p)

@@ -88,12 +88,13 @@ gated_block_backward(dy[None], kept, library)
 assert np.isclose(library["attn_gate"], g["alpha"])
 
 # %%
-# The whole block, as Flamingo puts it before a block of the frozen language model (dashed):
+# The whole block, as Flamingo puts it before a block of the frozen language model (hatched):
 
-from scratch_vlm.viz.diagrams import gated_block
+from scratch_vlm.viz import diagrams
 from scratch_vlm.viz.show import show
 
-show(gated_block(5, 4, 7, 6), "14_cross_modality_attention_diagram")
+figure = diagrams.flamingo(config, len(x), z.shape[1])
+show(figure, "14_cross_modality_attention_diagram")
 
 # %%
 # Which image?
