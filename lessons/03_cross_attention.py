@@ -55,8 +55,8 @@ assert abs(weights @ values - 5) < 0.01
 # fits to :math:`x` and can be added to it. :math:`x + Y` is the *fused representation*: each token
 # is still what it was, and knows what it saw.
 #
-# All of it in one picture, with the shapes of the arrays below on the arrows: 3 tokens of 4 channels
-# ask, 5 of 6 channels answer. The line at the left is the sum :math:`x + Y`; B counts the images.
+# All of it in one picture, with the shapes of the arrays below: 3 tokens of 4 channels ask, 5 of 6
+# channels answer. The line at the left is the sum :math:`x + Y`; B counts the images.
 
 from scratch_vlm.viz import diagrams
 from scratch_vlm.viz.show import show
