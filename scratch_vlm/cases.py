@@ -117,13 +117,13 @@ class Case:
     options : dict
         Keyword arguments. A callable is called for a fresh value on each use.
     on_host : tuple of str
-        Options that are arrays of the host wherever the others live.
+        Options that stay on the host wherever the others live: what decides about shapes.
     """
 
     inputs: tuple
     p: dict | None = None
     options: dict = field(default_factory=dict)
-    on_host: tuple = ()
+    on_host: tuple = ("lengths",)
 
     def fresh_options(self):
         """Return the keyword arguments of one call."""
@@ -1267,20 +1267,22 @@ def _cross_parts(rng, n, kind=None):
     )
     p = random_parameters(rng, cross_modal.cross_modal_init(rng, config))
     ids = _shown_texts(rng, n, config.image, [1] * len(media))
-    return ids, media, p, {"config": config, "lengths": lengths, **_maybe_dice(rng)}
+    most = int((ids == config.image).sum(1).max())
+    options = {"config": config, "lengths": lengths, **_maybe_dice(rng)}
+    return ids, media, p, {**options, "slots": _either(rng, None, most, most + 1)}
 
 
 @_case("models.cross_modal.look")
 def _(rng, n):
     ids, media, p, options = _cross_parts(rng, n)
-    return Case((ids, media), p, {**options, "slots": _either(rng, None, 2 * n.B)})
+    return Case((ids, media), p, options)
 
 
 @_case("models.cross_modal.cross_trunk")
 def _(rng, n):
     _, _, p, options = _cross_parts(rng, n)
     config = options["config"]
-    del options["lengths"]
+    del options["lengths"], options["slots"]
     options["seen"] = _either(rng, None, random_mask(rng, (n.B, 1, n.T, n.S)))
     options["mask"] = _either(rng, None, random_mask(rng, (n.B, 1, n.T, n.T)))
     options["positions"] = _either(rng, None, rng.integers(0, config.lm.context, (n.B, n.T)))

@@ -3,6 +3,7 @@
 import inspect
 import re
 import textwrap
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -368,7 +369,8 @@ def test_numpy_and_a_device_agree(name, seed, xp, no_sync, dtype, tolerance):
     y, saved = run(pair, case)
     dy = cotangent(rng, y)
     dx, g = pull(pair, case, dy, saved)
-    with no_sync():
+    counts = there.options.get("slots", 0) is None  # media in the ids, which waits: see there
+    with nullcontext() if counts else no_sync():
         y2, saved2 = run(pair, there)
         dx2, g2 = pull(pair, there, to_device(dy, xp), saved2)
     here, device = ([a, *b, *dict(leaves(c)).values()] for a, b, c in ((y, dx, g), (y2, dx2, g2)))

@@ -49,22 +49,21 @@ def describe(name, x):
     return "value"
 
 
-def main():
-    """Write the file."""
+def describe_all():
+    """Describe the module and its array."""
     names = {n: getattr(cupy, n) for n in dir(cupy) if not n.startswith("_")}
     members = {n: getattr(cupy.ndarray, n) for n in dir(cupy.ndarray) if not n.startswith("_")}
     functions = {
         n: describe(n, x) for n, x in names.items() if not isinstance(x, types.ModuleType)
     }
-    api = {
+    return {
         "cupy": cupy.__version__,
         "functions": functions,
         "methods": {n: signature(n, x) for n, x in members.items() if callable(x)},
         "attributes": [n for n, x in members.items() if not callable(x)],
     }
-    API.write_text(json.dumps(api, indent=1) + "\n", encoding="utf-8")
-    print(f"{len(functions)} names and {len(members)} members of CuPy {cupy.__version__} in {API}")
 
 
 if __name__ == "__main__":
-    main()
+    API.write_text(json.dumps(describe_all(), indent=1) + "\n", encoding="utf-8")
+    print(f"wrote the names of CuPy {cupy.__version__} to {API}")
