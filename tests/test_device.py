@@ -11,9 +11,11 @@ import pytest
 
 from scratch_vlm.backend import to_device
 from scratch_vlm.cases import make_case, random_parameters, whole_models
+from scratch_vlm.experiments import chats, digits, language, motion, perceiver, scenes, vqa
 from scratch_vlm.inference.answer import answer
 from scratch_vlm.inference.generate import generate
 from scratch_vlm.layers.block import BlockConfig
+from scratch_vlm.models.clip import clip_init
 from scratch_vlm.models.lm import LMConfig, lm_init, lm_loss_backward, lm_loss_forward
 from scratch_vlm.models.perceiver import (
     PerceiverConfig,
@@ -21,6 +23,7 @@ from scratch_vlm.models.perceiver import (
     perceiver_forward,
     perceiver_init,
 )
+from scratch_vlm.models.unified import unified_init
 from scratch_vlm.models.vit import ViTConfig, vit_backward, vit_forward, vit_init
 from scratch_vlm.ops.losses import cross_entropy_backward, cross_entropy_forward
 from scratch_vlm.training import loop
@@ -53,17 +56,17 @@ def classifier(init, forward, backward, config, *shape):
     return loss_forward, loss_backward, p, (x, np.arange(4) % config.outputs)
 
 
-def vit():
+def small_vit():
     config = ViTConfig((4, 4, 1), (2, 2), 3, BLOCK, 2)
     return classifier(vit_init, vit_forward, vit_backward, config, 4, 4, 1)
 
 
-def perceiver():
+def small_perceiver():
     config = PerceiverConfig((2, 3), 1, 3, BLOCK, latents=3, depth=1, repeats=2)
     return classifier(perceiver_init, perceiver_forward, perceiver_backward, config, 6, 1)
 
 
-def language_model():
+def small_lm():
     config = LMConfig.llama(11, 12, width=8, heads=4, kv_heads=2, depth=2)
     ids = RNG(1).integers(0, 11, (4, 7))
     labels = np.where(RNG(2).random(ids.shape) < 0.3, -100, ids)
@@ -82,7 +85,7 @@ def whole(name, seed):
     return forward, WHOLE[name].backward, case.p, case.inputs
 
 
-MODELS = {"ViT": vit, "Perceiver": perceiver, "language model": language_model}
+MODELS = {"ViT": small_vit, "Perceiver": small_perceiver, "language model": small_lm}
 MODELS |= {f"{name} {seed}": partial(whole, name, seed) for name in WHOLE for seed in range(4)}
 
 
@@ -96,12 +99,18 @@ def test_among_the_models_are_videos_of_several_lengths_behind_a_resampler():
             )
 
 
-def within(context, function):
-    def call(*args, **kwargs):
-        with context():
-            return function(*args, **kwargs)
+def forbid_waiting(monkeypatch, no_sync):
+    """Let `train` wait where it fetches the loss and the norm, and nowhere else in a step."""
 
-    return call
+    def quiet(function):
+        def call(*args, **kwargs):
+            with no_sync():
+                return function(*args, **kwargs)
+
+        return call
+
+    for owner, part in ((loop, "add_gradients"), (AdamW, "gradient_norm"), (AdamW, "step")):
+        monkeypatch.setattr(owner, part, quiet(getattr(owner, part)))
 
 
 def curve(folder):
@@ -118,17 +127,38 @@ def test_training_waits_once_a_step_and_its_curve_is_that_of_numpy(
     p, batch = tree_map(cast, p), tuple(map(cast, batch))
 
     def learn(folder, xp):
-        train(
-            forward, backward, p, lambda step: batch, TRAINING, folder, xp=xp, progress=False
-        )
+        train(forward, backward, p, lambda step: batch, TRAINING, folder, xp=xp, progress=False)
         return curve(folder)
 
     right = learn(tmp_path / "numpy", np)
-    for owner, part in ((loop, "add_gradients"), (AdamW, "gradient_norm"), (AdamW, "step")):
-        monkeypatch.setattr(owner, part, within(no_sync, getattr(owner, part)))
+    forbid_waiting(monkeypatch, no_sync)
     there = learn(tmp_path / "device", xp)
     np.testing.assert_allclose(there, right, rtol=1e-3)
     assert len({loss for loss, _ in there}) == TRAINING.steps
+
+
+WEIGHTS = {
+    "clip": clip_init(RNG(0), scenes.MODEL),
+    "lm": lm_init(RNG(0), chats.language()),
+}
+LESSONS = {
+    "digits": digits.train_model,
+    "permuted digits": perceiver.train_model,
+    "scenes": scenes.train_model,
+    "captions": language.train_model,
+    "unified": partial(vqa.train_model, arm="unified", **WEIGHTS),
+    "cross-modal": partial(vqa.train_model, arm="cross_modal", connector="resampler", **WEIGHTS),
+    "clips": partial(motion.train_model, vlm=unified_init(RNG(0), motion.model_of("clips"))),
+}
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_the_models_of_the_lessons_wait_once_a_step(name, xp, no_sync, tmp_path, monkeypatch):
+    train_model = partial(LESSONS[name], steps=2, progress=False)
+    train_model(tmp_path / "numpy")
+    forbid_waiting(monkeypatch, no_sync)
+    train_model(tmp_path / "device", xp=xp)
+    np.testing.assert_allclose(curve(tmp_path / "device"), curve(tmp_path / "numpy"), rtol=1e-3)
 
 
 def same_words(there, here):

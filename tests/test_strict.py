@@ -122,9 +122,11 @@ def test_the_errors_say_what_met_what(x):
 
 
 USES = {
-    "operators": lambda xp, x: 2 * -x**2 / 3 - (1 - x) @ x.T @ x,
+    "operators": lambda xp, x: 2 * -(x**2) / 3 - (1 - x) @ x.T @ x,
     "in place": lambda xp, x: x.copy().__iadd__(x).__imul__(0.5),
-    "methods": lambda xp, x: x.reshape(2, 6).T.swapaxes(0, 1).astype("float64").sum(1, keepdims=True),
+    "methods": lambda xp, x: (
+        x.reshape(2, 6).T.swapaxes(0, 1).astype("float64").sum(1, keepdims=True)
+    ),
     "reductions": lambda xp, x: x.mean(-1, keepdims=True) + x.max(),
     "where of three": lambda xp, x: xp.where(x > 0, x, 0.0),
     "indices": lambda xp, x: x[xp.arange(2), xp.asarray([3, 1])][::-1, None],
@@ -176,5 +178,3 @@ def test_the_names_are_those_of_the_cupy_that_is_installed():
     from strict import make_api
 
     assert make_api.describe_all() == xp.API
-
-

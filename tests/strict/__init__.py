@@ -32,6 +32,10 @@ WAITING = (
     *("unique", "unique_all", "unique_counts", "unique_inverse", "unique_values"),
     *("dump", "dumps", "get", "item", "tobytes", "tofile", "tolist"),
 )
+BINARY = ("add", "and", "floordiv", "lshift", "matmul", "mod", "mul", "or", "pow", "rshift")
+BINARY += ("sub", "truediv", "xor")
+UNARY = ("abs", "eq", "ge", "gt", "invert", "le", "lt", "ne", "neg", "pos")  # and comparisons
+TO_PYTHON = ("bool", "complex", "float", "format", "int", "str")
 _no_sync = False
 
 
@@ -55,7 +59,7 @@ def _wait(what):
         raise HiddenSync(f"{what} waits for the device")
 
 
-class ndarray:  # noqa: N801
+class ndarray:
     """An array as CuPy has it; `host` is the NumPy array behind it, for this file alone."""
 
     __slots__ = ("host",)
@@ -124,14 +128,14 @@ def _waiting(name):
     return convert
 
 
-for _name in "add and floordiv lshift matmul mod mul or pow rshift sub truediv xor".split():
+for _name in BINARY:
     for _prefix in ("", "r", "i"):
         if f"{_prefix}{_name}" != "imatmul":  # which CuPy lacks
             _full = f"__{_prefix}{_name}__"
             setattr(ndarray, _full, _operator(_full))
-for _name in "abs eq ge gt invert le lt ne neg pos".split():
+for _name in UNARY:
     setattr(ndarray, f"__{_name}__", _operator(f"__{_name}__"))
-for _name in "bool complex float format int str".split():
+for _name in TO_PYTHON:
     setattr(ndarray, f"__{_name}__", _waiting(f"__{_name}__"))
 
 

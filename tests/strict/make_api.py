@@ -53,9 +53,7 @@ def describe_all():
     """Describe the module and its array."""
     names = {n: getattr(cupy, n) for n in dir(cupy) if not n.startswith("_")}
     members = {n: getattr(cupy.ndarray, n) for n in dir(cupy.ndarray) if not n.startswith("_")}
-    functions = {
-        n: describe(n, x) for n, x in names.items() if not isinstance(x, types.ModuleType)
-    }
+    functions = {n: describe(n, x) for n, x in names.items() if not isinstance(x, types.ModuleType)}
     return {
         "cupy": cupy.__version__,
         "functions": functions,
