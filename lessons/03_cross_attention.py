@@ -116,12 +116,14 @@ for name in ("q", "kv", "out"):
 assert np.allclose(cross_forward(x, z[:, ::-1], p)[0], y)
 
 # %%
-# In one picture, with the shapes of what follows: one word asks, nine cells of a board answer.
+# All of it in one picture, with the shapes of these arrays on the arrows. The line at the left is
+# the sum :math:`x + Y`; B counts the images.
 
-from scratch_vlm.viz.diagrams import cross_attention
+from scratch_vlm.viz import diagrams
 from scratch_vlm.viz.show import show
 
-show(cross_attention(1, 9, 64, 192, heads=1), "03_cross_attention_diagram")
+figure = diagrams.cross_attention(x.shape[1:], z.shape[1:], heads=1)
+show(figure, "03_cross_attention_diagram")
 
 # %%
 # A colour reads a board

@@ -143,15 +143,16 @@ assert x.shape == (1, 37, 32)
 assert np.allclose(y, vit_features_forward(image, p, config=config)[0])
 
 # %%
-# In one picture, with the shapes of the arrays:
+# That was a whole Vision Transformer; a norm and a linear layer on CLS make class scores of it.
+# Here it is with the shapes of its arrays on the arrows, and one of its blocks (lesson 04) opened:
 
-from scratch_vlm.viz.diagrams import vit
+from scratch_vlm.viz import diagrams
 
-show(vit(config), "05_patches_and_vit_diagram")
+figure = diagrams.vit(config)
+show(figure, "05_patches_and_vit_diagram")
 
 # %%
-# That was a whole Vision Transformer; a norm and a linear layer on CLS make class scores of it. In
-# its backward one thing is new, twice. The same position vectors, and the same CLS, were used in
+# In its backward one thing is new, twice. The same position vectors, and the same CLS, were used in
 # every image of the batch, so their gradients are sums over the batch:
 #
 # .. math:: d\mathrm{pos}_t = \sum_b dx_{bt}, \qquad d\mathrm{cls} = \sum_b dx_{b0}

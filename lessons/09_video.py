@@ -188,11 +188,13 @@ for (name, a), (_, b) in zip(leaves(mine), leaves(theirs), strict=True):
     assert np.allclose(a, b), name
 
 # %%
-# What becomes of a clip on its way to one row of tokens, in one picture:
+# The axis of frames goes into the batch and comes out again. What tells the frames apart, their
+# times, is added last; why that is needed is how this lesson ends.
 
-from scratch_vlm.viz.diagrams import video_tensors
+from scratch_vlm.viz import diagrams
 
-show(video_tensors(3, config.image, config.tokens, config.block.width), "09_video_diagram")
+figure = diagrams.video_tensors(config, frames.shape[1], batch=len(frames), each="embedding")
+show(figure, "09_video_diagram")
 
 # %%
 # Frames that the mask calls padding are not encoded at all. They cost nothing and say zero:

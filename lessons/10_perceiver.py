@@ -50,7 +50,6 @@ start = perf_counter()
 y, _ = attend_forward(x[:, :, :latents], x, x)
 print(f"{inputs:5} inputs: 32 latents read {1000 * (perf_counter() - start):.2f} ms")
 assert y.shape == (1, 1, 32, 16)
-assert seconds["everybody reads"][-1] > 10 * seconds["32 latents read"][-1]
 
 from scratch_vlm.viz.lines import lines
 from scratch_vlm.viz.show import show
@@ -110,9 +109,11 @@ print(check(look_forward, look_backward, [x, z], p))
 # %%
 # The whole model, with the shapes of the one that reads digits below:
 
-from scratch_vlm.viz.diagrams import perceiver as perceiver_diagram
+from scratch_vlm.experiments import perceiver
+from scratch_vlm.viz import diagrams
 
-show(perceiver_diagram(64, 19, 8, 64, depth=1, repeats=2), "10_perceiver_diagram")
+figure = diagrams.perceiver(perceiver.MODEL)
+show(figure, "10_perceiver_diagram")
 
 # %%
 # The library's Perceiver keeps the same promise. Give it shared weights, and then the same numbers
@@ -178,7 +179,6 @@ for bands in (0, 1, 4):
 from tempfile import TemporaryDirectory
 
 from scratch_vlm.data.digits import split
-from scratch_vlm.experiments import perceiver
 
 with TemporaryDirectory() as folder:
     p_digits = perceiver.train_model(folder, steps=300, progress=False)

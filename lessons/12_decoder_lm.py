@@ -59,9 +59,9 @@ assert len(bpe.tokens(known)) == 5 < len(bpe.tokens(unknown))
 # So it is in general: a matrix used twice gains the slopes of both uses.
 #
 # .. math:: x_t = E_{i_t}, \quad z = x E^\top \qquad\Longrightarrow\qquad
-#    dE = dz^\top x \;+\; \text{for each } t:\; dE_{i_t} {+}{=} (dz\, E)_t
+#    dE_j = (dz^\top x)_j + \sum_{t:\, i_t = j} (dz\, E)_t
 #
-# In the second sum lies a trap: a token that occurs three times gains three times. NumPy's
+# In the second part lies a trap: a token that occurs three times gains three times. NumPy's
 # ``g[ids] += ...`` counts repeated rows once; ``np.add.at`` counts all.
 
 from scratch_vlm.gradcheck import check

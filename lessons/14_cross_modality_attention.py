@@ -4,7 +4,7 @@ Can a language model look aside?
 
 In lesson 13 images stood among the words, and the language model had to change to read them. There
 is another way. Leave the model as it is, to the last bit. Between its blocks put new ones, in which
-the words *ask* and the image *answers*: the cross-attention of lesson 03. And put a valve before
+the words *ask* and the image *answers*: the cross-attention of lesson 03. And put a valve behind
 each of them, closed at first, so that nothing breaks on the first day.
 
 This lesson builds the valve, finds out who may see which image, and lets a frozen language model
@@ -88,12 +88,13 @@ gated_block_backward(dy[None], kept, library)
 assert np.isclose(library["attn_gate"], g["alpha"])
 
 # %%
-# The whole block, as Flamingo puts it before a block of the frozen language model (dashed):
+# The whole block, as Flamingo puts it before a block of the frozen language model (hatched):
 
-from scratch_vlm.viz.diagrams import gated_block
+from scratch_vlm.viz import diagrams
 from scratch_vlm.viz.show import show
 
-show(gated_block(5, 4, 7, 6), "14_cross_modality_attention_diagram")
+figure = diagrams.flamingo(config, len(x), z.shape[1])
+show(figure, "14_cross_modality_attention_diagram")
 
 # %%
 # Which image?

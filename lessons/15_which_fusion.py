@@ -63,10 +63,12 @@ print(f"looking aside adds {looking:,} in each layer that looks")
 # %%
 # Both in one picture; unified at the left, cross-modal at the right:
 
-from scratch_vlm.viz.diagrams import fusions
+from scratch_vlm.experiments.vqa import model_of
+from scratch_vlm.viz import diagrams
 from scratch_vlm.viz.show import show
 
-show(fusions(T, N, D, depth=2), "15_which_fusion_diagram")
+figure = diagrams.fusions(model_of("unified"), model_of("cross_modal"), T)
+show(figure, "15_which_fusion_diagram")
 
 # %%
 # *Unified*: with I images the block reads T + I N tokens, so the square in its attention grows with
@@ -148,7 +150,6 @@ from scratch_vlm.data.boards import evaluation_boards
 from scratch_vlm.data.chat import Turn, chat_batch
 from scratch_vlm.experiments.chats import placeholders, tokenizer
 from scratch_vlm.experiments.scenes import prepare
-from scratch_vlm.experiments.vqa import model_of
 from scratch_vlm.models.cross_modal import cross_modal_init, cross_modal_loss_forward
 from scratch_vlm.models.unified import unified_init, unified_loss_forward
 

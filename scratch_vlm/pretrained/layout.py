@@ -361,9 +361,7 @@ class Layout:
         p = self._room(dtype)
         own = dict(leaves(p))
         for rule in self.rules:
-            tensor = tensors[names[rule.published]]
-            rule.view(own[rule.ours])[...] = tensor[slice(*rule.rows)] if rule.rows else tensor
-            del tensor
+            tensors.copy(names[rule.published], rule.view(own[rule.ours]), rule.rows)
             tensors.forget()
             if on_tensor:
                 on_tensor(names[rule.published])

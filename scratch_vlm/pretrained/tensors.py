@@ -80,10 +80,32 @@ class Tensors(Mapping):
 
     def __getitem__(self, key):
         """Return a tensor, read-only, as a view of the file; bfloat16 as a float32 copy."""
+        x = self._raw(key)
+        return widen(x) if self.formats[key] == "BF16" else x
+
+    def copy(self, key, out, rows=None):
+        """Copy a tensor into an array, without another copy in between.
+
+        Parameters
+        ----------
+        key : str
+            Its name.
+        out : array of shape (...)
+            Where to; of the tensor's shape.
+        rows : tuple of int, optional
+            Which rows to copy, first and behind the last. Default all.
+        """
+        x = self._raw(key)
+        x = x if rows is None else x[slice(*rows)]
+        if self.formats[key] == "BF16" and out.dtype == np.float32:
+            np.left_shift(x, 16, out=out.view("<u4"), dtype="<u4")
+        else:
+            out[...] = widen(x) if self.formats[key] == "BF16" else x
+
+    def _raw(self, key):
         name, start = self._places[key]
         kind, shape = self.formats[key], self.shapes[key]
-        x = np.frombuffer(self._maps[name], DTYPES[kind], math.prod(shape), start).reshape(shape)
-        return widen(x) if kind == "BF16" else x
+        return np.frombuffer(self._maps[name], DTYPES[kind], math.prod(shape), start).reshape(shape)
 
     def __iter__(self):
         """Walk over the names."""

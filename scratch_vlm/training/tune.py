@@ -72,7 +72,9 @@ def tune(model, batch, config, folder, *, adapters=None, rank=8, alpha=None, **o
        arXiv:2106.09685, section 4.1.
     """
     forward, backward = objective(model)
-    p = model.p
+    # As a checkpoint holds them: products of a matrix stored by columns round otherwise, and a
+    # resumed run must end as one without a break.
+    p = tree_map(partial(np.asarray, order="C"), model.p)
     if adapters is not None:
         p = lora_add(np.random.default_rng(config.seed), p, adapters, rank=rank, alpha=alpha)
         if config.trained == EVERYTHING:
