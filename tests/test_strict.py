@@ -33,7 +33,7 @@ MISUSE = {
     "a list as an index": lambda x: x[[0, 1]],
     "a slice up to a device array": lambda x: x[: xp.arange(3).max()],
     "range of a device array": lambda x: range(xp.arange(3).max()),
-    "a list in a ufunc": lambda x: xp.add(x, [1.0, 2.0, 3.0, 4.0]),
+    "a list in a ufunc": lambda x: xp.add(xp.arange(2), [1, 2]),
     "where= of a ufunc": lambda x: xp.exp(x, where=x > 0),
     "where= of a reduction": lambda x: xp.sum(x, where=x > 0),
     "where= of a method": lambda x: x.sum(where=x > 0),
@@ -53,6 +53,7 @@ MISUSE = {
     "a product of two precisions": lambda x: xp.matmul(x, x.T.astype("float64")),
     "at of a ufunc but add": lambda x: xp.maximum.at(x, xp.arange(3), x),
     "add.at with an index of NumPy": lambda x: xp.add.at(x, np.arange(3), x),
+    "add.at of another precision": lambda x: xp.add.at(x, xp.arange(3), xp.zeros((3, 4))),
     "an integer outside the axis": lambda x: x[xp.asarray([5])],
 }
 MISSING = {

@@ -147,11 +147,6 @@ def _masks(index):
 def _index(index):
     if isinstance(index, tuple):
         return tuple(map(_index, index))
-    if isinstance(index, slice):
-        for end in (index.start, index.stop, index.step):
-            if isinstance(end, ndarray):
-                raise TypeError("an array of the device is no end of a slice")
-        return index
     if isinstance(index, list):
         raise TypeError("a list as an index is copied to the device at every call")
     return _to_host("an index", index)
