@@ -1,11 +1,69 @@
 """Pairs made from pairs: the same function, computed with less memory or on more cores."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
 from copy import deepcopy
 from functools import cache
 
 from scratch_vlm.backend import namespace
 from scratch_vlm.tree import leaves, zeros_like
+
+_forward_only = ContextVar("forward_only", default=False)
+
+
+class Nothing(dict):
+    """Stands for what a forward would have saved, and says so to whoever looks for it."""
+
+    def __missing__(self, key):
+        """Refuse: nothing is here."""
+        raise ValueError(
+            "nothing goes backward through a KV cache, kept keys and values, or `forward_only`: "
+            f"run the forward without them ({key!r} was not saved)"
+        )
+
+
+@contextmanager
+def forward_only():
+    """Save nothing for a backward that will not come: blocks forget at once what they computed.
+
+    Memory then holds the activations of one block, not of all, and every block finds those of the
+    one before still in the cache. Values stay the same to the bit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scratch_vlm.layers.block import BlockConfig, tower_forward, tower_init
+    >>> config = BlockConfig(8, heads=2)
+    >>> p = tower_init(np.random.default_rng(0), config, depth=3)
+    >>> with forward_only():
+    ...     y, saved = tower_forward(np.ones((1, 4, 8), "f"), p, config=config)
+    >>> saved["0"]
+    {}
+    """
+    token = _forward_only.set(True)
+    try:
+        yield
+    finally:
+        _forward_only.reset(token)
+
+
+def for_backward(saved, *, cache=None):
+    """Return what a block saved, or nothing where no backward will come.
+
+    Parameters
+    ----------
+    saved : dict
+        What the block saved.
+    cache : object, optional
+        A KV cache, or kept keys and values: whoever generates with them does not go back.
+
+    Returns
+    -------
+    dict
+        `saved`, or an empty one that says why it is empty.
+    """
+    return saved if cache is None and not _forward_only.get() else Nothing()
 
 
 def recomputed(forward, backward):
@@ -113,7 +171,10 @@ def chunked(forward, backward, *, size, threads=1, recompute=False):
         return [x[start : start + size] for start in range(0, len(x), size)]
 
     def run(work, count):  # work(worker) for each worker
-        return list(_pool(threads).map(work, range(count))) if count > 1 else [work(0)]
+        if count == 1:
+            return [work(0)]
+        tasks = [_pool(threads).submit(copy_context().run, work, i) for i in range(count)]
+        return [task.result() for task in tasks]
 
     def forward_(x, p, *, rng=None, **options):
         pieces = pieces_of(x) or [x]

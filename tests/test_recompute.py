@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scratch_vlm.layers.block import BlockConfig, tower_backward, tower_forward, tower_init
-from scratch_vlm.recompute import add_trees, chunked, plain, recomputed
+from scratch_vlm.recompute import add_trees, chunked, forward_only, plain, recomputed
 from scratch_vlm.tree import FROZEN, leaves, nbytes, zeros_like
 
 CONFIG = BlockConfig(4, 2, 6)
@@ -122,3 +122,24 @@ def test_add_trees_adds_in_place_and_leaves_frozen_alone():
     add_trees(a, {"w": np.full(2, 2.0), "f": FROZEN})
     assert w.tolist() == [3, 3]
     add_trees(FROZEN, FROZEN)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_forward_only_gives_the_same_and_keeps_nothing(threads):
+    p, x, dy = tower(0, 5)
+    forward, backward = chunked(tower_forward, tower_backward, size=2, threads=threads)
+    y, saved = forward(x, p, config=CONFIG)
+    with forward_only():
+        y_only, nothing = forward(x, p, config=CONFIG)
+    assert np.array_equal(y_only, y)
+    assert nbytes(saved) > 0 == nbytes(nothing)
+    with pytest.raises(ValueError, match=r"nothing goes backward through .* `forward_only`"):
+        backward(dy, nothing, zeros_like(p))
+    assert nbytes(forward(x, p, config=CONFIG)[1]) == nbytes(saved)  # it ends with its block
+
+
+def test_forward_only_ends_with_an_error():
+    p, x, _ = tower(0, 1)
+    with pytest.raises(ValueError, match="four"), forward_only():
+        raise ValueError("four")
+    assert nbytes(tower_forward(x, p, config=CONFIG)[1]) > 0

@@ -19,7 +19,7 @@ from scratch_vlm.models.unified import (
 )
 
 
-def answer(prompts, media, p, config, *, new, lengths=None, chunk=256, **options):
+def answer(prompts, media, p, config, *, new, lengths=None, chunk=512, **options):
     """Write on after texts that show images or videos, in one batch.
 
     Parameters
@@ -38,7 +38,7 @@ def answer(prompts, media, p, config, *, new, lengths=None, chunk=256, **options
         Most tokens to write after each prompt.
     lengths : integer array of shape (M,), optional
         Real frames of each, on the host. Default F for all.
-    chunk : int, default 256
+    chunk : int, default 512
         Tokens of the prompts that are read at once, see `generate_from`.
     **options
         How to choose and when to stop: see `decode`.

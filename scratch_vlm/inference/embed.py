@@ -1,7 +1,7 @@
 """Embeddings of many images or texts, a few at a time."""
 
 from scratch_vlm.models.clip import encode_images_forward, encode_texts_forward
-from scratch_vlm.recompute import chunked
+from scratch_vlm.recompute import chunked, forward_only
 
 
 def embed_images(images, p, config, *, size=256):
@@ -49,6 +49,6 @@ def embed_texts(ids, p, config, *, size=1024):
 
 
 def _embed(encode, inputs, p, config, size):
-    # Recomputed pairs save their inputs alone, so no activations pile up.
-    forward, _ = chunked(encode, None, size=size, recompute=True)
-    return forward(inputs, p, config=config)[0]
+    forward, _ = chunked(encode, None, size=size)
+    with forward_only():
+        return forward(inputs, p, config=config)[0]

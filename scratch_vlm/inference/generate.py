@@ -16,6 +16,7 @@ from scratch_vlm.models.lm import (
     reading_order,
 )
 from scratch_vlm.ops.masks import causal_mask
+from scratch_vlm.recompute import forward_only
 
 
 class Generated(NamedTuple):
@@ -34,7 +35,7 @@ class Generated(NamedTuple):
     logprobs: list
 
 
-def generate(prompts, p, config, *, new, chunk=256, **options):
+def generate(prompts, p, config, *, new, chunk=512, **options):
     """Write on after prompts of any lengths, in one batch.
 
     Parameters
@@ -47,7 +48,7 @@ def generate(prompts, p, config, *, new, chunk=256, **options):
         The model.
     new : int
         Most tokens to write after each prompt.
-    chunk : int, default 256
+    chunk : int, default 512
         Tokens of the prompts that are read at once, see `generate_from`.
     **options
         How to choose and when to stop: see `decode`.
@@ -83,7 +84,7 @@ def generate_from(
     *,
     new,
     real=None,
-    chunk=256,
+    chunk=512,
     trunk=lm_trunk_forward,
     cache=None,
     together=None,
@@ -103,7 +104,7 @@ def generate_from(
         Most tokens to write after each prompt.
     real : boolean array of shape (B, T), optional
         False where a token is padding, which stands on the left. Default all are real.
-    chunk : int, default 256
+    chunk : int, default 512
         Tokens of the prompts that are read at once: memory holds the activations of one chunk
         beside the cache. The result is the same for any.
     trunk : callable, default lm_trunk_forward
@@ -334,7 +335,8 @@ def log_probabilities(ids, p, config, *, real=None):
         Logarithm of each token's probability, in nats. 0 for the first token of a text, which
         nothing foretells, and for padding.
     """
-    logits, _ = lm_forward(ids, p, config=config, real=real)
+    with forward_only():
+        logits, _ = lm_forward(ids, p, config=config, real=real)
     scores = _log_softmax(to_host(logits).astype(float))
     ids = to_host(ids)
     y = np.zeros(ids.shape)

@@ -10,6 +10,7 @@ from scratch_vlm.models.mllama import (
     interleaved_trunk_forward,
     tiled_vit_forward,
 )
+from scratch_vlm.recompute import forward_only
 
 
 def answer_tiled(prompt, tiles, p, config, *, ratios, real, new, **options):
@@ -48,7 +49,8 @@ def answer_tiled(prompt, tiles, p, config, *, ratios, real, new, **options):
     places = np.flatnonzero(ids[0] == config.image)
     if len(places) != len(tiles):
         raise ValueError(f"the text keeps places for {len(places)} images; {len(tiles)} are shown")
-    z, _ = tiled_vit_forward(tiles, p["vision"], config=config.vision, ratios=ratios, real=real)
+    with forward_only():
+        z, _ = tiled_vit_forward(tiles, p["vision"], config=config.vision, ratios=ratios, real=real)
     z, _ = linear_forward(z, p["connector"])  # (M, I, N, D)
     tokens = z.shape[2]
     z = z.reshape(1, -1, z.shape[-1])  # (1, S, D)

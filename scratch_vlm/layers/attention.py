@@ -10,6 +10,7 @@ from scratch_vlm.layers.linear import has_bias, linear_backward, linear_forward,
 from scratch_vlm.layers.norm import NORMS
 from scratch_vlm.ops.attend import attend_backward, attend_forward
 from scratch_vlm.ops.rotary import rotary_backward, rotary_forward
+from scratch_vlm.recompute import for_backward
 
 
 def self_attention_init(
@@ -140,7 +141,7 @@ def self_attention_forward(
         k, v = cache.extend(k, v)  # (B, G, S, K)
     y, s["attend"] = _attend_into_tokens(q, k, v, mask, scale, blind)  # (B, T, A J)
     y, s["out"] = linear_forward(y, p["out"])  # (B, T, D)
-    return y, s if cache is None else {"cached": True}
+    return y, for_backward(s, cache=cache)
 
 
 def self_attention_backward(dy, s, g):
@@ -169,8 +170,6 @@ def self_attention_backward(dy, s, g):
     Queries, keys and values were three products with the same x; side by side in one matrix
     their three gradients add up within one product.
     """
-    if "cached" in s:
-        raise ValueError("nothing goes backward through a KV cache; run the forward without one")
     dy = linear_backward(dy, s["out"], g["out"])
     (dy,) = _split(dy, (s["attend"]["y"].shape[1::2],))
     dq, dk, dv = attend_backward(dy, s["attend"])
@@ -317,7 +316,7 @@ def cross_attention_forward(
             kept.update(k=k, v=v)
     y, s["attend"] = _attend_into_tokens(q, k, v, mask, None, blind)  # (B, T, A J)
     y, s["out"] = linear_forward(y, p["out"])  # (B, T, D)
-    return y, s if kept is None else {"kept": True}
+    return y, for_backward(s, cache=kept)
 
 
 def cross_attention_backward(dy, s, g):
@@ -344,10 +343,6 @@ def cross_attention_backward(dy, s, g):
     ValueError
         If the forward kept the keys and values, or had them from before.
     """
-    if "kept" in s:
-        raise ValueError(
-            "nothing goes backward through kept keys and values; run the forward without them"
-        )
     dy = linear_backward(dy, s["out"], g["out"])
     (dy,) = _split(dy, (s["attend"]["y"].shape[1::2],))
     dq, dk, dv = attend_backward(dy, s["attend"])

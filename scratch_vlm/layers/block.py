@@ -15,6 +15,7 @@ from scratch_vlm.layers.norm import NORMS
 from scratch_vlm.ops.attend import BLIND
 from scratch_vlm.ops.dropout import dropout_backward, dropout_forward
 from scratch_vlm.ops.rotary import RotaryScaling
+from scratch_vlm.recompute import for_backward
 
 BIASES = ("qkv", "q", "kv", "out", "fc", "proj")  # linear layers of a block that may have one
 
@@ -219,7 +220,7 @@ def pre_block_forward(x, p, *, config, mask=None, rng=None, positions=None, cach
     h, s["mlp"] = feed(config.mlp)[1](h, p["mlp"])
     h, s["drop2"] = dropout_forward(h, rate=config.dropout, rng=rng)
     h += x
-    return h, s
+    return h, for_backward(s, cache=cache)
 
 
 def pre_block_backward(dy, s, g):
@@ -298,7 +299,7 @@ def post_block_forward(x, p, *, config, mask=None, rng=None, positions=None, cac
     h, s["drop2"] = dropout_forward(h, rate=config.dropout, rng=rng)
     h += x
     y, s["ln2"] = norm(h, p["ln2"], eps=config.eps)
-    return y, s
+    return y, for_backward(s, cache=cache)
 
 
 def post_block_backward(dy, s, g):

@@ -19,6 +19,7 @@ from scratch_vlm.layers.counts import check_counts
 from scratch_vlm.layers.mlp import feed
 from scratch_vlm.layers.norm import NORMS
 from scratch_vlm.ops.dropout import dropout_backward, dropout_forward
+from scratch_vlm.recompute import for_backward
 
 GATE_WIDTHS = ("one", "channel")
 BLIND = ("zero", "mean", "all")
@@ -238,7 +239,7 @@ def gated_block_forward(x, z, p, *, config, mask=None, rng=None, kept=None):
     if config.skip_blind and mask is not None:
         h *= s["sees"]
     s["mlp_gate"] = h, xp.tanh(p["mlp_gate"])
-    return x + h * s["mlp_gate"][1], s
+    return x + h * s["mlp_gate"][1], for_backward(s, cache=kept)
 
 
 def gated_block_backward(dy, s, g):
@@ -366,7 +367,7 @@ def gated_self_forward(x, p, *, config, mask=None):
     h, s["ln2"] = norm(x, p["ln2"], eps=config.eps)
     h, s["mlp"] = feed(config.mlp)[1](h, p["mlp"])
     s["mlp_gate"] = h, xp.tanh(p["mlp_gate"])
-    return x + h * s["mlp_gate"][1], s
+    return x + h * s["mlp_gate"][1], for_backward(s)
 
 
 def gated_self_backward(dy, s, g):

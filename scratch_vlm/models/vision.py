@@ -4,6 +4,7 @@ A vision tower turns images, or frames of videos, into features of chosen layers
 turns these into visual tokens as wide as those of a language model.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +22,7 @@ from scratch_vlm.models.lm import LMConfig
 from scratch_vlm.models.video import encode_frames_backward, encode_frames_forward
 from scratch_vlm.models.vit import ViTConfig, vit_embed_backward, vit_embed_forward, vit_init
 from scratch_vlm.ops.masks import padding_mask
-from scratch_vlm.recompute import plain
+from scratch_vlm.recompute import forward_only, plain
 
 
 @dataclass(frozen=True)
@@ -278,9 +279,10 @@ def sight_forward(media, p, *, config, lengths=None, learn_tower=True, wrap=plai
     check_media(media, lengths)
     check_keys(p, "tower", "connector")
     real = None if lengths is None else padding_mask(lengths, media.shape[1])[:, 0, 0]
-    x, tower = encode_frames_forward(
-        media, p["tower"], config=config.tower, encoder=FEATURES, mask=real, wrap=wrap, rng=rng
-    )  # (M, F, N, E)
+    with nullcontext() if learn_tower else forward_only():
+        x, tower = encode_frames_forward(
+            media, p["tower"], config=config.tower, encoder=FEATURES, mask=real, wrap=wrap, rng=rng
+        )  # (M, F, N, E)
     s = {"tower": tower if learn_tower else None}
     y, s["connector"] = connector_forward(
         x, p["connector"], config=config.connector, lengths=lengths, rng=rng

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from scratch_vlm.backend import in_turns
+
 DTYPES = {  # bfloat16 is unknown to NumPy: the upper half of a float32
     "F64": "<f8",
     "F32": "<f4",
@@ -29,6 +31,7 @@ DTYPES = {  # bfloat16 is unknown to NumPy: the upper half of a float32
 }
 FLOATS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+PART = 2**20  # numbers that are copied at once
 LONGEST_HEADER = 100_000_000  # bytes; that of a model of 10,000 tensors has one million
 PICKLES = (b"PK", *(bytes((0x80, protocol)) for protocol in range(2, 6)))  # PK: a ZIP archive
 
@@ -97,10 +100,17 @@ class Tensors(Mapping):
         """
         x = self._raw(key)
         x = x if rows is None else x[slice(*rows)]
-        if self.formats[key] == "BF16" and out.dtype == np.float32:
-            np.left_shift(x, 16, out=out.view("<u4"), dtype="<u4")
-        else:
-            out[...] = widen(x) if self.formats[key] == "BF16" else x
+        x, out = np.atleast_1d(x), np.atleast_1d(out)
+        step = max(1, PART * len(x) // max(1, x.size))
+
+        def part(i):  # each core reads, converts and first touches a few megabytes in turn
+            block = slice(i * step, (i + 1) * step)
+            if self.formats[key] == "BF16" and out.dtype == np.float32:
+                np.left_shift(x[block], 16, out=out[block].view("<u4"), dtype="<u4")
+            else:
+                out[block] = widen(x[block]) if self.formats[key] == "BF16" else x[block]
+
+        in_turns(part, -(-len(x) // step))
 
     def _raw(self, key):
         name, start = self._places[key]
