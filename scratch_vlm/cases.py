@@ -437,8 +437,11 @@ def _block_config(rng, n, **fixed):
     return block.BlockConfig(n.D, n.A, n.M, **{**options, **fixed})
 
 
-for _name in activations.ACTIVATIONS:
-    CASES[f"ops.activations.{_name}"] = lambda rng, n: Case((2 * _normal(rng, n.B, n.T),))
+_SPREAD = {"clipped_gelu": 6, "relu6": 4, "hardswish": 4, "laplace": 0.4}  # where they bend
+for _name, (_forward, _) in activations.ACTIVATIONS.items():
+    _where = _forward.__module__.removeprefix("scratch_vlm.")
+    _spread = _SPREAD.get(_name, 2)
+    CASES[f"{_where}.{_name}"] = lambda rng, n, by=_spread: Case((by * _normal(rng, n.B, n.T),))
 
 for _name in ("softmax", "l2_normalize"):
     CASES[f"ops.normalize.{_name}"] = lambda rng, n: Case((_normal(rng, n.B, n.T, n.E),))

@@ -34,14 +34,21 @@ def configure(options):
     CLIPConfig
     """
     outputs = options.get("projection_dim", 512)
-    for name in ("text_config_dict", "vision_config_dict"):
-        options.only(name, None)
     config = CLIPConfig(
-        image_tower(options.inner("vision_config"), outputs),
-        text_tower(options.inner("text_config"), outputs),
+        image_tower(_tower(options, "vision_config"), outputs),
+        text_tower(_tower(options, "text_config"), outputs),
     )
     options.done("tie_word_embeddings")
     return config
+
+
+def _tower(options, name):
+    # The first files say it twice. The library then follows the second, and takes its own defaults
+    # for what that leaves out, also where the first has something else.
+    older = f"{name}_dict"
+    names = (older, name) if options.get(older, None, like={}) is not None else (name, older)
+    options.get(names[1], None)
+    return options.inner(names[0])
 
 
 def image_tower(options, outputs=None):
@@ -72,7 +79,7 @@ def image_tower(options, outputs=None):
         norm_first=True,
         stretch="bicubic_repeat",
     )
-    options.done("tie_word_embeddings")
+    options.done("tie_word_embeddings", "vocab_size")
     return config
 
 

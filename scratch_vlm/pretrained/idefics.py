@@ -75,6 +75,8 @@ def configure(options):
     options.done(
         "alpha_initializer",
         "alphas_initializer_range",
+        "cross_layer_activation_function",  # the library does not look at it
+        "ffn_dim",
         "freeze_lm_head",
         "freeze_text_layers",
         "freeze_text_module_exceptions",
@@ -103,7 +105,9 @@ def _vision_tower(options):
         patch_bias=False,
         norm_first=True,
     )
-    options.done("hidden_size", "vision_model_name")
+    options.done(
+        "hidden_size", "id2label", "projection_dim", "tie_word_embeddings", "vision_model_name"
+    )
     return config
 
 
@@ -124,7 +128,7 @@ def _connector(inner, options, width):
         frames=0,
         qk_norm="layer" if inner.get("qk_layer_norms_perceiver", False) else None,
     )
-    inner.done()
+    inner.done("tie_word_embeddings")
     if not use:
         return ConnectorConfig("none", width, width)
     return ConnectorConfig("resampler", width, width, resampler=config)

@@ -115,7 +115,7 @@ def rotation(options, context, base=10_000.0):
             f"{inner.where}: rope_type {kind!r} is not implemented; known are default, dynamic, "
             "linear, llama3, yarn"
         )
-    inner.done()
+    inner.done("finetuned")
     return float(base), found
 
 

@@ -176,6 +176,13 @@ def configure(published):
             f"config.json names the model {kind or 'nothing'!r} of type {model_type!r}, which is "
             f"not known here; known are {', '.join(sorted(CLASSES))}"
         )
+    packed = options.get("quantization_config", None)
+    if packed is not None:
+        how = packed.get("quant_method") if isinstance(packed, dict) else packed
+        raise OptionError(
+            f"config.json: the weights are quantised by {how or 'a method without a name'}, which "
+            "is not implemented; take the model as it was before that"
+        )
     module = CLASSES[kind]
     config = module.configure(options)
     more = {name: options.get(name, 0) for name in getattr(module, "ALSO_LAYOUT", ())}

@@ -381,7 +381,12 @@ SLOW = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq
         "original_max_position_embeddings": 16}  # fmt: skip
 SIGLIP = {"model_type": "siglip_vision_model"}
 
+RARER = ("gelu_10", "gelu_python_tanh", "hardswish", "laplace", "leaky_relu", "linear", "mish",
+         "relu6")  # fmt: skip
+
 VARIANTS = {
+    **{f"vit {name}": partial(vit, hidden_act=name) for name in RARER},
+    **{f"llama {name}": partial(llama, hidden_act=name) for name in ("mish", "relu6", "relu2")},
     "vit rectangle": partial(vit, image_size=(18, 30), patch_size=(6, 5)),
     "vit remainder, no qkv bias": partial(vit, image_size=27, qkv_bias=False),
     "vit smaller image": partial(vit, size=(13, 20), hidden_act="relu"),
