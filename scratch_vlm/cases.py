@@ -699,6 +699,7 @@ def _vit_config(rng, n, **fixed):
         "patch_bias": _either(rng, True, False),
         "head_bias": _either(rng, True, False),
         "norm_first": _either(rng, True, False),
+        "ends": _either(rng, None, "tanh"),
         "stretch": _either(rng, *resize.METHODS),
     }
     return vit.ViTConfig(
@@ -737,12 +738,12 @@ def _(rng, n):
 CASES["models.clip.encode_images"] = lambda rng, n: _vit_case(rng, n, outputs=n.E)
 
 
-def _text_config(rng, n):
+def _text_config(rng, n, outputs=None):
     return text.TextConfig(
         vocabulary=n.V,
         context=n.T + 1,
         end=n.V - 1,
-        outputs=n.E,
+        outputs=_either(rng, 0, n.E) if outputs is None else outputs,
         block=_block_config(rng, n),
         depth=2,
         causal=_either(rng, True, False),
@@ -777,7 +778,9 @@ CASES["models.clip.encode_texts"] = _text_case
 @_case("models.clip.clip")
 def _(rng, n):
     config = clip.CLIPConfig(
-        _vit_config(rng, n, outputs=n.E), _text_config(rng, n), _either(rng, "softmax", "sigmoid")
+        _vit_config(rng, n, outputs=n.E),
+        _text_config(rng, n, n.E),
+        _either(rng, "softmax", "sigmoid"),
     )
     p = random_parameters(rng, clip.clip_init(rng, config))
     options = {"config": config, **_maybe_dice(rng)}
@@ -802,9 +805,19 @@ def _(rng, n):
 @_case("models.bert.bert_words")
 def _(rng, n):
     block = _block_config(rng, n, order="post", mlp=_either(rng, "gelu", "tanh"))
-    config = bert.BERTConfig(n.V, n.T, block, depth=1, head="words")
+    tied = _either(rng, True, False)
+    config = bert.BERTConfig(n.V, n.T, block, depth=1, head="words", tied=tied)
     p = random_parameters(rng, bert.bert_init(rng, config))
-    p = {name: p[name] for name in ("tokens", "words")}
+    p = {name: p[name] for name in ["tokens"] * tied + ["words"]}
+    return Case((_normal(rng, n.B, n.T, n.D),), p, {"config": config})
+
+
+@_case("models.bert.bert_classes")
+def _(rng, n):
+    block, head = _block_config(rng, n, order="post"), _either(rng, "classes", "tokens", "both")
+    config = bert.BERTConfig(n.V, n.T, block, depth=1, head=head, outputs=n.V)
+    p = random_parameters(rng, bert.bert_init(rng, config))
+    p = {name: p[name] for name in config.parts if name != "words"}
     return Case((_normal(rng, n.B, n.T, n.D),), p, {"config": config})
 
 

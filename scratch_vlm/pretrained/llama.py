@@ -1,6 +1,7 @@
 """Llama of the Transformers library, also as the language model of LLaVA."""
 
 import math
+from dataclasses import replace
 
 from scratch_vlm.layers.block import BlockConfig
 from scratch_vlm.models.lm import LMConfig, lm_init
@@ -133,6 +134,21 @@ def layout(config):
     """
     tied = {"lm_head.weight": "model.embed_tokens.weight"} if config.tied else {}
     return Layout(blank(lm_init, config), tuple(rules(config)), (), BUFFERS, tied)
+
+
+class Trunk:
+    """`LlamaModel`, whose words would be scored by the table of the words."""
+
+    @staticmethod
+    def configure(options):
+        """Turn a published config into ours."""
+        return replace(configure(options), tied=True)
+
+    @staticmethod
+    def layout(config):
+        """Lay out the checkpoint of a language model without a head."""
+        aliases = ((r"^(embed_tokens|layers|norm)\.", r"model.\1."),)
+        return Layout(blank(lm_init, config), tuple(rules(config)), aliases, BUFFERS)
 
 
 def rules(config):

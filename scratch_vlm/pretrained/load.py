@@ -35,14 +35,27 @@ from scratch_vlm.pretrained.tensors import (
 
 CLASSES = {  # class of the reference: the module that knows its options and its layout
     "ViTForImageClassification": vit,
+    "ViTModel": vit.Encoder,
     "CLIPModel": clip,
+    "CLIPVisionModel": clip.BareImageTower,
     "CLIPVisionModelWithProjection": clip.ImageTower,
+    "CLIPTextModel": clip.BareTextTower,
     "CLIPTextModelWithProjection": clip.TextTower,
     "SiglipModel": siglip,
+    "SiglipVisionModel": siglip.ImageTower,
+    "SiglipTextModel": siglip.TextTower,
+    "SiglipForImageClassification": siglip.Classifier,
     "BertModel": bert,
     "BertForMaskedLM": bert.Words,
+    "BertForPreTraining": bert.Pretraining,
+    "BertForNextSentencePrediction": bert.NextSentence,
+    "BertForSequenceClassification": bert.Classifier,
+    "BertForTokenClassification": bert.Tagger,
+    "BertForQuestionAnswering": bert.Answerer,
     "GPT2LMHeadModel": gpt2,
+    "GPT2Model": gpt2.Trunk,
     "LlamaForCausalLM": llama,
+    "LlamaModel": llama.Trunk,
     "LlavaForConditionalGeneration": llava,
     "IdeficsForVisionText2Text": idefics,
     "MllamaForConditionalGeneration": mllama,
@@ -60,6 +73,8 @@ DEFAULTS = {  # the class of a config that names none
     "clip_vision_model": "CLIPVisionModelWithProjection",
     "clip_text_model": "CLIPTextModelWithProjection",
     "siglip": "SiglipModel",
+    "siglip_vision_model": "SiglipVisionModel",
+    "siglip_text_model": "SiglipTextModel",
     "bert": "BertModel",
     "gpt2": "GPT2LMHeadModel",
     "llama": "LlamaForCausalLM",
@@ -136,6 +151,10 @@ def load_pretrained(folder, *, dtype="float32", on_tensor=None):
     published = read_json(folder / "config.json")
     kind, config, layout = configure(published)
     tensors = Tensors(folder)
+    for name, without in getattr(CLASSES[kind], "MAY_LACK", {}).items():
+        if not any(found.endswith(name) for found in tensors.shapes):
+            config = without(config)
+            layout = CLASSES[kind].layout(config)
     names = layout.names(tensors.shapes)
     count = len(layout.rules)
     tell = None if on_tensor is None else lambda name: on_tensor(name, count)
@@ -185,7 +204,8 @@ def configure(published):
         )
     module = CLASSES[kind]
     config = module.configure(options)
-    more = {name: options.get(name, 0) for name in getattr(module, "ALSO_LAYOUT", ())}
+    also = getattr(module, "ALSO_LAYOUT", {})
+    more = {name: options.get(name, default) for name, default in also.items()}
     return kind, config, module.layout(config, **more)
 
 
