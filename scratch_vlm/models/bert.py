@@ -341,8 +341,9 @@ def bert_classes_forward(x, p, *, config):
 
     Returns
     -------
-    scores : array of shape (B, V) or of shape (B, T, V)
-        Of V classes; one row for each token where the config's head is ``"tokens"``.
+    scores : array of shape (..., V)
+        Of V classes: of each text (B, V), or of each token (B, T, V) where the config's head is
+        ``"tokens"``.
     saved : dict
         For `bert_classes_backward`.
 
@@ -368,7 +369,7 @@ def bert_classes_backward(dscores, s, g):
 
     Parameters
     ----------
-    dscores : array of shape (B, V) or of shape (B, T, V)
+    dscores : array of shape (..., V)
         dL/dscores.
     s : dict
         As `bert_classes_forward` saved it.

@@ -263,9 +263,7 @@ def vit_backward(dy, s, g):
     """
     config = s["config"]
     norm = NORMS[config.block.norm][2]
-    dx = dy
-    if config.ends:
-        dx = activation(config.ends)[1](dx, s["ends"])
+    dx = activation(config.ends)[1](dy, s["ends"]) if config.ends else dy
     if config.outputs:
         dx = linear_backward(dx, s["head"], g["head"])
     if config.pool == "attention":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from scratch_vlm.parity import contrastive, cross_modal, flamingo, language, unified, vision
 from scratch_vlm.parity.case import GROUPS, compare, read_case, worst
-from scratch_vlm.parity.primitives import run_primitives
+from scratch_vlm.parity.primitives import run_primitives, with_pictures
 from scratch_vlm.pretrained.load import load_pretrained
 
 RUNS = {
@@ -72,6 +72,7 @@ def run_case(folder, *, dtype="float64", left_out=None):
     """
     case = read_case(folder, dtype=dtype)
     if "groups" in case.info:  # of pieces without a model
+        case = with_pictures(case)
         found, absent = run_primitives(case)
         if left_out is not None:
             left_out += absent
