@@ -38,7 +38,7 @@ def configure(options):
     """
     vision, text = options.inner("vision_config"), options.inner("text_config")
     kind = vision.get("model_type", "clip_vision_model")
-    if kind not in TOWERS or text.only("model_type", "llama") != "llama":
+    if kind not in TOWERS:
         raise OptionError(
             f"{vision.where}: a tower of type {kind!r} is not implemented; known are "
             f"{', '.join(TOWERS)}"

@@ -56,6 +56,10 @@ CLASSES = {  # class of the reference: the module that knows its options and its
     "GPT2Model": gpt2.Trunk,
     "LlamaForCausalLM": llama,
     "LlamaModel": llama.Trunk,
+    "MistralForCausalLM": llama,
+    "MistralModel": llama.Trunk,
+    "Qwen2ForCausalLM": llama,
+    "Qwen2Model": llama.Trunk,
     "LlavaForConditionalGeneration": llava,
     "IdeficsForVisionText2Text": idefics,
     "MllamaForConditionalGeneration": mllama,
@@ -66,6 +70,23 @@ CLASSES = {  # class of the reference: the module that knows its options and its
     "flamingo_pytorch.PerceiverResampler": lucid.Resampler,
     "flamingo_pytorch.GatedCrossAttentionBlock": lucid.GatedBlock,
     "flamingo_pytorch.MaskedCrossAttention": lucid.CrossAttention,
+}
+_CONVOLUTIONS = "its images go through convolutions and batch norm, of which there are none here"
+_PIXELS = "its decoder answers for every pixel, which is not implemented"
+REFUSED = {  # of the families above, and why
+    "ViTForMaskedImageModeling": _PIXELS,
+    "CLIPForImageClassification": "it averages tokens that no norm has seen",
+    "BertLMHeadModel": "a BERT that reads from left to right is not implemented",
+    "BertForMultipleChoice": "texts in several variants are not implemented",
+    "GPT2DoubleHeadsModel": "texts in several variants are not implemented",
+    "GPT2ForSequenceClassification": "a language model that sorts texts is not implemented",
+    "LlamaForSequenceClassification": "a language model that sorts texts is not implemented",
+    "MllamaForCausalLM": "the language model of an Mllama is read with its vision tower only",
+    "PerceiverForImageClassificationConvProcessing": _CONVOLUTIONS,
+    "PerceiverForMaskedLM": "of Perceivers the one of words is not implemented",
+    "PerceiverForSequenceClassification": "of Perceivers the one of words is not implemented",
+    "PerceiverForOpticalFlow": _PIXELS,
+    "PerceiverForMultimodalAutoencoding": _PIXELS,
 }
 DEFAULTS = {  # the class of a config that names none
     "vit": "ViTForImageClassification",
@@ -78,6 +99,8 @@ DEFAULTS = {  # the class of a config that names none
     "bert": "BertModel",
     "gpt2": "GPT2LMHeadModel",
     "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
     "llava": "LlavaForConditionalGeneration",
     "idefics": "IdeficsForVisionText2Text",
     "mllama": "MllamaForConditionalGeneration",
@@ -190,6 +213,8 @@ def configure(published):
     model_type = options.get("model_type", "")
     kinds = options.get("architectures", None) or [DEFAULTS.get(model_type, model_type)]
     kind = kinds[0] if isinstance(kinds, list) else kinds
+    if isinstance(kind, str) and kind in REFUSED:
+        raise OptionError(f"config.json names the model {kind!r}: {REFUSED[kind]}")
     if not isinstance(kind, str) or kind not in CLASSES:
         raise OptionError(
             f"config.json names the model {kind or 'nothing'!r} of type {model_type!r}, which is "

@@ -180,6 +180,8 @@ OBJECTIVES = {  # by the class of the reference
     "SiglipModel": (clip_forward, clip_backward),
     "GPT2LMHeadModel": (lm_loss_forward, lm_loss_backward),
     "LlamaForCausalLM": (lm_loss_forward, lm_loss_backward),
+    "MistralForCausalLM": (lm_loss_forward, lm_loss_backward),
+    "Qwen2ForCausalLM": (lm_loss_forward, lm_loss_backward),
     "LlavaForConditionalGeneration": (_seeing(unified_loss_forward), unified_loss_backward),
     "IdeficsForVisionText2Text": (_seeing(cross_modal_loss_forward), cross_modal_loss_backward),
 }

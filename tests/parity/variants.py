@@ -291,6 +291,11 @@ def llama(left=False, dtype="float32", rope=None, **options):
     return language(hf.LlamaForCausalLM(hf.LlamaConfig(**LLAMA | options)), left=left, dtype=dtype)
 
 
+def llama_like(name, **options):
+    config = getattr(hf, f"{name}Config")(**LLAMA | options)
+    return language(getattr(hf, f"{name}ForCausalLM")(config))
+
+
 def perceiver(hidden=(7, 8), dtype="float32", **options):
     config = {"num_latents": 5, "d_latents": 24, "d_model": 20, "num_blocks": 2,
               "num_self_attends_per_block": 2, "num_self_attention_heads": 4,
@@ -556,6 +561,12 @@ VARIANTS = {
     "llama yarn, sizes": partial(
         llama, rope={**YARN, "mscale": 0.7, "mscale_all_dim": 1.3, "truncate": False}
     ),
+    "mistral": partial(llama_like, "Mistral", head_dim=10, sliding_window=None),
+    "mistral, wide window": partial(llama_like, "Mistral", sliding_window=15),
+    "qwen2": partial(llama_like, "Qwen2", tie_word_embeddings=True),
+    "qwen2, wide window": partial(
+        llama_like, "Qwen2", use_sliding_window=True, sliding_window=15, max_window_layers=1
+    ),
     "perceiver": perceiver,
     "perceiver queries' width": partial(perceiver, cross_attention_shape_for_attention="q"),
     "perceiver widths": partial(perceiver, qk_channels=16, v_channels=24, num_blocks=3),
@@ -592,6 +603,11 @@ VARIANTS = {
     "llava several layers": partial(llava, vision_feature_layer=[1, -2, 3], images=(1, 1)),
     "llava first layer, tied": partial(
         llava, vision_feature_layer=[0], text={"tie_word_embeddings": True}
+    ),
+    "llava mistral": partial(llava, text={"model_type": "mistral", "sliding_window": 64}),
+    "llava qwen2": partial(
+        llava, vision={**SIGLIP, "vision_use_head": False}, text={"model_type": "qwen2"},
+        vision_feature_select_strategy="full", vision_feature_layer=-1,
     ),
     "llava tied as a whole": partial(llava, tie_word_embeddings=True, images=(1, 1)),
     "llava activations": partial(

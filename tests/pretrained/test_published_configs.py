@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from scratch_vlm.pretrained.load import configure
+from scratch_vlm.pretrained.load import CLASSES, REFUSED, configure
 from scratch_vlm.pretrained.options import OptionError
 
 EVERY = {  # what older versions of the library wrote into every config, and every one inside
@@ -94,6 +94,26 @@ RELEASED = {
         "vision_config": TOWER, "vision_feature_layer": -2,
         "vision_feature_select_strategy": "default",
     },
+    "a LLaVA of a Mistral": {
+        "architectures": ["LlavaForConditionalGeneration"], "model_type": "llava",
+        "text_config": {"architectures": ["MistralForCausalLM"], "intermediate_size": 14336,
+                        "max_position_embeddings": 32768, "model_type": "mistral",
+                        "num_key_value_heads": 8, "sliding_window": 4096, "vocab_size": 32064},
+        "vision_config": TOWER,
+    },
+    "a LLaVA of a Qwen": {
+        "architectures": ["LlavaForConditionalGeneration"], "model_type": "llava",
+        "text_config": {"architectures": ["Qwen2ForCausalLM"], "hidden_size": 1024,
+                        "intermediate_size": 2816, "max_window_layers": 21,
+                        "model_type": "qwen2", "num_attention_heads": 16,
+                        "num_key_value_heads": 16, "rope_theta": 1000000.0,
+                        "sliding_window": 32768, "tie_word_embeddings": True,
+                        "vocab_size": 152000},
+        "vision_config": {"hidden_size": 1152, "image_size": 384, "intermediate_size": 4304,
+                          "model_type": "siglip_vision_model", "num_attention_heads": 16,
+                          "num_hidden_layers": 26, "patch_size": 14, "vision_use_head": False},
+        "vision_feature_layer": -1, "vision_feature_select_strategy": "full",
+    },
     "an Idefics": {
         "additional_vocab_size": 2, "alpha_initializer": "zeros", "alpha_type": "float",
         "architectures": ["IdeficsForVisionText2Text"], "cross_layer_interval": 4,
@@ -135,6 +155,21 @@ def test_configs_of_released_models_are_read(name):
     assert layout.published
 
 
+@pytest.mark.parametrize(
+    ("options", "context"),
+    [({}, 4096), ({"sliding_window": None}, 8192), ({"sliding_window": 512}, 512)],
+)
+def test_a_mistral_reads_no_more_than_its_tokens_see(options, context):
+    config = {"model_type": "mistral", "max_position_embeddings": 8192, **options}
+    assert read(config)[1].context == context
+
+
+def test_a_qwen_looks_at_all_unless_told_otherwise():
+    config = {"model_type": "qwen2", "sliding_window": 512, "layer_types": ["full_attention"]}
+    assert read(config)[1].context == 32_768
+    assert read({**config, "use_sliding_window": True})[1].context == 512
+
+
 def test_what_a_clip_says_twice_is_taken_from_the_second_as_the_library_does():
     once, twice = read(CLIP)[1], read(CLIP | TWICE)[1]
     assert once.image == twice.image
@@ -156,3 +191,10 @@ def test_what_a_clip_says_twice_is_taken_from_the_second_as_the_library_does():
 def test_an_option_that_is_on_and_changes_something_is_refused(where, option, said):
     with pytest.raises(OptionError, match=said):
         read(RELEASED[where] | option)
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_models_of_the_families_that_are_not_implemented_say_why(kind):
+    assert kind not in CLASSES
+    with pytest.raises(OptionError, match=f"the model '{kind}': {REFUSED[kind]}"):
+        read({"architectures": [kind], "model_type": "perceiver"})
