@@ -138,13 +138,13 @@ Train a published model further, on photographs of your own.
   scratch-vlm tune clip --images photos --captions captions.csv --out my-clip
   scratch-vlm tune llava --images photos --captions answers.csv --only projector --out my-llava
   scratch-vlm tune llava --images photos --captions answers.csv --lora 8 --out my-llava
-  scratch-vlm tune vit --images photos --captions labels.csv --only head --out my-vit
+  scratch-vlm tune vit --images photos --captions labels.csv --new-head --out my-vit
 
 The first line of the CSV file names its columns, in any order:
 
   image,caption             for CLIP and SigLIP
   image,question,answer     for LLaVA and Idefics; without questions, --question is asked
-  image,label               for ViT; labels are names of its classes
+  image,label               for ViT; labels are names of its classes, or of new ones: --new-head
 
 By default a small part learns: the projections of CLIP and SigLIP, the projector of LLaVA, the
 gated layers of Idefics, the head of ViT. --only takes another one, --lora adapters in its
@@ -439,6 +439,9 @@ def _parser():
         metavar="RANK",
         help="learn adapters of this rank (default 8) instead of the weights themselves",
     )
+    tune.add_argument(
+        "--new-head", action="store_true", help="of a ViT, for the labels of the table"
+    )
     tune.add_argument("--question", metavar="TEXT", help="asked about rows that have no question")
     tune.add_argument("--steps", type=_at_least(1), default=200, help="default 200")
     tune.add_argument(
@@ -684,6 +687,7 @@ def _tune(options):
         save_every=options.save_every,
         rate=options.rate,
         dtype=options.dtype,
+        new_head=options.new_head,
     )
     if options.question is not None:
         settings = settings._replace(question=options.question)

@@ -21,9 +21,10 @@ from tqdm import tqdm
 from scratch_vlm.data.files import MediaError, read_pixels
 from scratch_vlm.experiments.ask import DESCRIBE
 from scratch_vlm.inference.published import CLIPS, Published, open_published
+from scratch_vlm.layers.linear import linear_init
 from scratch_vlm.models.clip import clip_clamp
 from scratch_vlm.pretrained.images import fit_patches, prepare_images, read_recipe
-from scratch_vlm.pretrained.load import configure, load_pretrained
+from scratch_vlm.pretrained.load import Pretrained, configure, load_pretrained
 from scratch_vlm.pretrained.prompts import write_example
 from scratch_vlm.pretrained.tensors import INDEX, FileError, read_json
 from scratch_vlm.training.loop import TrainConfig
@@ -31,13 +32,20 @@ from scratch_vlm.training.optimizer import EVERYTHING
 from scratch_vlm.training.tune import objective, tune
 from scratch_vlm.tree import by_rule, leaves
 
-VIT, LLAVA, IDEFICS = (
+VIT, ENCODER, LLAVA, IDEFICS = (
     "ViTForImageClassification",
+    "ViTModel",  # which becomes a classifier
     "LlavaForConditionalGeneration",
     "IdeficsForVisionText2Text",
 )
 SEEING = (*CLIPS, LLAVA, IDEFICS)
-COLUMNS = {VIT: "label", **dict.fromkeys(CLIPS, "caption"), LLAVA: "answer", IDEFICS: "answer"}
+COLUMNS = {
+    VIT: "label",
+    ENCODER: "label",
+    **dict.fromkeys(CLIPS, "caption"),
+    LLAVA: "answer",
+    IDEFICS: "answer",
+}
 TWO_TOWERS = {
     "projector": r"(image|text)/(head|pool)/.*|log_scale|bias",
     "vision": "image/.*",
@@ -107,6 +115,8 @@ class Settings(NamedTuple):
         Highest learning rate; default one for the part.
     dtype : str or None
         Of the file; default that of the model.
+    new_head : bool
+        Whether a ViT gets a new head, for the labels of the table.
     """
 
     part: str | None = None
@@ -118,6 +128,7 @@ class Settings(NamedTuple):
     save_every: int = 50
     rate: float | None = None
     dtype: str | None = None
+    new_head: bool = False
 
 
 def tune_folder(folder, images, table, out, settings, *, xp=np, progress=True, say=print):
@@ -159,9 +170,10 @@ def tune_folder(folder, images, table, out, settings, *, xp=np, progress=True, s
     """
     folder, out = Path(folder), Path(out)
     _check_free(out, folder)
-    model, examples = _open(folder, progress)
+    kind = _kind(folder, settings)
+    rows = read_table(table, images, COLUMNS[kind], settings.question)
+    model, examples = _open(folder, kind, rows, settings, progress)
     part, trained, adapters = _learning(model, settings)
-    rows = read_table(table, images, COLUMNS[model.kind], settings.question)
     rng = np.random.default_rng([settings.seed, len(rows)])
     order = rng.permutation(len(rows))
     aside = min(len(rows) // HELD, MOST) if len(rows) >= LEAST else 0
@@ -284,24 +296,52 @@ def _check_free(out, folder):
         raise FileError(f"{out} is not empty, and was not begun by this command; choose another")
 
 
-def _open(folder, progress):
-    # The model, and how a row becomes what its objective reads.
+def _kind(folder, settings):
     kind, _, _ = configure(read_json(folder / "config.json"))
-    if kind not in PARTS:
-        raise FileError(f"{folder} holds a {kind}; to be tuned it must be a {', '.join(PARTS)}")
+    if kind == ENCODER and not settings.new_head:
+        raise FileError(
+            f"{folder} holds a {kind}, which has no classes; give it some by --new-head"
+        )
+    if kind not in COLUMNS:
+        raise FileError(f"{folder} holds a {kind}; to be tuned it must be a {', '.join(COLUMNS)}")
+    if settings.new_head and COLUMNS[kind] != "label":
+        raise ValueError(f"--new-head is for a ViT, and {folder} holds a {kind}")
+    return kind
+
+
+def _open(folder, kind, rows, settings, progress):
+    # The model, and how a row becomes what its objective reads.
     with tqdm(unit="tensor", desc="loading", leave=False, delay=0.5, disable=not progress) as bar:
 
         def read(name, count):
             bar.total = count
             bar.update()
 
-        if kind == VIT:
+        if COLUMNS[kind] == "label":
             model = load_pretrained(folder, on_tensor=read)
+            if settings.new_head:
+                model = _with_classes(model, sorted(set(rows.texts)), settings.seed)
             published = Published(model, read_recipe(folder, model.published), None, (), folder)
         else:
             published = open_published(folder, kinds=SEEING, on_tensor=read)
-    make = {VIT: _Labels, LLAVA: _Answers, IDEFICS: _Answers}.get(kind, _Captions)
+    make = {"label": _Labels, "answer": _Answers, "caption": _Captions}[COLUMNS[kind]]
     return published.model, make(published)
+
+
+def _with_classes(model, classes, seed):
+    # The same encoder with another head, and the config that says so.
+    published = {
+        **model.published,
+        "architectures": [VIT],
+        "id2label": {str(i): name for i, name in enumerate(classes)},
+        "label2id": {name: i for i, name in enumerate(classes)},
+    }
+    kind, config, layout = configure(published)
+    width = config.block.width
+    head = linear_init(np.random.default_rng(seed), width, config.outputs, std=0.02)
+    p = {name: x for name, x in model.p.items() if name != "head"} | {"head": head}
+    names = {name: name for name in layout.published}
+    return Pretrained(kind, config, p, layout, names, published, model.stored)
 
 
 def _learning(model, settings):
@@ -363,7 +403,7 @@ class _Labels:
                 near = difflib.get_close_matches(text, self.numbers, 1) or list(self.numbers)[:5]
                 raise FileError(
                     f"the model has no class {text!r} among its {len(self.numbers)}; it has, for "
-                    f"example, {', '.join(near)}"
+                    f"example, {', '.join(near)}; for other classes give it a --new-head"
                 )
         return [self.numbers[text] for text in rows.texts]
 

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ from published import make_published  # noqa: E402
 from scratch_vlm import cli  # noqa: E402
 from scratch_vlm.experiments.ask import ask  # noqa: E402
 from scratch_vlm.experiments.tuning import read_table  # noqa: E402
-from scratch_vlm.pretrained.load import load_pretrained  # noqa: E402
+from scratch_vlm.pretrained.load import load_pretrained, save_pretrained  # noqa: E402
 from scratch_vlm.pretrained.tensors import FileError, Tensors  # noqa: E402
+from scratch_vlm.pretrained.vit import Encoder  # noqa: E402
 from scratch_vlm.training import loop  # noqa: E402
 from scratch_vlm.tree import leaves  # noqa: E402
 
@@ -182,6 +184,36 @@ def test_an_unknown_label_is_named_with_one_that_is_near(tmp_path, capsys):
     assert "has no class 'LABEL3' among its 5; it has, for example, LABEL_3" in (
         capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize("kind", ["ViTForImageClassification", "ViTModel"])
+def test_a_vit_gets_new_classes(kind, tmp_path, capsys):
+    told = setting(tmp_path, "vit", steps=30, rate=1e-2)
+    table = tmp_path / "table.csv"
+    table.write_text(table.read_text().replace("LABEL_1", "wine").replace("LABEL_3", "leaf"))
+    if kind == "ViTModel":
+        classifier = load_pretrained(tmp_path / "model")
+        shutil.rmtree(tmp_path / "model")
+        p = {name: x for name, x in classifier.p.items() if name != "head"}
+        published = {**classifier.published, "architectures": [kind]}
+        layout = Encoder.layout(replace(classifier.config, outputs=0))
+        names = {name: name for name in layout.published}
+        encoder = replace(classifier, p=p, layout=layout, names=names, published=published)
+        save_pretrained(encoder, tmp_path / "model")
+    assert cli.main(told) == 2
+    assert "--new-head" in capsys.readouterr().err
+    assert cli.main([*told, "--new-head"]) == 0
+    before, after = (float(x) for x in _losses(capsys.readouterr().out))
+    assert after < 0.2 < 0.5 < before
+    model = load_pretrained(tmp_path / "out")
+    assert model.kind == "ViTForImageClassification"
+    assert model.published["id2label"] == {"0": "leaf", "1": "wine"}
+    assert model.p["head"]["w"].shape[1] == 2
+
+
+def test_a_new_head_is_for_a_vit(tmp_path, capsys):
+    assert cli.main([*setting(tmp_path, "clip"), "--new-head"]) == 2
+    assert "--new-head is for a ViT" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
