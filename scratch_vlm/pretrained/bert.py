@@ -25,6 +25,11 @@ RENAMED = (  # files that were converted from TensorFlow
 )
 MAY_LACK = {"pooler.dense.weight": lambda config: replace(config, head="none")}
 BUFFERS = r"(.*\.)?embeddings\.(position_ids|token_type_ids)"
+OTHER_HEADS = {  # what files of pretraining hold beside an encoder, whatever is made of it
+    "pool": r"bert\.pooler\.dense\.(weight|bias)",
+    "words": r"cls\.predictions\..*",
+    "head": r"cls\.seq_relationship\.(weight|bias)",
+}
 
 
 def configure(options, head="pool", outputs=0):
@@ -83,7 +88,7 @@ def layout(config):
     """
     rules = [*encoder_rules(config), *_pooler_rules(config)]
     aliases = ((r"^bert\.", ""), *RENAMED)
-    return Layout(blank(bert_init, config), tuple(rules), aliases, BUFFERS)
+    return Layout(blank(bert_init, config), tuple(rules), aliases, _left_aside(config))
 
 
 def encoder_rules(config):
@@ -140,7 +145,7 @@ class _Headed:
                 shapes["words"]["idle"] = np.broadcast_to(np.float32(0), config.vocabulary)
         if "head" in config.parts:
             rules += linear(self.published, "head")
-        return Layout(shapes, tuple(rules), RENAMED, BUFFERS, tied)
+        return Layout(shapes, tuple(rules), RENAMED, _left_aside(config), tied)
 
 
 Words = _Headed("words", outputs=0)  # `BertForMaskedLM`
@@ -153,6 +158,10 @@ TIED = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
+
+
+def _left_aside(config):
+    return "|".join([BUFFERS, *(x for part, x in OTHER_HEADS.items() if part not in config.parts)])
 
 
 def _pooler_rules(config):

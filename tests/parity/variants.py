@@ -116,7 +116,11 @@ def clip(text=(), vision=(), size=None, mask=True, pad=1, dtype="float32", rewri
     inputs |= {"attention_mask": real} if mask else {}
     flags = {"return_loss": True, "output_hidden_states": True}
     flags |= {"interpolate_pos_encoding": True} if size else {}
-    return Given(hf.CLIPModel(config), inputs, flags, dtype=dtype, rewrite=rewrite)
+    given = Given(hf.CLIPModel(config), inputs, flags, dtype=dtype, rewrite=rewrite)
+    if rewrite:  # of the first files, which hold numbers of places, too
+        for name, count in (("text", 12), ("vision", (side // vision["patch_size"]) ** 2 + 1)):
+            given.buffers[f"{name}_model.embeddings.position_ids"] = torch.arange(count)[None]
+    return given
 
 
 def said_twice(content):
@@ -203,7 +207,7 @@ def siglip(text=(), vision=(), size=None, mask=True):
     return Given(hf.SiglipModel(config), inputs, flags)
 
 
-def bert(words=False, lengths=(10, 6), rename=None, **options):
+def bert(words=False, lengths=(10, 6), rename=None, pretraining=False, **options):
     config = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48,
               "num_hidden_layers": 2, "num_attention_heads": 4,
               "max_position_embeddings": 20}  # fmt: skip
@@ -212,11 +216,15 @@ def bert(words=False, lengths=(10, 6), rename=None, **options):
     second = (np.arange(ids.shape[1]) > 3) * real
     inputs = {"input_ids": ids, "attention_mask": real, "token_type_ids": second}
     flags = {"output_hidden_states": True, "output_attentions": True}
+    more = {f"bert.pooler.dense.{x}": torch.ones(3) for x in ("weight", "bias")} if words else {}
+    more |= {f"cls.seq_relationship.{x}": torch.ones(2) for x in ("weight", "bias")}
+    more |= {} if words else {"cls.predictions.bias": torch.ones(50)}
+    how = {"rename": rename, "buffers": more if pretraining else {}}
     if not words:
         probes = ("last_hidden_state", "pooler_output")
-        return Given(hf.BertModel(config), inputs, flags, probes=probes)
+        return Given(hf.BertModel(config), inputs, flags, probes=probes, **how)
     inputs["labels"] = np.where(real * (ids % 3 == 0) > 0, ids, -100)
-    return Given(hf.BertForMaskedLM(config), inputs, flags, rename=rename)
+    return Given(hf.BertForMaskedLM(config), inputs, flags, **how)
 
 
 def bert_head(kind, probes=(), pooled=True, **more):
@@ -232,6 +240,11 @@ def bert_head(kind, probes=(), pooled=True, **more):
             inputs["labels"] = np.where(real > 0, ids % 4, -100)
     model, how = getattr(hf, f"Bert{kind}"), {} if pooled else {"add_pooling_layer": False}
     return Given(model(given.model.config, **how), inputs, given.flags, probes=probes)
+
+
+def under_bert(tensors):
+    """Rename the tensors of an encoder as in a file that holds heads, too."""
+    return {f"bert.{name}": x for name, x in tensors.items()}
 
 
 def from_tensorflow(tensors):
@@ -525,6 +538,8 @@ VARIANTS = {
     ),
     "bert": partial(bert, hidden_act="relu", type_vocab_size=3, pad_token_id=4),
     "bert words": partial(bert, words=True, hidden_act="gelu_new", rename=from_tensorflow),
+    "bert of pretraining": partial(bert, pretraining=True, rename=under_bert),
+    "bert words of pretraining": partial(bert, words=True, pretraining=True),
     "bert words, not tied": partial(bert, words=True, tie_word_embeddings=False),
     "bert no pooler": partial(
         bert_head, "Model", probes=("last_hidden_state",), pooled=False, tie_word_embeddings=False
