@@ -437,8 +437,11 @@ def _block_config(rng, n, **fixed):
     return block.BlockConfig(n.D, n.A, n.M, **{**options, **fixed})
 
 
-for _name in activations.ACTIVATIONS:
-    CASES[f"ops.activations.{_name}"] = lambda rng, n: Case((2 * _normal(rng, n.B, n.T),))
+_SPREAD = {"clipped_gelu": 6, "relu6": 4, "hardswish": 4, "laplace": 0.4}  # where they bend
+for _name, (_forward, _) in activations.ACTIVATIONS.items():
+    _where = _forward.__module__.removeprefix("scratch_vlm.")
+    _spread = _SPREAD.get(_name, 2)
+    CASES[f"{_where}.{_name}"] = lambda rng, n, by=_spread: Case((by * _normal(rng, n.B, n.T),))
 
 for _name in ("softmax", "l2_normalize"):
     CASES[f"ops.normalize.{_name}"] = lambda rng, n: Case((_normal(rng, n.B, n.T, n.E),))
@@ -696,6 +699,7 @@ def _vit_config(rng, n, **fixed):
         "patch_bias": _either(rng, True, False),
         "head_bias": _either(rng, True, False),
         "norm_first": _either(rng, True, False),
+        "ends": _either(rng, None, "tanh"),
         "stretch": _either(rng, *resize.METHODS),
     }
     return vit.ViTConfig(
@@ -734,12 +738,12 @@ def _(rng, n):
 CASES["models.clip.encode_images"] = lambda rng, n: _vit_case(rng, n, outputs=n.E)
 
 
-def _text_config(rng, n):
+def _text_config(rng, n, outputs=None):
     return text.TextConfig(
         vocabulary=n.V,
         context=n.T + 1,
         end=n.V - 1,
-        outputs=n.E,
+        outputs=_either(rng, 0, n.E) if outputs is None else outputs,
         block=_block_config(rng, n),
         depth=2,
         causal=_either(rng, True, False),
@@ -774,7 +778,9 @@ CASES["models.clip.encode_texts"] = _text_case
 @_case("models.clip.clip")
 def _(rng, n):
     config = clip.CLIPConfig(
-        _vit_config(rng, n, outputs=n.E), _text_config(rng, n), _either(rng, "softmax", "sigmoid")
+        _vit_config(rng, n, outputs=n.E),
+        _text_config(rng, n, n.E),
+        _either(rng, "softmax", "sigmoid"),
     )
     p = random_parameters(rng, clip.clip_init(rng, config))
     options = {"config": config, **_maybe_dice(rng)}
@@ -799,9 +805,19 @@ def _(rng, n):
 @_case("models.bert.bert_words")
 def _(rng, n):
     block = _block_config(rng, n, order="post", mlp=_either(rng, "gelu", "tanh"))
-    config = bert.BERTConfig(n.V, n.T, block, depth=1, head="words")
+    tied = _either(rng, True, False)
+    config = bert.BERTConfig(n.V, n.T, block, depth=1, head="words", tied=tied)
     p = random_parameters(rng, bert.bert_init(rng, config))
-    p = {name: p[name] for name in ("tokens", "words")}
+    p = {name: p[name] for name in ["tokens"] * tied + ["words"]}
+    return Case((_normal(rng, n.B, n.T, n.D),), p, {"config": config})
+
+
+@_case("models.bert.bert_classes")
+def _(rng, n):
+    block, head = _block_config(rng, n, order="post"), _either(rng, "classes", "tokens", "both")
+    config = bert.BERTConfig(n.V, n.T, block, depth=1, head=head, outputs=n.V)
+    p = random_parameters(rng, bert.bert_init(rng, config))
+    p = {name: p[name] for name in config.parts if name != "words"}
     return Case((_normal(rng, n.B, n.T, n.D),), p, {"config": config})
 
 

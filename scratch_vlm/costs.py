@@ -477,6 +477,8 @@ def vit_cost(config, *, image=None):
         cost += norm_cost("layer", block.width, 1) + mlp_cost(plain, 1)
     if config.outputs:
         cost += linear_cost(block.width, config.outputs, 1, bias=config.head_bias)
+    if config.ends:
+        cost += Cost(activations=config.outputs or block.width)  # the slope
     return cost
 
 
@@ -495,11 +497,12 @@ def text_cost(config, *, tokens=None):
     Cost
     """
     block, tokens = config.block, config.context if tokens is None else tokens
+    outputs = config.outputs
     return (
         Cost((config.vocabulary + config.context) * block.width)
         + config.depth * block_cost(block, tokens)
         + norm_cost(block.norm, block.width, 1)
-        + linear_cost(block.width, config.outputs, 1, bias=config.head_bias)
+        + (linear_cost(block.width, outputs, 1, bias=config.head_bias) if outputs else Cost())
     )
 
 
@@ -531,7 +534,7 @@ def clip_cost(config, *, image=None, tokens=None):
 
 
 def bert_cost(config, *, tokens=None):
-    """Cost of BERT with its pooler or its head of masked words, of one text.
+    """Cost of BERT and what it ends in, of one text.
 
     Parameters
     ----------
@@ -545,19 +548,25 @@ def bert_cost(config, *, tokens=None):
     Cost
     """
     block, tokens = config.block, config.context if tokens is None else tokens
-    answered = 1 if config.head == "pool" else tokens
     cost = (
         Cost((config.vocabulary + config.context + config.segments) * block.width)
         + norm_cost(block.norm, block.width, tokens)
         + _dropout_cost(block, tokens)
         + config.depth * block_cost(block, tokens)
-        + linear_cost(block.width, block.width, answered)
-        + Cost(activations=answered * block.width)  # the slope of the activation
     )
-    if config.head == "words":  # scored by the table of the words
+    for part, answered in (("pool", 1), ("words", tokens)):
+        if part in config.parts:
+            cost += linear_cost(block.width, block.width, answered)
+            cost += Cost(activations=answered * block.width)  # the slope of the activation
+    if "words" in config.parts:
         scores = linear_cost(block.width, config.vocabulary, tokens, bias=False)
-        cost += norm_cost(block.norm, block.width, tokens) + replace(scores, parameters=0)
-        cost += Cost(config.vocabulary)
+        if config.tied:  # scored by the table of the words
+            scores = replace(scores, parameters=0)
+        cost += norm_cost(block.norm, block.width, tokens) + scores + Cost(config.vocabulary)
+    if "head" in config.parts:
+        pooled = "pool" in config.parts
+        cost += linear_cost(block.width, config.outputs, 1 if pooled else tokens)
+        cost += Cost(activations=-pooled * block.width)  # the pooled token is there already
     return cost
 
 

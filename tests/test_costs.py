@@ -199,7 +199,9 @@ def bert_measured(seed):
     config = config_of("models.bert.bert", seed)
     if seed % 2:
         block = replace(config.block, mlp="gelu" if config.block.mlp in GATED else config.block.mlp)
-        config = replace(config, block=block, head="words")
+        config = replace(config, block=block, head="words", tied=seed % 4 == 1)
+    elif seed % 4 == 2:
+        config = replace(config, head=("classes", "tokens")[seed // 4 % 2], outputs=5)
     p = bert.bert_init(dice(), config)
 
     def forward(batch):
@@ -207,6 +209,8 @@ def bert_measured(seed):
         x, s_bert = bert.bert_forward(ids, p, config=config, rng=dice())
         if config.head == "pool":
             y, s_head = bert.bert_pool_forward(x, p["pool"])
+        elif config.outputs:
+            y, s_head = bert.bert_classes_forward(x, p, config=config)
         else:
             y, s_head = bert.bert_words_forward(x, p, config=config)
         return y, (s_bert, s_head)
@@ -214,6 +218,8 @@ def bert_measured(seed):
     def backward(dy, saved, g):
         if config.head == "pool":
             dx = bert.bert_pool_backward(dy, saved[1], g["pool"])
+        elif config.outputs:
+            dx = bert.bert_classes_backward(dy, saved[1], g)
         else:
             dx = bert.bert_words_backward(dy, saved[1], g)
         bert.bert_backward(dx, saved[0], g)

@@ -5,6 +5,7 @@ The device is CuPy where there is a GPU, and on every machine the strict stand-i
 
 import csv
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,10 +27,14 @@ from scratch_vlm.models.perceiver import (
 from scratch_vlm.models.unified import unified_init
 from scratch_vlm.models.vit import ViTConfig, vit_backward, vit_forward, vit_init
 from scratch_vlm.ops.losses import cross_entropy_backward, cross_entropy_forward
+from scratch_vlm.pretrained.load import load_pretrained
 from scratch_vlm.training import loop
 from scratch_vlm.training.loop import TrainConfig, train
 from scratch_vlm.training.optimizer import AdamW
-from scratch_vlm.tree import tree_map
+from scratch_vlm.training.tune import tune
+from scratch_vlm.tree import leaves, tree_map
+
+CASES = Path(__file__).parent / "parity" / "cases"
 
 RNG = np.random.default_rng
 BLOCK = BlockConfig(8, 2, 12)
@@ -208,3 +213,26 @@ def test_a_model_that_sees_answers_the_same_on_a_device(name, seed, xp):
         for where in (xp, np)
     )
     same_words(there, here)
+
+
+def test_a_published_model_that_looks_at_images_learns_without_waiting(
+    xp, no_sync, tmp_path, monkeypatch
+):
+    model = load_pretrained(CASES / "idefics_no_resampler")
+    image = model.config.image
+    ids = RNG(0).integers(3, 40, (2, 6))
+    ids[0, 1:3] = ids[1, 1] = image
+    media = RNG(1).standard_normal((3, 1, *model.config.sight.tower.vit.image), dtype="float32")
+    trained = (("gated/.*", True), (".*", False))
+    settings = TrainConfig(3, 2, 1e-2, weight_decay=0.0, trained=trained)
+
+    def learn(where, xp):
+        folder = tmp_path / where
+        p = tune(model, lambda _: (ids, ids, media), settings, folder, xp=xp, progress=False).p
+        return dict(leaves(p))
+
+    here = learn("here", np)
+    forbid_waiting(monkeypatch, no_sync)
+    there = learn("there", xp)
+    for name, x in here.items():
+        np.testing.assert_allclose(there[name], x, rtol=2e-4, atol=2e-5, err_msg=name)

@@ -195,8 +195,8 @@ EQUIVALENT = {
     },
     "vit_embed_backward: g['cls'] += dx[:, 0].sum(0)": {"g['cls'] += dx[:, 0].sum(-2)": MATRIX},
     # models
-    "vit_backward: dx = linear_backward(dx, s['head'], g['head'])": {
-        "dx = linear_backward(dy, s['head'], g['head'])": ALIAS
+    "vit_backward: dx = activation(config.ends)[1](dy, s['ends']) if config.ends else dy": {
+        "dx = activation(config.ends)[1](s['ends'], dy) if config.ends else dy": PRODUCT
     },
     "vit_embed_backward: if g:": {"if True:": SKIPS},
     "vit_embed_backward: dx = namespace(dx).ascontiguousarray(dx[:, 1:])": {

@@ -4,7 +4,7 @@ from functools import partial
 
 from scratch_vlm.backend import namespace
 from scratch_vlm.layers.linear import has_bias, linear_backward, linear_forward, linear_init
-from scratch_vlm.ops.activations import activation
+from scratch_vlm.ops.activations import ACTIVATIONS, activation
 
 GATED = {  # names of Shazeer's variants, and the activation of their gate
     "swiglu": "silu",
@@ -12,11 +12,8 @@ GATED = {  # names of Shazeer's variants, and the activation of their gate
     "geglu_tanh": "gelu_tanh",
     "reglu": "relu",
     "glu": "sigmoid",
-    # and others that published configs name
-    "quick_geglu": "quick_gelu",
-    "tanh_glu": "tanh",
-    "squared_reglu": "squared_relu",
 }
+GATED |= {f"gated_{name}": name for name in ACTIVATIONS if name not in GATED.values()}
 
 
 def feed(kind):

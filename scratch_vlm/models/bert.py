@@ -30,6 +30,15 @@ from scratch_vlm.ops.dropout import dropout_backward, dropout_forward
 from scratch_vlm.ops.masks import padding_mask
 from scratch_vlm.tree import tree_map
 
+HEADS = {  # what a kind of head is made of
+    "pool": ("pool",),
+    "words": ("words",),
+    "classes": ("pool", "head"),
+    "tokens": ("head",),
+    "both": ("pool", "words", "head"),
+    "none": (),
+}
+
 
 @dataclass(frozen=True)
 class BERTConfig:
@@ -47,8 +56,14 @@ class BERTConfig:
         L, blocks.
     segments : int
         Kinds of sentence that a token may belong to; 2 in BERT.
-    head : {"pool", "words"}
-        Whether it ends in one vector for a text, or in scores of the words that were masked.
+    head : {"pool", "words", "classes", "tokens", "both", "none"}
+        What it ends in: one vector for a text, scores of the words that were masked, classes of
+        the text by that vector, classes of each token, words and classes as in pretraining, or
+        the tokens themselves.
+    outputs : int
+        Classes, where there are any.
+    tied : bool
+        Whether the vectors of the words are their scorers, too.
     """
 
     vocabulary: int
@@ -57,10 +72,14 @@ class BERTConfig:
     depth: int
     segments: int = 2
     head: str = "pool"
+    outputs: int = 0
+    tied: bool = True
 
     def __post_init__(self):
-        if self.head not in ("pool", "words"):
-            raise ValueError(f"head must be 'pool' or 'words', got {self.head!r}")
+        if self.head not in HEADS:
+            raise ValueError(f"head must be one of {', '.join(HEADS)}, got {self.head!r}")
+        if "head" in self.parts:
+            check_counts(outputs=self.outputs)
         check_counts(
             vocabulary=self.vocabulary,
             context=self.context,
@@ -68,6 +87,11 @@ class BERTConfig:
             segments=self.segments,
         )
         check_type(BlockConfig, block=self.block)
+
+    @property
+    def parts(self):
+        """Names in the tree of what stands behind the encoder."""
+        return HEADS[self.head]
 
 
 def bert_init(rng, config):
@@ -83,23 +107,28 @@ def bert_init(rng, config):
     Returns
     -------
     p : dict
-        ``tokens``, ``positions``, ``segments``, ``ln``, ``blocks`` and ``pool`` or ``words``.
+        ``tokens``, ``positions``, ``segments``, ``ln``, ``blocks`` and, as the config asks for
+        them, ``pool``, ``words`` and ``head``.
     """
-    width = config.block.width
-    if config.head == "pool":
-        head = {"pool": linear_init(rng, width, width, std=0.02)}
-    else:
+    width, ends = config.block.width, {}
+    if "pool" in config.parts:
+        ends["pool"] = linear_init(rng, width, width, std=0.02)
+    if "words" in config.parts:
         words = {"fc": linear_init(rng, width, width, std=0.02)}
         words["ln"] = NORMS[config.block.norm][0](width)
+        if not config.tied:
+            words["w"] = linear_init(rng, width, config.vocabulary, bias=False, std=0.02)["w"]
         words["b"] = np.zeros(config.vocabulary, "float32")
-        head = {"words": words}
+        ends["words"] = words
+    if "head" in config.parts:
+        ends["head"] = linear_init(rng, width, config.outputs, std=0.02)
     return {
         "tokens": embedding_init(rng, config.vocabulary, width),
         "positions": embedding_init(rng, config.context, width),
         "segments": embedding_init(rng, config.segments, width),
         "ln": NORMS[config.block.norm][0](width),
         "blocks": tower_init(rng, config.block, depth=config.depth),
-        **head,
+        **ends,
     }
 
 
@@ -244,7 +273,8 @@ def bert_words_forward(x, p, *, config):
     x : array of shape (B, T, D)
         As `bert_forward` returns it.
     p : dict
-        As `bert_init` makes it; ``words`` and ``tokens``, to which its matrix is tied, are read.
+        As `bert_init` makes it; ``words`` and, where its matrix is tied to them, ``tokens`` are
+        read.
     config : BERTConfig
         The model.
 
@@ -262,12 +292,13 @@ def bert_words_forward(x, p, *, config):
     ----------
     .. [1] google-research/bert, run_pretraining.py, get_masked_lm_output.
     """
-    check_keys(p, "tokens/w", "words/fc", "words/ln", "words/b")
+    check_keys(p, "words/fc", "words/ln", "words/b", "tokens/w" if config.tied else "words/w")
     s, block, words = {"config": config}, config.block, p["words"]
     h, s["fc"] = linear_forward(x, words["fc"])
     h, s["act"] = activation(block.mlp)[0](h, out=h)
     h, s["ln"] = NORMS[block.norm][1](h, words["ln"], eps=block.eps)
-    logits, s["out"] = linear_forward(h, {"w": p["tokens"]["w"].T, "b": words["b"]})  # (B, T, V)
+    w = p["tokens"]["w"].T if config.tied else words["w"]
+    logits, s["out"] = linear_forward(h, {"w": w, "b": words["b"]})  # (B, T, V)
     return logits, s
 
 
@@ -289,11 +320,68 @@ def bert_words_backward(dlogits, s, g):
     dx : array of shape (B, T, D)
     """
     block, words = s["config"].block, g["words"]
-    tied = {"w": tree_map(lambda w: w.T, g["tokens"]["w"]), "b": words["b"]}
-    dh = linear_backward(dlogits, s["out"], tied)
+    dw = tree_map(lambda w: w.T, g["tokens"]["w"]) if s["config"].tied else words["w"]
+    dh = linear_backward(dlogits, s["out"], {"w": dw, "b": words["b"]})
     dh = NORMS[block.norm][2](dh, s["ln"], words["ln"])
     dh = activation(block.mlp)[1](dh, s["act"], out=dh)
     return linear_backward(dh, s["fc"], words["fc"])
+
+
+def bert_classes_forward(x, p, *, config):
+    """Score classes of a text, or of each of its tokens.
+
+    Parameters
+    ----------
+    x : array of shape (B, T, D)
+        As `bert_forward` returns it.
+    p : dict
+        As `bert_init` makes it; ``head`` and, for classes of a text, ``pool`` are read.
+    config : BERTConfig
+        The model.
+
+    Returns
+    -------
+    scores : array of shape (..., V)
+        Of V classes: of each text (B, V), or of each token (B, T, V) where the config's head is
+        ``"tokens"``.
+    saved : dict
+        For `bert_classes_backward`.
+
+    See Also
+    --------
+    bert_classes_backward : The gradient of this function.
+
+    References
+    ----------
+    .. [1] J. Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers for Language
+       Understanding", 2018, arXiv:1810.04805, figure 4.
+    """
+    s = {"pool": None}
+    check_keys(p, "head/w", "head/b", *["pool"] * ("pool" in config.parts))
+    if "pool" in config.parts:
+        x, s["pool"] = bert_pool_forward(x, p["pool"])  # (B, D)
+    scores, s["head"] = linear_forward(x, p["head"])  # (B, V) or (B, T, V)
+    return scores, s
+
+
+def bert_classes_backward(dscores, s, g):
+    """Gradient of `bert_classes_forward`, which it reads from the bottom up.
+
+    Parameters
+    ----------
+    dscores : array of shape (..., V)
+        dL/dscores.
+    s : dict
+        As `bert_classes_forward` saved it.
+    g : dict
+        Gains the gradients of the parameters; empty if they are frozen.
+
+    Returns
+    -------
+    dx : array of shape (B, T, D)
+    """
+    dx = linear_backward(dscores, s["head"], g["head"])
+    return dx if s["pool"] is None else bert_pool_backward(dx, s["pool"], g["pool"])
 
 
 def _check_texts(ids, segments, lengths, p, config):

@@ -44,7 +44,7 @@ class TextConfig:
         The id that ends every text; the first one in a row is pooled. None if `pool` does not
         look for it.
     outputs : int
-        Width of the embedding.
+        Width of the embedding; 0 for the pooled token itself.
     block : BlockConfig
         The kind of block.
     depth : int
@@ -77,9 +77,10 @@ class TextConfig:
         check_counts(
             vocabulary=self.vocabulary,
             context=self.context,
-            outputs=self.outputs,
             depth=self.depth,
         )
+        if self.outputs != 0:  # 0 is for none
+            check_counts(outputs=self.outputs)
         check_type(BlockConfig, block=self.block)
         if self.pool not in POOLS:
             raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {self.pool!r}")
@@ -102,20 +103,22 @@ def text_init(rng, config):
     Returns
     -------
     p : dict
-        ``tokens``, ``positions``, ``blocks``, ``ln`` and ``head``.
+        ``tokens``, ``positions``, ``blocks``, ``ln`` and, if there are outputs, ``head``.
 
     References
     ----------
     .. [1] openai/CLIP, clip/model.py, initialize_parameters, for the standard deviations.
     """
     width = config.block.width
-    return {
+    p = {
         "tokens": embedding_init(rng, config.vocabulary, width, std=0.02),
         "positions": embedding_init(rng, config.context, width, std=0.01),
         "blocks": tower_init(rng, config.block, depth=config.depth),
         "ln": NORMS[config.block.norm][0](width),
-        "head": linear_init(rng, width, config.outputs, bias=config.head_bias),
     }
+    if config.outputs:
+        p["head"] = linear_init(rng, width, config.outputs, bias=config.head_bias)
+    return p
 
 
 def text_forward(ids, p, *, config, real=None, rng=None):
@@ -161,12 +164,14 @@ def text_forward(ids, p, *, config, real=None, rng=None):
     """
     s = {"config": config}
     bias = ["head/b"] * config.head_bias
-    check_keys(p, "ln", "head/w", *bias)
-    check_outputs(p["head"], config.outputs)
+    check_keys(p, "ln", *["head/w", *bias] * bool(config.outputs))
+    if config.outputs:
+        check_outputs(p["head"], config.outputs)
     x, s["features"] = text_features_forward(ids, p, config=config, real=real, rng=rng)
     x, s["end"] = pick_forward(x, index=pooled_places(ids, config))  # (B, D)
     x, s["ln"] = NORMS[config.block.norm][1](x, p["ln"], eps=config.block.eps)
-    x, s["head"] = linear_forward(x, p["head"])  # (B, E)
+    if config.outputs:
+        x, s["head"] = linear_forward(x, p["head"])  # (B, E)
     return x, s
 
 
@@ -182,7 +187,7 @@ def text_backward(dy, s, g):
     g : dict
         Gains the gradients of the parameters; empty if they are frozen.
     """
-    dx = linear_backward(dy, s["head"], g["head"])
+    dx = linear_backward(dy, s["head"], g["head"]) if s["config"].outputs else dy
     dx = NORMS[s["config"].block.norm][2](dx, s["ln"], g["ln"])
     dx = pick_backward(dx, s["end"])
     text_features_backward(dx, s["features"], g)

@@ -34,6 +34,7 @@ from scratch_vlm.layers.pool import (
     pick_backward,
     pick_forward,
 )
+from scratch_vlm.ops.activations import activation
 from scratch_vlm.ops.patches import patch_grid, patchify_backward, patchify_forward
 from scratch_vlm.ops.positions import sincos_positions_2d
 from scratch_vlm.ops.resize import METHODS
@@ -67,6 +68,8 @@ class ViTConfig:
         Whether the two linear layers have biases; CLIP's have none.
     norm_first : bool
         Normalise the tokens before the first block, as CLIP does.
+    ends : str or None
+        Activation of what comes out: the pooler of a published ViT ends in "tanh". Default none.
     stretch : {"bicubic", "bilinear", "bicubic_repeat"}
         How learned positions are interpolated for images of another size, see `resize_matrix`.
 
@@ -87,6 +90,7 @@ class ViTConfig:
     patch_bias: bool = True
     head_bias: bool = True
     norm_first: bool = False
+    ends: str | None = None
     stretch: str = "bicubic"
 
     def __post_init__(self):
@@ -106,6 +110,8 @@ class ViTConfig:
             )
         if self.stretch not in METHODS:
             raise ValueError(f"stretch must be one of {', '.join(METHODS)}, got {self.stretch!r}")
+        if self.ends is not None:
+            activation(self.ends)
         if not self.position_std >= 0:
             raise ValueError(f"position_std must be at least 0, got {self.position_std}")
         if self.positions == "sincos" and self.block.width % 4:
@@ -234,6 +240,8 @@ def vit_forward(images, p, *, config, rng=None):
         )
     if config.outputs:
         x, s["head"] = linear_forward(x, p["head"])  # (B, V)
+    if config.ends:
+        x, s["ends"] = activation(config.ends)[0](x)
     return x, s
 
 
@@ -255,7 +263,7 @@ def vit_backward(dy, s, g):
     """
     config = s["config"]
     norm = NORMS[config.block.norm][2]
-    dx = dy
+    dx = activation(config.ends)[1](dy, s["ends"]) if config.ends else dy
     if config.outputs:
         dx = linear_backward(dx, s["head"], g["head"])
     if config.pool == "attention":

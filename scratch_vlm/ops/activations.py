@@ -7,10 +7,12 @@ backward is then one multiplication. `out` may be the input itself.
 import math
 
 from scratch_vlm.backend import erf, floating, in_blocks, namespace
+from scratch_vlm.ops import rarer_activations as rarer
 
 SQRT_HALF = math.sqrt(0.5)
 SQRT_TWO_OVER_PI = math.sqrt(2 / math.pi)
 TANH_CUBIC = 0.044715  # coefficient of x^3 in the approximation, Hendrycks & Gimpel section 2
+HIGHEST = 10  # of `clipped_gelu_forward`
 
 
 @in_blocks
@@ -79,6 +81,66 @@ def gelu_backward(dy, slope, *, out=None):
     -----
     In the forward this was :math:`y = x \Phi(x)`, so :math:`dx = dy (\Phi(x) + x \varphi(x))`
     with the normal density :math:`\varphi(x) = e^{-x^2/2} / \sqrt{2 \pi} = \Phi'(x)`.
+    """
+    return namespace(dy).multiply(dy, slope, out=out)
+
+
+def clipped_gelu_forward(x, *, out=None):
+    r"""Exact GELU that ends at 10: for numbers of few bits.
+
+    Parameters
+    ----------
+    x : array of shape (...)
+        Any numbers.
+    out : array of shape (...), optional
+        Where to write `y`; may be `x`.
+
+    Returns
+    -------
+    y : array of shape (...)
+    slope : array of shape (...)
+        For `clipped_gelu_backward`.
+
+    See Also
+    --------
+    clipped_gelu_backward : The gradient of this function.
+
+    Notes
+    -----
+    :math:`y = \min(x \Phi(x), 10)` [1]_; below, a GELU never comes near -10.
+
+    References
+    ----------
+    .. [1] H. Wu et al., "Integer Quantization for Deep Learning Inference: Principles and Empirical
+       Evaluation", 2020, arXiv:2004.09602, section 5.
+    """
+    y, slope = gelu_forward(x, out=out)
+    full = y.real > HIGHEST
+    slope *= ~full
+    y *= ~full
+    y += HIGHEST * full.astype(x.dtype)
+    return y, slope
+
+
+def clipped_gelu_backward(dy, slope, *, out=None):
+    r"""Gradient of `clipped_gelu_forward`.
+
+    Parameters
+    ----------
+    dy : array of shape (...)
+        dL/dy.
+    slope : array of shape (...)
+        As `clipped_gelu_forward` saved it.
+    out : array of shape (...), optional
+        Where to write `dx`; may be `dy`.
+
+    Returns
+    -------
+    dx : array of shape (...)
+
+    Notes
+    -----
+    In the forward this was :math:`y = \min(\mathrm{gelu}(x), 10)`: where it ends, nothing passes.
     """
     return namespace(dy).multiply(dy, slope, out=out)
 
@@ -513,6 +575,13 @@ ACTIVATIONS = {
     "relu": (relu_forward, relu_backward),
     "tanh": (tanh_forward, tanh_backward),
     "sigmoid": (sigmoid_forward, sigmoid_backward),
+    "clipped_gelu": (clipped_gelu_forward, clipped_gelu_backward),
+    "identity": (rarer.identity_forward, rarer.identity_backward),
+    "leaky_relu": (rarer.leaky_relu_forward, rarer.leaky_relu_backward),
+    "relu6": (rarer.relu6_forward, rarer.relu6_backward),
+    "hardswish": (rarer.hardswish_forward, rarer.hardswish_backward),
+    "mish": (rarer.mish_forward, rarer.mish_backward),
+    "laplace": (rarer.laplace_forward, rarer.laplace_backward),
 }
 
 

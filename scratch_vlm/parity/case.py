@@ -93,8 +93,8 @@ def read_case(folder, *, dtype="float64"):
     return Case(
         folder,
         read_json(folder / "case.json"),
-        _arrays(folder / "inputs.npz", dtype),
-        _arrays(folder / "expected.npz", None),
+        read_arrays(folder / "inputs.npz", dtype),
+        read_arrays(folder / "expected.npz"),
         dtype,
     )
 
@@ -192,7 +192,25 @@ def _error(ours, right, floor):
     return float(np.linalg.norm(difference) / (length if length else 1.0))
 
 
-def _arrays(path, dtype):
+def read_arrays(path, dtype=None):
+    """Read a file of arrays.
+
+    Parameters
+    ----------
+    path : Path
+        An .npz file, in which nothing is executed.
+    dtype : str, optional
+        That floating point arrays are turned into. Default as they are.
+
+    Returns
+    -------
+    dict of str to array
+
+    Raises
+    ------
+    FileError
+        If it is missing or damaged.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}

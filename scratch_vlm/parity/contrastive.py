@@ -115,7 +115,7 @@ def run_image_tower(model, case):
 
 
 def run_text_tower(model, case):
-    """Run `CLIPTextModelWithProjection`.
+    """Run `CLIPTextModelWithProjection`, `CLIPTextModel` or `SiglipTextModel`.
 
     Parameters
     ----------
@@ -136,18 +136,24 @@ def run_text_tower(model, case):
     x, s_features = text_features_forward(ids, p, config=config, real=real)
     x, s_norm = norm_forward(x, p["ln"], eps=config.block.eps)  # (B, T, D)
     picked, s_pick = pick_forward(x, index=pooled_places(ids, config))
-    y, s_head = linear_forward(picked, p["head"])  # (B, E)
-    outputs = {"text_embeds": y, "last_hidden_state": x}
+    y, name = picked, "pooler_output"
+    if config.outputs:
+        y, s_head = linear_forward(picked, p["head"])  # (B, E)
+    if model.kind == "CLIPTextModelWithProjection":
+        name = "text_embeds"
+    outputs = {name: y, "last_hidden_state": x}
 
-    dy = probes.get("text_embeds", np.zeros_like(y))
-    dx = pick_backward(linear_backward(dy, s_head, g["head"]), s_pick)
+    dy = probes.get(name, np.zeros_like(y))
+    if config.outputs:
+        dy = linear_backward(dy, s_head, g["head"])
+    dx = pick_backward(dy, s_pick)
     dx = norm_backward(dx + probes.get("last_hidden_state", 0), s_norm, g["ln"])
     text_features_backward(dx, s_features, g)
 
     inside, maps = _look_at_texts(ids, p, config, real)
     return {
         "loss": sum((probes[name] * outputs[name]).sum() for name in probes),
-        "out/text_embeds": y,
+        f"out/{name}": y,
         **{f"out/{name}": x for name, x in inside.items()},
         **listed("out/attentions", maps),
         **gradients(model, g),

@@ -8,6 +8,8 @@ from scratch_vlm.layers.embedding import embedding_backward, embedding_forward
 from scratch_vlm.layers.norm import NORMS
 from scratch_vlm.models.bert import (
     bert_backward,
+    bert_classes_backward,
+    bert_classes_forward,
     bert_forward,
     bert_pool_backward,
     bert_pool_forward,
@@ -76,8 +78,39 @@ def run_lm(model, case):
     return found
 
 
+def run_trunk(model, case):
+    """Run `GPT2Model` or `LlamaModel`.
+
+    Parameters
+    ----------
+    model : Pretrained
+        The model.
+    case : Case
+        What to run it on.
+
+    Returns
+    -------
+    dict of str to array
+        Our arrays, by the reference's names.
+    """
+    config, p, g = model.config, model.p, zeros_like(model.p)
+    ids, mask, probe = case.inputs["input_ids"], reference_mask(case), case.probes()
+    x, s_tokens = embedding_forward(ids, p["tokens"])  # (B, T, D)
+    h, s_trunk = lm_trunk_forward(x, p, config=config, mask=mask)
+    dx = lm_trunk_backward(probe["last_hidden_state"], s_trunk, g)
+    learn_lookup(dx, s_tokens, g["tokens"], padding_of(model))
+    start, _ = lm_start_forward(x, p, config=config)
+    states, _ = hidden_states(start, p["blocks"], config.block, **ordered(config, mask, ids))
+    return {
+        "loss": (probe["last_hidden_state"] * h).sum(),
+        "out/last_hidden_state": h,
+        **listed("out/hidden_states", [*states[:-1], h]),
+        **gradients(model, g),
+    }
+
+
 def run_bert(model, case):
-    """Run `BertModel` or `BertForMaskedLM`.
+    """Run `BertModel` or one of the BERTs with a head.
 
     Parameters
     ----------
@@ -95,19 +128,7 @@ def run_bert(model, case):
     ids, segments = case.inputs["input_ids"], case.get("token_type_ids")
     lengths = _lengths(case.get("attention_mask"))
     x, s = bert_forward(ids, p, config=config, segments=segments, lengths=lengths)
-    if config.head == "pool":
-        probes = case.probes()
-        pooled, s_pool = bert_pool_forward(x, p["pool"])
-        outputs = {"last_hidden_state": x, "pooler_output": pooled}
-        loss = sum((probes[name] * outputs[name]).sum() for name in probes)
-        dpooled = probes.get("pooler_output", np.zeros_like(pooled))
-        dx = bert_pool_backward(dpooled, s_pool, g["pool"])
-        dx = dx + probes.get("last_hidden_state", 0)
-    else:
-        logits, s_words = bert_words_forward(x, p, config=config)
-        loss, s_loss = cross_entropy_forward(logits, case.inputs["labels"])
-        outputs = {"logits": logits, "loss": loss}
-        dx = bert_words_backward(cross_entropy_backward(1.0, s_loss), s_words, g)
+    outputs, loss, dx = _bert_ends(x, p, g, config, case)
     lookup = zeros_like(g["tokens"])
     bert_backward(dx, s, {**g, "tokens": lookup})
     if padding_of(model) is not None:
@@ -127,6 +148,44 @@ def run_bert(model, case):
         "tap/embeddings": h,
         **gradients(model, g),
     }
+
+
+def _bert_ends(x, p, g, config, case):
+    # What stands behind the encoder: outputs by the reference's names, the loss, and dL/dx.
+    probes, inputs = case.probes(), case.inputs
+    if "head" not in config.parts and "words" not in config.parts:
+        outputs, dx = {"last_hidden_state": x}, probes.get("last_hidden_state", np.zeros_like(x))
+        if "pool" in config.parts:
+            outputs["pooler_output"], s_pool = bert_pool_forward(x, p["pool"])
+            dpooled = probes.get("pooler_output", np.zeros_like(outputs["pooler_output"]))
+            dx = dx + bert_pool_backward(dpooled, s_pool, g["pool"])
+        return outputs, sum((probes[name] * outputs[name]).sum() for name in probes), dx
+    outputs, loss, dx = {}, 0.0, np.zeros_like(x)
+    if "words" in config.parts:
+        logits, s_words = bert_words_forward(x, p, config=config)
+        loss, s_loss = cross_entropy_forward(logits, inputs["labels"])
+        outputs["logits"] = outputs["prediction_logits"] = logits
+        dx = bert_words_backward(cross_entropy_backward(1.0, s_loss), s_words, g)
+    if "head" in config.parts:
+        scores, s_scores = bert_classes_forward(x, p, config=config)
+        if "start_positions" in inputs:  # of an answer in the text: classes are places
+            dscores = np.zeros_like(scores)
+            for i, name in enumerate(("start", "end")):
+                places = inputs[f"{name}_positions"]
+                places = np.where(places < x.shape[1], places, -100)
+                part, s_loss = cross_entropy_forward(scores[..., i], places)
+                loss, outputs[f"{name}_logits"] = loss + part / 2, scores[..., i]
+                dscores[..., i] = cross_entropy_backward(0.5, s_loss)
+        elif "logits" in probes:
+            loss, dscores = (probes["logits"] * scores).sum(), probes["logits"]
+            outputs["logits"] = scores
+        else:
+            outputs["seq_relationship_logits" if config.head == "both" else "logits"] = scores
+            right = inputs["next_sentence_label" if config.head == "both" else "labels"]
+            part, s_loss = cross_entropy_forward(scores, right)
+            loss, dscores = loss + part, cross_entropy_backward(1.0, s_loss)
+        dx = dx + bert_classes_backward(dscores, s_scores, g)
+    return {**outputs, "loss": loss}, loss, dx
 
 
 def reference_mask(case):

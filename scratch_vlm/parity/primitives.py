@@ -1,4 +1,4 @@
-"""Runs of what PyTorch has by itself: attention, losses, activations, norms, resizing, AdamW.
+"""Runs of what PyTorch has by itself: attention, losses, activations, norms, resizing, optimizers.
 
 The case has no model. Its arrays are named by a group of their own, such as ``layer_norm/in/x``,
 ``layer_norm/out/y`` and ``layer_norm/grad/x``; the loss of a group is the sum of its outputs,
@@ -7,6 +7,7 @@ weighted by its probes.
 
 import ast
 import re
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,14 +18,16 @@ from scratch_vlm.ops.attend import attend_backward, attend_forward
 from scratch_vlm.ops.losses import IGNORE, cross_entropy_backward, cross_entropy_forward
 from scratch_vlm.ops.patches import patchify_backward, patchify_forward
 from scratch_vlm.ops.resize import resize_backward, resize_forward
+from scratch_vlm.parity.case import read_arrays
 from scratch_vlm.parity.parts import to_images, to_pixels
+from scratch_vlm.pretrained.images import prepare_images, recipe_of
 from scratch_vlm.pretrained.layout import kernel
 from scratch_vlm.pretrained.options import ACTIVATIONS as PUBLISHED
-from scratch_vlm.training.optimizer import AdamW
+from scratch_vlm.training.optimizer import SGD, AdamW
+from scratch_vlm.training.schedule import warmup_cosine, warmup_linear
 from scratch_vlm.tree import zeros_like
 
 METHODS = {"bicubic": "bicubic_repeat", "bilinear": "bilinear"}
-GIVEN = ("optim_adamw/out/lr",)  # the rates of its schedule are read, and not computed
 
 
 def run_primitives(case):
@@ -40,9 +43,9 @@ def run_primitives(case):
     found : dict of str to array
         Our arrays, by the reference's names.
     left_out : list of str
-        Groups, or single arrays, that have no counterpart: other optimizers and schedules.
+        Groups that have no counterpart.
     """
-    found, left_out = {}, list(GIVEN)
+    found, left_out = {}, []
     for group, text in case.info["groups"].items():
         run = next((run for start, run in RUNS.items() if group.startswith(start)), None)
         if run is None:
@@ -206,24 +209,83 @@ def _resize(group, text, given, expected):
     return {"out/y": np.moveaxis(y, -1, 1), "grad/x": np.moveaxis(dx, -1, 1)}
 
 
-def _adamw(group, text, given, expected):
-    how = ast.literal_eval(re.search(r"AdamW\((\{.*?\})\)", text)[1])
+def _optimizer(group, text, given, expected):
+    """Some steps of an optimizer, all with a clipped gradient, and AdamW's along a cosine."""
+    how = ast.literal_eval(re.search(r"\((\{.*?\})\)", text)[1])
     clip = float(re.search(r"clip_grad_norm_\(all, ([\d.]+)\)", text)[1])
-    start = _part(given, "start_")
-    decay = (("w", how["weight_decay"]), (".*", 0.0))
-    optimizer = AdamW(start, decay=decay, betas=how["betas"], eps=how["eps"])
-    found = {name: [] for name in (*start, "grad_norm")}
-    for step, rate in enumerate(expected["lr"]):
+    start, decay, peak = _part(given, "start_"), how.pop("weight_decay"), how.pop("lr")
+    if group == "optim_sgd_nesterov":
+        optimizer = SGD(start, decay=((".*", decay),), **how)
+    elif group == "optim_adam_l2":
+        optimizer = AdamW(start, decay=((".*", decay),), coupled=True, **how)
+    else:
+        optimizer = AdamW(start, decay=(("w", decay), (".*", 0.0)), **how)
+    found = {name: [] for name in (*start, "grad_norm", "lr")}
+    for step in range(len(expected["lr"])):
+        rate = peak
+        if shape := re.search(r"with (\d+) warm-up of (\d+) steps", text):
+            rate = _rate(step, warmup_cosine, peak, *map(int, shape.groups()))
         for name in start:
             optimizer.g[name] += given[f"grad_{name}"][step]
         norm = float(optimizer.gradient_norm())
         for leaf in optimizer.g.values():  # PyTorch adds 1e-6 to the length, and ours nothing
             leaf *= min(1.0, clip / (norm + 1e-6))
-        optimizer.step(float(rate))
+        optimizer.step(rate)
         found["grad_norm"].append(norm)
+        found["lr"].append(rate)
         for name in start:
             found[name].append(optimizer.p[name].copy())
     return {f"out/{name}": np.array(x) for name, x in found.items()}
+
+
+def _schedule(group, text, given, expected):
+    peak, warmup, total = re.search(r"base ([\d.]+), warm-up (\d+), (\d+) training", text).groups()
+    peak, warmup, total, steps = float(peak), int(warmup), int(total), len(expected["lr"])
+    if group == "schedule_linear":  # which stays at its end
+        rates = [_rate(min(i, total), warmup_linear, peak, warmup, total) for i in range(steps)]
+    else:  # which goes on waving behind its end: a longer training, of more waves
+        cycles = float((re.search(r"num_cycles ([\d.]+)", text) or [0, 0.5])[1])
+        cycles *= (steps - warmup) / (total - warmup)
+        rates = [_rate(i, warmup_cosine, peak, warmup, steps, cycles=cycles) for i in range(steps)]
+    return {"out/lr": np.array(rates)}
+
+
+def _rate(step, schedule, peak, warmup, total, **more):
+    # The reference's first step has the rate 0, and is wasted; the others are ours.
+    if not step:
+        return 0.0
+    return schedule(step - 1, peak=peak, warmup=warmup - 1, total=total - 1, **more)
+
+
+def _pictures(group, text, given, expected):
+    """Images as they are prepared for CLIP, which stand in a file of their own."""
+    size, crop = map(int, re.search(r"shortest_edge (\d+), crop (\d+)", text).groups())
+    recipe = replace(recipe_of({}, "clip"), size=size, crop=(crop, crop))
+    return {
+        f"out/pixel_values{name}": np.moveaxis(prepare_images([x], recipe), -1, 1)
+        for name, x in _part(given, "image").items()
+    }
+
+
+def with_pictures(case):
+    """Add to a case what it has in a file of its own: images, and what the reference makes of them.
+
+    Parameters
+    ----------
+    case : Case
+        Without a model.
+
+    Returns
+    -------
+    Case
+    """
+    file, group = case.folder / "clip_preprocess.npz", "clip_preprocess"
+    if group not in case.info["groups"]:
+        return case
+    arrays = read_arrays(file)
+    images = {f"{group}/in/{n}": x for n, x in arrays.items() if n.startswith("image")}
+    pixels = {f"{group}/out/{n}": x for n, x in arrays.items() if n.startswith("pixel")}
+    return replace(case, inputs=case.inputs | images, expected=case.expected | pixels)
 
 
 RUNS = {  # by how the name of a group starts
@@ -235,5 +297,7 @@ RUNS = {  # by how the name of a group starts
     "patch_conv": _patches,
     "bicubic_": _resize,
     "bilinear_": _resize,
-    "optim_adamw": _adamw,
+    "optim_": _optimizer,
+    "schedule_": _schedule,
+    "clip_preprocess": _pictures,
 }

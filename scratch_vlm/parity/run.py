@@ -6,19 +6,36 @@ from pathlib import Path
 
 from scratch_vlm.parity import contrastive, cross_modal, flamingo, language, unified, vision
 from scratch_vlm.parity.case import GROUPS, compare, read_case, worst
-from scratch_vlm.parity.primitives import run_primitives
+from scratch_vlm.parity.primitives import run_primitives, with_pictures
 from scratch_vlm.pretrained.load import load_pretrained
 
 RUNS = {
     "ViTForImageClassification": vision.run_vit,
+    "ViTModel": vision.run_image_tokens,
     "CLIPModel": contrastive.run_clip,
+    "CLIPVisionModel": vision.run_image_tokens,
     "CLIPVisionModelWithProjection": contrastive.run_image_tower,
+    "CLIPTextModel": contrastive.run_text_tower,
     "CLIPTextModelWithProjection": contrastive.run_text_tower,
     "SiglipModel": contrastive.run_clip,
+    "SiglipVisionModel": vision.run_image_tokens,
+    "SiglipTextModel": contrastive.run_text_tower,
+    "SiglipForImageClassification": vision.run_vit,
     "BertModel": language.run_bert,
     "BertForMaskedLM": language.run_bert,
+    "BertForPreTraining": language.run_bert,
+    "BertForNextSentencePrediction": language.run_bert,
+    "BertForSequenceClassification": language.run_bert,
+    "BertForTokenClassification": language.run_bert,
+    "BertForQuestionAnswering": language.run_bert,
     "GPT2LMHeadModel": language.run_lm,
+    "GPT2Model": language.run_trunk,
     "LlamaForCausalLM": language.run_lm,
+    "LlamaModel": language.run_trunk,
+    "MistralForCausalLM": language.run_lm,
+    "MistralModel": language.run_trunk,
+    "Qwen2ForCausalLM": language.run_lm,
+    "Qwen2Model": language.run_trunk,
     "LlavaForConditionalGeneration": unified.run_llava,
     "IdeficsForVisionText2Text": cross_modal.run_idefics,
     "MllamaForConditionalGeneration": cross_modal.run_mllama,
@@ -59,6 +76,7 @@ def run_case(folder, *, dtype="float64", left_out=None):
     """
     case = read_case(folder, dtype=dtype)
     if "groups" in case.info:  # of pieces without a model
+        case = with_pictures(case)
         found, absent = run_primitives(case)
         if left_out is not None:
             left_out += absent

@@ -12,7 +12,13 @@ from scratch_vlm.models.perceiver import (
     places_forward,
     with_positions,
 )
-from scratch_vlm.models.vit import vit_backward, vit_embed_forward, vit_forward
+from scratch_vlm.models.vit import (
+    vit_backward,
+    vit_embed_forward,
+    vit_features_backward,
+    vit_features_forward,
+    vit_forward,
+)
 from scratch_vlm.ops.attend import attention_weights
 from scratch_vlm.ops.losses import cross_entropy_backward, cross_entropy_forward
 from scratch_vlm.parity.parts import gradients, hidden_states, listed, to_images, to_pixels
@@ -20,7 +26,7 @@ from scratch_vlm.tree import zeros_like
 
 
 def run_vit(model, case):
-    """Run `ViTForImageClassification`.
+    """Run `ViTForImageClassification` or `SiglipForImageClassification`.
 
     Parameters
     ----------
@@ -53,6 +59,50 @@ def run_vit(model, case):
         **listed("out/attentions", maps),
         "tap/embeddings": states[0],
         "tap/final_norm": final,
+        **gradients(model, g),
+        "input_grad/pixel_values": to_pixels(dimages, pixels),
+    }
+
+
+def run_image_tokens(model, case):
+    """Run `ViTModel`, `CLIPVisionModel` or `SiglipVisionModel`.
+
+    Parameters
+    ----------
+    model : Pretrained
+        The model.
+    case : Case
+        What to run it on.
+
+    Returns
+    -------
+    dict of str to array
+        Our arrays, by the reference's names.
+    """
+    config, p, g = model.config, model.p, zeros_like(model.p)
+    pixels, probes = case.inputs["pixel_values"], case.probes()
+    images = to_images(pixels, config.patch)
+    norm_forward, norm_backward = NORMS[config.block.norm][1:]
+    # Two ways through the same blocks: to the pooled token, and to all of them.
+    pooled, s_pooled = vit_forward(images, p, config=config)
+    x, s_features = vit_features_forward(images, p, config=config)
+    if not config.norm_first:  # CLIP's norm is of the pooled token alone
+        x, s_norm = norm_forward(x, p["ln"], eps=config.block.eps)
+    outputs = {"last_hidden_state": x, "pooler_output": pooled}
+
+    dx = probes.get("last_hidden_state", np.zeros_like(x))
+    if not config.norm_first:
+        dx = norm_backward(dx, s_norm, g["ln"])
+    dimages = vit_features_backward(dx, s_features, g)
+    dimages += vit_backward(probes.get("pooler_output", np.zeros_like(pooled)), s_pooled, g)
+
+    x, _ = vit_embed_forward(images, p, config=config)
+    states, maps = hidden_states(x, p["blocks"], config.block)
+    return {
+        "loss": sum((probes[name] * outputs[name]).sum() for name in probes),
+        **{f"out/{name}": y for name, y in outputs.items()},
+        **listed("out/hidden_states", states),
+        **listed("out/attentions", maps),
         **gradients(model, g),
         "input_grad/pixel_values": to_pixels(dimages, pixels),
     }

@@ -1,25 +1,48 @@
-"""BERT of the Transformers library, with its pooler or with the head of masked words."""
+"""BERT of the Transformers library: the encoder, and what may stand behind it."""
+
+from dataclasses import replace
+
+import numpy as np
 
 from scratch_vlm.layers.block import BlockConfig
-from scratch_vlm.models.bert import BERTConfig, bert_init
-from scratch_vlm.pretrained.layout import Layout, Rule, blank, linear, norm, qkv, repeated, under
+from scratch_vlm.models.bert import HEADS, BERTConfig, bert_init
+from scratch_vlm.pretrained.layout import (
+    Layout,
+    Rule,
+    blank,
+    linear,
+    norm,
+    qkv,
+    repeated,
+    transposed,
+    under,
+)
+from scratch_vlm.pretrained.vit import classes
 
 RENAMED = (  # files that were converted from TensorFlow
     (r"LayerNorm\.gamma$", "LayerNorm.weight"),
     (r"LayerNorm\.beta$", "LayerNorm.bias"),
 )
+MAY_LACK = {"pooler.dense.weight": lambda config: replace(config, head="none")}
 BUFFERS = r"(.*\.)?embeddings\.(position_ids|token_type_ids)"
+OTHER_HEADS = {  # what files of pretraining hold beside an encoder, whatever is made of it
+    "pool": r"bert\.pooler\.dense\.(weight|bias)",
+    "words": r"cls\.predictions\..*",
+    "head": r"cls\.seq_relationship\.(weight|bias)",
+}
 
 
-def configure(options, head="pool"):
+def configure(options, head="pool", outputs=0):
     """Turn a published config into ours.
 
     Parameters
     ----------
     options : Options
         Of config.json.
-    head : {"pool", "words"}, default "pool"
-        What it ends in.
+    head : str, default "pool"
+        What it ends in, see `BERTConfig`.
+    outputs : int, default 0
+        Classes.
 
     Returns
     -------
@@ -28,7 +51,7 @@ def configure(options, head="pool"):
     for name in ("is_decoder", "add_cross_attention"):
         options.only(name, False)
     options.only("position_embedding_type", "absolute")
-    options.only("tie_word_embeddings", True)
+    tied = options.get("tie_word_embeddings", True)
     config = BERTConfig(
         options.get("vocab_size", 30522),
         options.get("max_position_embeddings", 512),
@@ -44,13 +67,15 @@ def configure(options, head="pool"):
         options.get("num_hidden_layers", 12),
         segments=options.get("type_vocab_size", 2),
         head=head,
+        outputs=outputs,
+        tied=tied or "words" not in HEADS[head],
     )
     options.done()
     return config
 
 
 def layout(config):
-    """Lay out the checkpoint of `BertModel`.
+    """Lay out the checkpoint of `BertModel`, with its pooler or without.
 
     Parameters
     ----------
@@ -61,9 +86,9 @@ def layout(config):
     -------
     Layout
     """
-    rules = [*encoder_rules(config), *linear("pooler.dense", "pool")]
+    rules = [*encoder_rules(config), *_pooler_rules(config)]
     aliases = ((r"^bert\.", ""), *RENAMED)
-    return Layout(blank(bert_init, config), tuple(rules), aliases, BUFFERS)
+    return Layout(blank(bert_init, config), tuple(rules), aliases, _left_aside(config))
 
 
 def encoder_rules(config):
@@ -95,25 +120,64 @@ def encoder_rules(config):
     ]
 
 
-class Words:
-    """`BertForMaskedLM`."""
+class _Headed:
+    # an encoder under its own name, and what stands behind it under its own
 
-    @staticmethod
-    def configure(options):
+    def __init__(self, head, outputs=None, published=None):
+        self.head, self.outputs, self.published = head, outputs, published
+
+    def configure(self, options):
         """Turn a published config into ours."""
-        return configure(options, "words")
+        found = classes(options)  # of no meaning where there are none
+        outputs = found if self.outputs is None else self.outputs
+        return configure(options, self.head, outputs)
 
-    @staticmethod
-    def layout(config):
-        """Lay out the checkpoint of the encoder and its head of masked words."""
-        rules = [
-            *under("bert.", "", encoder_rules(config)),
-            *linear("cls.predictions.transform.dense", "words/fc"),
-            *norm("cls.predictions.transform.LayerNorm", "words/ln"),
-            Rule("cls.predictions.bias", "words/b"),
-        ]
-        tied = {
-            "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-            "cls.predictions.decoder.bias": "cls.predictions.bias",
-        }
-        return Layout(blank(bert_init, config), tuple(rules), RENAMED, BUFFERS, tied)
+    def layout(self, config):
+        """Lay out the checkpoint of the encoder and its head."""
+        rules = [*encoder_rules(config), *_pooler_rules(config)]
+        rules = under("bert.", "", rules)
+        shapes, tied = blank(bert_init, config), {}
+        if "words" in config.parts:
+            rules += _words_rules(config)
+            if config.tied:
+                tied = TIED
+            else:  # published beside the bias that is used, which nothing reads
+                shapes["words"]["idle"] = np.broadcast_to(np.float32(0), config.vocabulary)
+        if "head" in config.parts:
+            rules += linear(self.published, "head")
+        return Layout(shapes, tuple(rules), RENAMED, _left_aside(config), tied)
+
+
+Words = _Headed("words", outputs=0)  # `BertForMaskedLM`
+Pretraining = _Headed("both", outputs=2, published="cls.seq_relationship")  # `BertForPreTraining`
+NextSentence = _Headed("classes", outputs=2, published="cls.seq_relationship")
+Classifier = _Headed("classes", published="classifier")  # `BertForSequenceClassification`
+Tagger = _Headed("tokens", published="classifier")  # `BertForTokenClassification`
+Answerer = _Headed("tokens", outputs=2, published="qa_outputs")  # `BertForQuestionAnswering`
+TIED = {
+    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+}
+
+
+def _left_aside(config):
+    return "|".join([BUFFERS, *(x for part, x in OTHER_HEADS.items() if part not in config.parts)])
+
+
+def _pooler_rules(config):
+    return linear("pooler.dense", "pool") if "pool" in config.parts else []
+
+
+def _words_rules(config):
+    rules = [
+        *linear("cls.predictions.transform.dense", "words/fc"),
+        *norm("cls.predictions.transform.LayerNorm", "words/ln"),
+    ]
+    if config.tied:
+        return [*rules, Rule("cls.predictions.bias", "words/b")]
+    return [
+        *rules,
+        Rule("cls.predictions.decoder.weight", "words/w", transposed),
+        Rule("cls.predictions.decoder.bias", "words/b"),
+        Rule("cls.predictions.bias", "words/idle"),
+    ]

@@ -1,4 +1,4 @@
-"""CLIP of the Transformers library: both towers, or one of them with its projection."""
+"""CLIP of the Transformers library: both towers, or one of them, with its projection or without."""
 
 from scratch_vlm.layers.block import BlockConfig
 from scratch_vlm.models.clip import CLIPConfig, clip_init
@@ -34,14 +34,21 @@ def configure(options):
     CLIPConfig
     """
     outputs = options.get("projection_dim", 512)
-    for name in ("text_config_dict", "vision_config_dict"):
-        options.only(name, None)
     config = CLIPConfig(
-        image_tower(options.inner("vision_config"), outputs),
-        text_tower(options.inner("text_config"), outputs),
+        image_tower(_tower(options, "vision_config"), outputs),
+        text_tower(_tower(options, "text_config"), outputs),
     )
     options.done("tie_word_embeddings")
     return config
+
+
+def _tower(options, name):
+    # The first files say it twice. The library then follows the second, and takes its own defaults
+    # for what that leaves out, also where the first has something else.
+    older = f"{name}_dict"
+    names = (older, name) if options.get(older, None, like={}) is not None else (name, older)
+    options.get(names[1], None)
+    return options.inner(names[0])
 
 
 def image_tower(options, outputs=None):
@@ -72,7 +79,7 @@ def image_tower(options, outputs=None):
         norm_first=True,
         stretch="bicubic_repeat",
     )
-    options.done("tie_word_embeddings")
+    options.done("tie_word_embeddings", "vocab_size")
     return config
 
 
@@ -200,13 +207,30 @@ def text_rules(config):
     -------
     list of Rule
     """
-    tower = [
+    return [
+        *under("text_model.", "", words_rules(config)),
+        *linear("text_projection", "head"),
+    ]
+
+
+def words_rules(config):
+    """Lay out the text tower of a CLIP or a SigLIP, without the projection.
+
+    Parameters
+    ----------
+    config : TextConfig
+        The tower.
+
+    Returns
+    -------
+    list of Rule
+    """
+    return [
         Rule("embeddings.token_embedding.weight", "tokens/w"),
         Rule("embeddings.position_embedding.weight", "positions/w"),
         *repeated("encoder.layers.{}.", "blocks/{}/", config.depth, block_rules(config.block)),
         *norm("final_layer_norm", "ln"),
     ]
-    return [*under("text_model.", "", tower), *linear("text_projection", "head")]
 
 
 class ImageTower:
@@ -220,6 +244,21 @@ class ImageTower:
         return Layout(blank(vit_init, config), tuple(image_rules(config)), buffers=BUFFERS)
 
 
+class BareImageTower:
+    """`CLIPVisionModel`, which ends in the pooled token."""
+
+    @staticmethod
+    def configure(options):
+        """Turn a published config into ours."""
+        return image_tower(options, 0)
+
+    @staticmethod
+    def layout(config):
+        """Lay out the checkpoint of an image tower without a projection."""
+        aliases = ((r"^vision_model\.", ""),)  # as older versions of the library wrote it
+        return Layout(blank(vit_init, config), tuple(vision_rules(config)), aliases, BUFFERS)
+
+
 class TextTower:
     """`CLIPTextModelWithProjection`."""
 
@@ -229,6 +268,21 @@ class TextTower:
     def layout(config):
         """Lay out the checkpoint of a text tower on its own."""
         return Layout(blank(text_init, config), tuple(text_rules(config)), buffers=BUFFERS)
+
+
+class BareTextTower:
+    """`CLIPTextModel`, which ends in the pooled token."""
+
+    @staticmethod
+    def configure(options):
+        """Turn a published config into ours."""
+        return text_tower(options, 0)
+
+    @staticmethod
+    def layout(config):
+        """Lay out the checkpoint of a text tower without a projection."""
+        aliases = ((r"^text_model\.", ""),)  # as older versions of the library wrote it
+        return Layout(blank(text_init, config), tuple(words_rules(config)), aliases, BUFFERS)
 
 
 def _block(options, width, heads, hidden):

@@ -1,5 +1,7 @@
 """GPT-2 of the Transformers library, whose linear layers are published as ours: (in, out)."""
 
+from dataclasses import replace
+
 from scratch_vlm.layers.block import BlockConfig
 from scratch_vlm.models.lm import LMConfig, lm_init
 from scratch_vlm.pretrained.layout import Layout, Rule, blank, linear, norm, repeated, same
@@ -72,3 +74,14 @@ def layout(config):
     ]
     tied = {"lm_head.weight": "transformer.wte.weight"} if config.tied else {}
     return Layout(blank(lm_init, config), tuple(rules), ALIASES, BUFFERS, tied)
+
+
+class Trunk:
+    """`GPT2Model`, whose words would be scored by the table of the words."""
+
+    @staticmethod
+    def configure(options):
+        """Turn a published config into ours."""
+        return replace(configure(options), tied=True)
+
+    layout = staticmethod(layout)

@@ -19,11 +19,12 @@ from scratch_vlm.pretrained.layout import (
     linear,
     norm,
     repeated,
+    rows_of,
     under,
 )
 from scratch_vlm.pretrained.vit import whole_patches
 
-ALSO_LAYOUT = ("additional_vocab_size",)
+ALSO_LAYOUT = {"additional_vocab_size": 0}
 BUFFERS = r".*(rotary_emb\.inv_freq|embeddings\.position_ids)"
 
 
@@ -39,7 +40,6 @@ def configure(options):
     -------
     CrossModalConfig
     """
-    options.only("tie_word_embeddings", False)
     vit = _vision_tower(options.inner("vision_config"))
     context = options.get("max_position_embeddings", 2048)
     base, scaling = llama.rotation(options, context)
@@ -67,7 +67,7 @@ def configure(options):
     connector = _connector(options.inner("perceiver_config"), options, vit.block.width)
     config = CrossModalConfig(
         SightConfig(TowerConfig(vit, (-1,), cls=True), connector),
-        LMConfig(words, context, block, depth, tied=False),
+        LMConfig(words, context, block, depth, tied=options.get("tie_word_embeddings", False)),
         gated,
         tuple(range(0, depth, options.get("cross_layer_interval", 1))),
         image=words - 1,  # of the two ids that the released models add, <image> is the last
@@ -75,6 +75,8 @@ def configure(options):
     options.done(
         "alpha_initializer",
         "alphas_initializer_range",
+        "cross_layer_activation_function",  # the library does not look at it
+        "ffn_dim",
         "freeze_lm_head",
         "freeze_text_layers",
         "freeze_text_module_exceptions",
@@ -103,7 +105,9 @@ def _vision_tower(options):
         patch_bias=False,
         norm_first=True,
     )
-    options.done("hidden_size", "vision_model_name")
+    options.done(
+        "hidden_size", "id2label", "projection_dim", "tie_word_embeddings", "vision_model_name"
+    )
     return config
 
 
@@ -124,7 +128,7 @@ def _connector(inner, options, width):
         frames=0,
         qk_norm="layer" if inner.get("qk_layer_norms_perceiver", False) else None,
     )
-    inner.done()
+    inner.done("tie_word_embeddings")
     if not use:
         return ConnectorConfig("none", width, width)
     return ConnectorConfig("resampler", width, width, resampler=config)
@@ -146,16 +150,15 @@ def layout(config, additional_vocab_size=0):
     """
     sight, lm = config.sight, config.lm
     first = lm.vocabulary - additional_vocab_size
-    words = [
-        Rule("model.embed_tokens.weight", "lm/tokens/w", lambda x: x[:first]),
-        Rule("lm_head.weight", "lm/head/w", columns(0, first)),
-    ]
+    tables = [("model.embed_tokens.weight", "lm_head.weight", 0, first)]
     if additional_vocab_size:
-        words += [
-            Rule("model.embed_tokens.additional_embedding.weight", "lm/tokens/w",
-                 lambda x: x[first:]),
-            Rule("lm_head.additional_fc.weight", "lm/head/w", columns(first, lm.vocabulary)),
-        ]  # fmt: skip
+        more = "model.embed_tokens.additional_embedding.weight", "lm_head.additional_fc.weight"
+        tables.append((*more, first, lm.vocabulary))
+    words = []
+    for table, head, start, stop in tables:
+        words.append(Rule(table, "lm/tokens/w", rows_of(start, stop)))
+        words += [] if lm.tied else [Rule(head, "lm/head/w", columns(start, stop))]
+    tied = {head: table for table, head, *_ in tables} if lm.tied else {}
     names = [str(i) for i in config.places]
     shapes = {
         "sight": {
@@ -176,7 +179,7 @@ def layout(config, additional_vocab_size=0):
     if sight.connector.kind == "resampler":
         own = _resampler_rules(sight.connector.resampler)
         rules += under("perceiver_resampler.", "sight/connector/resampler/", own)
-    return Layout(shapes, (*under("model.", "", rules), *words), (), BUFFERS)
+    return Layout(shapes, (*under("model.", "", rules), *words), (), BUFFERS, tied)
 
 
 def _gated_rules(config):

@@ -61,6 +61,21 @@ def columns(start, stop):
     return lambda x: x[..., start:stop].T
 
 
+def rows_of(start, stop):
+    """Make the view of some rows of a table, published on their own.
+
+    Parameters
+    ----------
+    start, stop : int
+        The first row, and the one behind the last.
+
+    Returns
+    -------
+    callable
+    """
+    return lambda x: x[start:stop]
+
+
 def leading(axes):
     """Make the view of an array that is published with axes of length 1 in front.
 

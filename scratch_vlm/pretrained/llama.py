@@ -1,6 +1,7 @@
-"""Llama of the Transformers library, also as the language model of LLaVA."""
+"""Llama of the Transformers library, and Mistral and Qwen2, Llamas with other defaults."""
 
 import math
+from dataclasses import replace
 
 from scratch_vlm.layers.block import BlockConfig
 from scratch_vlm.models.lm import LMConfig, lm_init
@@ -17,6 +18,24 @@ from scratch_vlm.pretrained.layout import (
 )
 from scratch_vlm.pretrained.options import OptionError, Options
 
+LLAMA = {"vocab_size": 32000, "max_position_embeddings": 2048, "intermediate_size": 11008}
+DEFAULTS = {  # type of the model: what its configs need not say
+    "llama": LLAMA,
+    "mistral": {
+        **LLAMA,
+        "max_position_embeddings": 131_072,
+        "intermediate_size": 14_336,
+        "num_key_value_heads": 8,
+        "sliding_window": 4096,
+    },
+    "qwen2": {
+        "vocab_size": 151_936,
+        "max_position_embeddings": 32_768,
+        "intermediate_size": 22_016,
+        "num_key_value_heads": 32,
+        "sliding_window": 4096,
+    },
+}
 BUFFERS = r"(.*\.)?rotary_emb\.inv_freq"
 
 
@@ -31,20 +50,31 @@ def configure(options):
     Returns
     -------
     LMConfig
+        Its context is no longer than the window in which its tokens see each other.
     """
-    bias = ("qkv", "out") if options.get("attention_bias", False) else ()
-    bias += ("fc", "proj") if options.get("mlp_bias", False) else ()
-    context = options.get("max_position_embeddings", 2048)
+    kind = options.get("model_type", "llama")
+    if kind not in DEFAULTS:
+        raise OptionError(
+            f"{options.where}: a language model of type {kind!r} is not implemented; known are "
+            f"{', '.join(DEFAULTS)}"
+        )
+    usual = DEFAULTS[kind]
+    if kind == "qwen2":
+        bias = ("qkv",)
+    else:
+        bias = ("qkv", "out") if options.get("attention_bias", False) else ()
+        bias += ("fc", "proj") if options.get("mlp_bias", False) else ()
+    context = options.get("max_position_embeddings", usual["max_position_embeddings"])
     base, scaling = rotation(options, context)
     heads = options.get("num_attention_heads", 32)
     config = LMConfig(
-        options.get("vocab_size", 32000),
-        context,
+        options.get("vocab_size", usual["vocab_size"]),
+        min(context, _window(options, kind, context)),
         BlockConfig(
             options.get("hidden_size", 4096),
             heads,
-            options.get("intermediate_size", 11008),
-            kv_heads=options.get("num_key_value_heads", heads),
+            options.get("intermediate_size", usual["intermediate_size"]),
+            kv_heads=options.get("num_key_value_heads", usual.get("num_key_value_heads", heads)),
             head_width=options.get("head_dim", None, like=1),
             norm="rms",
             eps=options.get("rms_norm_eps", 1e-6),
@@ -59,6 +89,18 @@ def configure(options):
     )
     options.done()
     return config
+
+
+def _window(options, kind, context):
+    # How far back a token looks: within that, a text is read as if there were no window.
+    if "sliding_window" not in DEFAULTS[kind]:
+        return context
+    used = kind == "mistral" or options.get("use_sliding_window", False)
+    options.get("max_window_layers", 0)  # which layers have the window
+    options.get("layer_types", (), like=())
+    found = options.get("sliding_window", DEFAULTS[kind]["sliding_window"])
+    none = "sliding_window" in options.content and options.content["sliding_window"] is None
+    return found if used and not none else context
 
 
 def rotation(options, context, base=10_000.0):
@@ -115,7 +157,7 @@ def rotation(options, context, base=10_000.0):
             f"{inner.where}: rope_type {kind!r} is not implemented; known are default, dynamic, "
             "linear, llama3, yarn"
         )
-    inner.done()
+    inner.done("finetuned")
     return float(base), found
 
 
@@ -133,6 +175,21 @@ def layout(config):
     """
     tied = {"lm_head.weight": "model.embed_tokens.weight"} if config.tied else {}
     return Layout(blank(lm_init, config), tuple(rules(config)), (), BUFFERS, tied)
+
+
+class Trunk:
+    """`LlamaModel` and its like, whose words would be scored by the table of the words."""
+
+    @staticmethod
+    def configure(options):
+        """Turn a published config into ours."""
+        return replace(configure(options), tied=True)
+
+    @staticmethod
+    def layout(config):
+        """Lay out the checkpoint of a language model without a head."""
+        aliases = ((r"^(embed_tokens|layers|norm)\.", r"model.\1."),)
+        return Layout(blank(lm_init, config), tuple(rules(config)), aliases, BUFFERS)
 
 
 def rules(config):

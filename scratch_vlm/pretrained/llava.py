@@ -1,5 +1,7 @@
 """LLaVA of the Transformers library: a tower of CLIP or SigLIP, a connector, and a Llama."""
 
+from dataclasses import replace
+
 from scratch_vlm.layers.connector import ConnectorConfig, connector_init
 from scratch_vlm.models.lm import lm_init
 from scratch_vlm.models.unified import UnifiedConfig
@@ -36,13 +38,15 @@ def configure(options):
     """
     vision, text = options.inner("vision_config"), options.inner("text_config")
     kind = vision.get("model_type", "clip_vision_model")
-    if kind not in TOWERS or text.only("model_type", "llama") != "llama":
+    if kind not in TOWERS:
         raise OptionError(
             f"{vision.where}: a tower of type {kind!r} is not implemented; known are "
             f"{', '.join(TOWERS)}"
         )
     vit = TOWERS[kind][0](vision, 0)
     lm = llama.configure(text)
+    if options.get("tie_word_embeddings", False):  # said of the whole, or of the language model
+        lm = replace(lm, tied=True)
     several = isinstance(options.content.get("vision_feature_layer"), list)
     layers = options.get("vision_feature_layer", -2, like=[] if several else 1)
     strategy = options.only("vision_feature_select_strategy", "default", "full")
@@ -65,7 +69,7 @@ def configure(options):
     )
     image = options.get("image_token_index", options.get("image_token_id", 32000))
     config = UnifiedConfig(SightConfig(tower, connector), lm, image)
-    options.done("image_seq_length", "ignore_index", "tie_word_embeddings", "vocab_size")
+    options.done("image_seq_length", "ignore_index", "vocab_size")
     return config
 
 

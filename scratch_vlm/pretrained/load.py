@@ -35,14 +35,31 @@ from scratch_vlm.pretrained.tensors import (
 
 CLASSES = {  # class of the reference: the module that knows its options and its layout
     "ViTForImageClassification": vit,
+    "ViTModel": vit.Encoder,
     "CLIPModel": clip,
+    "CLIPVisionModel": clip.BareImageTower,
     "CLIPVisionModelWithProjection": clip.ImageTower,
+    "CLIPTextModel": clip.BareTextTower,
     "CLIPTextModelWithProjection": clip.TextTower,
     "SiglipModel": siglip,
+    "SiglipVisionModel": siglip.ImageTower,
+    "SiglipTextModel": siglip.TextTower,
+    "SiglipForImageClassification": siglip.Classifier,
     "BertModel": bert,
     "BertForMaskedLM": bert.Words,
+    "BertForPreTraining": bert.Pretraining,
+    "BertForNextSentencePrediction": bert.NextSentence,
+    "BertForSequenceClassification": bert.Classifier,
+    "BertForTokenClassification": bert.Tagger,
+    "BertForQuestionAnswering": bert.Answerer,
     "GPT2LMHeadModel": gpt2,
+    "GPT2Model": gpt2.Trunk,
     "LlamaForCausalLM": llama,
+    "LlamaModel": llama.Trunk,
+    "MistralForCausalLM": llama,
+    "MistralModel": llama.Trunk,
+    "Qwen2ForCausalLM": llama,
+    "Qwen2Model": llama.Trunk,
     "LlavaForConditionalGeneration": llava,
     "IdeficsForVisionText2Text": idefics,
     "MllamaForConditionalGeneration": mllama,
@@ -54,15 +71,36 @@ CLASSES = {  # class of the reference: the module that knows its options and its
     "flamingo_pytorch.GatedCrossAttentionBlock": lucid.GatedBlock,
     "flamingo_pytorch.MaskedCrossAttention": lucid.CrossAttention,
 }
+_CONVOLUTIONS = "its images go through convolutions and batch norm, of which there are none here"
+_PIXELS = "its decoder answers for every pixel, which is not implemented"
+REFUSED = {  # of the families above, and why
+    "ViTForMaskedImageModeling": _PIXELS,
+    "CLIPForImageClassification": "it averages tokens that no norm has seen",
+    "BertLMHeadModel": "a BERT that reads from left to right is not implemented",
+    "BertForMultipleChoice": "texts in several variants are not implemented",
+    "GPT2DoubleHeadsModel": "texts in several variants are not implemented",
+    "GPT2ForSequenceClassification": "a language model that sorts texts is not implemented",
+    "LlamaForSequenceClassification": "a language model that sorts texts is not implemented",
+    "MllamaForCausalLM": "the language model of an Mllama is read with its vision tower only",
+    "PerceiverForImageClassificationConvProcessing": _CONVOLUTIONS,
+    "PerceiverForMaskedLM": "of Perceivers the one of words is not implemented",
+    "PerceiverForSequenceClassification": "of Perceivers the one of words is not implemented",
+    "PerceiverForOpticalFlow": _PIXELS,
+    "PerceiverForMultimodalAutoencoding": _PIXELS,
+}
 DEFAULTS = {  # the class of a config that names none
     "vit": "ViTForImageClassification",
     "clip": "CLIPModel",
     "clip_vision_model": "CLIPVisionModelWithProjection",
     "clip_text_model": "CLIPTextModelWithProjection",
     "siglip": "SiglipModel",
+    "siglip_vision_model": "SiglipVisionModel",
+    "siglip_text_model": "SiglipTextModel",
     "bert": "BertModel",
     "gpt2": "GPT2LMHeadModel",
     "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
     "llava": "LlavaForConditionalGeneration",
     "idefics": "IdeficsForVisionText2Text",
     "mllama": "MllamaForConditionalGeneration",
@@ -136,6 +174,10 @@ def load_pretrained(folder, *, dtype="float32", on_tensor=None):
     published = read_json(folder / "config.json")
     kind, config, layout = configure(published)
     tensors = Tensors(folder)
+    for name, without in getattr(CLASSES[kind], "MAY_LACK", {}).items():
+        if not any(found.endswith(name) for found in tensors.shapes):
+            config = without(config)
+            layout = CLASSES[kind].layout(config)
     names = layout.names(tensors.shapes)
     count = len(layout.rules)
     tell = None if on_tensor is None else lambda name: on_tensor(name, count)
@@ -171,14 +213,24 @@ def configure(published):
     model_type = options.get("model_type", "")
     kinds = options.get("architectures", None) or [DEFAULTS.get(model_type, model_type)]
     kind = kinds[0] if isinstance(kinds, list) else kinds
+    if isinstance(kind, str) and kind in REFUSED:
+        raise OptionError(f"config.json names the model {kind!r}: {REFUSED[kind]}")
     if not isinstance(kind, str) or kind not in CLASSES:
         raise OptionError(
             f"config.json names the model {kind or 'nothing'!r} of type {model_type!r}, which is "
             f"not known here; known are {', '.join(sorted(CLASSES))}"
         )
+    packed = options.get("quantization_config", None)
+    if packed is not None:
+        how = packed.get("quant_method") if isinstance(packed, dict) else packed
+        raise OptionError(
+            f"config.json: the weights are quantised by {how or 'a method without a name'}, which "
+            "is not implemented; take the model as it was before that"
+        )
     module = CLASSES[kind]
     config = module.configure(options)
-    more = {name: options.get(name, 0) for name in getattr(module, "ALSO_LAYOUT", ())}
+    also = getattr(module, "ALSO_LAYOUT", {})
+    more = {name: options.get(name, default) for name, default in also.items()}
     return kind, config, module.layout(config, **more)
 
 

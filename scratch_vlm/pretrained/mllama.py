@@ -105,7 +105,7 @@ def _vision(options):
             f"{options.where}: vision_output_dim {outputs} is not the width of the tower times "
             f"one more than its intermediate layers, {config.outputs}"
         )
-    options.done("return_dict")
+    options.done("tie_word_embeddings")
     return config
 
 

@@ -6,23 +6,26 @@ import math
 from scratch_vlm.layers import mlp
 
 NO_MATTER = {  # of training, of generation, or of bookkeeping
-    "_attn_implementation_autoset", "_name_or_path", "architectures", "attention_dropout",
-    "attention_probs_dropout_prob", "attn_pdrop", "bad_words_ids", "begin_suppress_tokens",
-    "bos_token_id", "chunk_size_feed_forward", "classifier_dropout", "decoder_start_token_id",
+    "_attn_implementation_autoset", "_commit_hash", "_name_or_path", "_num_labels",
+    "architectures", "attention_dropout", "attention_probs_dropout_prob", "attn_pdrop",
+    "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "chunk_size_feed_forward",
+    "classifier_dropout", "cls_token_id", "decoder_start_token_id", "directionality",
     "diversity_penalty", "do_sample", "dropout", "dtype", "early_stopping", "embd_pdrop",
     "encoder_no_repeat_ngram_size", "eos_token_id", "exponential_decay_length_penalty",
     "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "gradient_checkpointing",
-    "hidden_dropout_prob", "id2label", "initializer_factor", "initializer_range", "label2id",
-    "length_penalty", "logit_scale_init_value", "max_length", "min_length", "model_type",
-    "n_ctx", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_labels",
-    "num_return_sequences", "output_attentions", "output_hidden_states", "output_scores",
-    "pad_token_id", "prefix", "pretraining_tp", "problem_type", "remove_invalid_values",
-    "repetition_penalty", "resid_pdrop", "return_dict", "return_dict_in_generate",
-    "sep_token_id", "summary_activation", "summary_first_dropout", "summary_proj_to_labels",
-    "summary_type", "summary_use_proj", "suppress_tokens", "task_specific_params",
-    "temperature", "tf_legacy_loss", "tie_encoder_decoder", "tokenizer_class", "top_k", "top_p",
-    "torch_dtype", "torchscript", "transformers_version", "typical_p", "use_bfloat16",
-    "use_cache",
+    "hidden_dropout_prob", "id2label", "initializer_factor", "initializer_range",
+    "is_llama_config", "label2id", "length_penalty", "logit_scale_init_value", "mask_token_id",
+    "max_length", "max_new_tokens", "max_sequence_length", "min_length", "model_type", "n_ctx",
+    "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_labels", "num_return_sequences",
+    "output_attentions", "output_hidden_states", "output_past", "output_scores", "pad_token_id",
+    "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers",
+    "pooler_size_per_head", "pooler_type", "predict_special_tokens", "prefix", "pretraining_tp",
+    "problem_type", "remove_invalid_values", "repetition_penalty", "resid_pdrop", "return_dict",
+    "return_dict_in_generate", "sep_token_id", "summary_activation", "summary_first_dropout",
+    "summary_proj_to_labels", "summary_type", "summary_use_proj", "suppress_tokens",
+    "task_specific_params", "temperature", "tf_legacy_loss", "tie_encoder_decoder",
+    "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript", "transformers.js_config",
+    "transformers_version", "typical_p", "unk_token_id", "use_bfloat16", "use_cache",
 }  # fmt: skip
 ACTIVATIONS = {  # published name: ours
     "gelu": "gelu",
@@ -30,7 +33,9 @@ ACTIVATIONS = {  # published name: ours
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
     "gelu_accurate": "gelu_tanh",
+    "gelu_10": "clipped_gelu",
     "quick_gelu": "quick_gelu",
     "silu": "silu",
     "swish": "silu",
@@ -38,6 +43,17 @@ ACTIVATIONS = {  # published name: ours
     "relu2": "squared_relu",
     "tanh": "tanh",
     "sigmoid": "sigmoid",
+    "linear": "identity",
+    "leaky_relu": "leaky_relu",
+    "relu6": "relu6",
+    "hardswish": "hardswish",
+    "mish": "mish",
+    "laplace": "laplace",
+}
+REFUSED = {  # and why
+    "prelu": "it has parameters of its own",
+    "xielu": "it has parameters of its own",
+    "sqrtsoftplus": "it scores the experts of a mixture, which these models are not",
 }
 GATED = {activation: name for name, activation in mlp.GATED.items()}
 MISSING = object()
@@ -192,8 +208,9 @@ class Options:
         ours = GATED.get(ours) if gated else ours
         if ours is None:
             known = [k for k, v in ACTIVATIONS.items() if not gated or v in GATED]
+            why = f" ({REFUSED[published]})" if published in REFUSED else ""
             raise OptionError(
-                f"{self.where}: {name} {published!r} is not implemented; known are "
+                f"{self.where}: {name} {published!r} is not implemented{why}; known are "
                 f"{', '.join(known)}"
             )
         return ours
@@ -240,7 +257,7 @@ class Options:
         return Options(self.get(name, {}), f"{self.where}: {name}")
 
     def done(self, *ignored):
-        """Refuse options that nobody has read.
+        """Refuse options that nobody has read, unless they are off: null, false or empty.
 
         Parameters
         ----------
@@ -252,7 +269,12 @@ class Options:
         OptionError
             If there are others.
         """
-        unread = sorted(set(self.content) - self._read - NO_MATTER - set(ignored))
+        on = {
+            name
+            for name, value in self.content.items()
+            if value is not None and value is not False and value not in ("", [], {})
+        }
+        unread = sorted(on - self._read - NO_MATTER - set(ignored))
         if unread:
             near = difflib.get_close_matches(unread[0], self._read, 1)
             raise OptionError(

@@ -45,23 +45,62 @@ def write_prompt(reader, family, question, *, images=1, image=None, span=1):
     ValueError
         If the question holds a special token of the model.
     """
+    text, source, mark = _text(reader, family, question, images, image)
+    return _ids(reader, text, mark, image, images, span), source
+
+
+def write_example(reader, family, question, answer, *, images=1, image=None, span=1):
+    """Turn a question about images and its answer into token ids, to learn from.
+
+    Parameters
+    ----------
+    reader, family, question, images, image, span
+        As for `write_prompt`.
+    answer : str
+        What the model should say.
+
+    Returns
+    -------
+    ids : list of int
+    start : int
+        Where the answer begins.
+
+    Raises
+    ------
+    FileError, ValueError
+        As `write_prompt` does; also if the answer holds a special token of the model.
+    """
+    text, _, mark = _text(reader, family, question, images, image)
+    _check_plain(reader, answer, "answer")
+    asked = _ids(reader, text, mark, image, images, span)
+    told = text + ("" if text[-1:].isspace() else " ") + answer.strip()
+    ids = _ids(reader, told, mark, image, images, span)
+    # The last token of the question may be another one with a word behind it.
+    start = next((i for i, (a, b) in enumerate(zip(asked, ids, strict=False)) if a != b), None)
+    return ids, len(asked) if start is None else start
+
+
+def _text(reader, family, question, images, image):
+    # The prompt as a text with one mark for each image, what it was made of, and the mark.
     mark = reader.text_of(image)
     if mark is None:
         raise FileError(
             f"the tokenizer has no token {image}, which config.json says stands for an image"
         )
-    _check_plain(reader, question)
+    _check_plain(reader, question, "question")
     text, source = _from_template(reader, question, images), "chat template"
-    if text is None:
+    if text is None or text.count(mark) != images:
         text, source = FAMILIES[family](reader, question, images, mark), family
-    if text.count(mark) != images:
-        text, source = FAMILIES[family](reader, question, images, mark), family
+    return text, source, mark
+
+
+def _ids(reader, text, mark, image, images, span):
     begin = reader.specials.get("bos_token")
     has_begin = begin is not None and begin in text
     ids = reader.tokens(text.replace(mark, mark * span), specials=not has_begin)
     if ids.count(image) != images * span:
         raise FileError(f"the tokenizer does not keep {mark!r} in one piece")
-    return ids, source
+    return ids
 
 
 def _llava(reader, question, images, mark):
@@ -118,7 +157,7 @@ def _from_template(reader, question, images):
         raise FileError(f"the chat template of the model is damaged: {error}") from error
 
 
-def _check_plain(reader, question):
+def _check_plain(reader, text, what):
     for token in reader.markers:
-        if token in question:
-            raise ValueError(f"the question holds the special token {token}; write it without")
+        if token in text:
+            raise ValueError(f"the {what} holds the special token {token}; write it without")

@@ -1,10 +1,12 @@
-"""SigLIP of the Transformers library."""
+"""SigLIP of the Transformers library: both towers, one of them, or a classifier of images."""
+
+from dataclasses import replace
 
 from scratch_vlm.layers.block import BlockConfig
 from scratch_vlm.models.clip import CLIPConfig, clip_init
-from scratch_vlm.models.text import TextConfig
-from scratch_vlm.models.vit import ViTConfig
-from scratch_vlm.pretrained.clip import BUFFERS, block_rules
+from scratch_vlm.models.text import TextConfig, text_init
+from scratch_vlm.models.vit import ViTConfig, vit_init
+from scratch_vlm.pretrained.clip import BUFFERS, block_rules, words_rules
 from scratch_vlm.pretrained.layout import (
     Layout,
     Rule,
@@ -19,7 +21,9 @@ from scratch_vlm.pretrained.layout import (
     under,
 )
 from scratch_vlm.pretrained.options import OptionError
-from scratch_vlm.pretrained.vit import whole_patches
+from scratch_vlm.pretrained.vit import classes, whole_patches
+
+HEAD_SAID_IN = {"vision_config": {}}  # where a config says whether a tower has a head
 
 
 def configure(options):
@@ -38,7 +42,7 @@ def configure(options):
     if not image.get("vision_use_head", True):
         raise OptionError("a SigLIP without the head of its vision tower has no embeddings")
     config = CLIPConfig(
-        vision_tower(image), _text_tower(options.inner("text_config")), loss="sigmoid"
+        vision_tower(image), text_tower(options.inner("text_config")), loss="sigmoid"
     )
     options.done("tie_word_embeddings")
     return config
@@ -86,18 +90,9 @@ def layout(config):
     -------
     Layout
     """
-    text = [
-        Rule("embeddings.token_embedding.weight", "tokens/w"),
-        Rule("embeddings.position_embedding.weight", "positions/w"),
-        *repeated(
-            "encoder.layers.{}.", "blocks/{}/", config.text.depth, block_rules(config.text.block)
-        ),
-        *norm("final_layer_norm", "ln"),
-        *linear("head", "head"),
-    ]
     rules = [
         *under("vision_model.", "image/", vision_rules(config.image)),
-        *under("text_model.", "text/", text),
+        *under("text_model.", "text/", text_rules(config.text)),
         Rule("logit_scale", "log_scale", leading(1)),
         Rule("logit_bias", "bias", leading(1)),
     ]
@@ -140,7 +135,87 @@ def vision_rules(config):
     ]
 
 
-def _text_tower(options):
+def text_rules(config):
+    """Lay out the text tower and its projection.
+
+    Parameters
+    ----------
+    config : TextConfig
+        The tower.
+
+    Returns
+    -------
+    list of Rule
+    """
+    return [*words_rules(config), *linear("head", "head")]
+
+
+class ImageTower:
+    """`SiglipVisionModel`."""
+
+    configure = staticmethod(vision_tower)
+
+    @staticmethod
+    def layout(config):
+        """Lay out the checkpoint of an image tower on its own."""
+        aliases = ((r"^vision_model\.", ""),)  # as older versions of the library wrote it
+        return Layout(blank(vit_init, config), tuple(vision_rules(config)), aliases, BUFFERS)
+
+
+class TextTower:
+    """`SiglipTextModel`."""
+
+    @staticmethod
+    def configure(options):
+        """Turn a published config into ours."""
+        return text_tower(options)
+
+    @staticmethod
+    def layout(config):
+        """Lay out the checkpoint of a text tower on its own."""
+        aliases = ((r"^text_model\.", ""),)
+        return Layout(blank(text_init, config), tuple(text_rules(config)), aliases, BUFFERS)
+
+
+class Classifier:
+    """`SiglipForImageClassification`, which averages the tokens that the image tower's head reads.
+
+    That head is in the file nevertheless.
+    """
+
+    ALSO_LAYOUT = HEAD_SAID_IN
+
+    @staticmethod
+    def configure(options):
+        """Turn a published config into ours."""
+        image = options.inner("vision_config")
+        image.get("vision_use_head", True)
+        config = replace(vision_tower(image, classes(options)), pool="mean")
+        options.done("text_config", "tie_word_embeddings")
+        return config
+
+    @staticmethod
+    def layout(config, vision_config):
+        """Lay out the checkpoint of an image tower and its classifier."""
+        whole = config
+        if vision_config.get("vision_use_head", True):
+            whole = replace(config, pool="attention")
+        rules = [*under("vision_model.", "", vision_rules(whole)), *linear("classifier", "head")]
+        return Layout(blank(vit_init, whole), tuple(rules), buffers=BUFFERS)
+
+
+def text_tower(options):
+    """Turn the published config of the text tower into ours.
+
+    Parameters
+    ----------
+    options : Options
+        Of the tower.
+
+    Returns
+    -------
+    TextConfig
+    """
     width = options.get("hidden_size", 768)
     config = TextConfig(
         options.get("vocab_size", 32000),

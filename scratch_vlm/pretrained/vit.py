@@ -1,4 +1,6 @@
-"""ViT: `ViTForImageClassification` of the Transformers library."""
+"""ViT of the Transformers library: the classifier, or the encoder with its pooler or without."""
+
+from dataclasses import replace
 
 from scratch_vlm.layers.block import BlockConfig
 from scratch_vlm.models.vit import ViTConfig, vit_init
@@ -12,9 +14,12 @@ from scratch_vlm.pretrained.layout import (
     norm,
     qkv,
     repeated,
+    under,
 )
 from scratch_vlm.pretrained.options import OptionError
 
+BUFFERS = r"(vit\.)?embeddings\.mask_token"  # of pretraining; nothing reads it here
+WITHOUT_POOLER = {"pooler.dense.weight": lambda config: replace(config, outputs=0, ends=None)}
 ALIASES = (  # names since version 5 of the library, in memory and in some files
     (r"^vit\.layers\.", "vit.encoder.layer."),
     (r"(layer\.\d+)\.attention\.q_proj\.", r"\1.attention.attention.query."),
@@ -39,13 +44,19 @@ def configure(options):
     ViTConfig
         Sides of the images without what is left over beside whole patches.
     """
+    config = _encoder(options, classes(options))
+    options.done("encoder_stride", "pooler_act", "pooler_output_size")
+    return config
+
+
+def _encoder(options, outputs, ends=None):
     patch = options.size("patch_size", 16)
     image = options.size("image_size", 224)
     bias = ("out", "fc", "proj")
-    config = ViTConfig(
+    return ViTConfig(
         image=(*whole_patches(image, patch), options.get("num_channels", 3)),
         patch=patch,
-        outputs=classes(options),
+        outputs=outputs,
         block=BlockConfig(
             options.get("hidden_size", 768),
             options.get("num_attention_heads", 12),
@@ -55,10 +66,9 @@ def configure(options):
             bias=True if options.get("qkv_bias", True) else bias,
         ),
         depth=options.get("num_hidden_layers", 12),
+        ends=ends,
         stretch="bicubic_repeat",
     )
-    options.done("encoder_stride", "pooler_act", "pooler_output_size")
-    return config
 
 
 def layout(config):
@@ -73,6 +83,22 @@ def layout(config):
     -------
     Layout
     """
+    rules = [*under("vit.", "", encoder_rules(config)), *linear("classifier", "head")]
+    return Layout(blank(vit_init, config), tuple(rules), ALIASES, BUFFERS)
+
+
+def encoder_rules(config):
+    """Lay out the encoder.
+
+    Parameters
+    ----------
+    config : ViTConfig
+        The model.
+
+    Returns
+    -------
+    list of Rule
+    """
     block = [
         *norm("layernorm_before", "ln1"),
         *qkv([f"attention.attention.{n}" for n in ("query", "key", "value")], "attn/qkv",
@@ -82,16 +108,37 @@ def layout(config):
         *linear("intermediate.dense", "mlp/fc"),
         *linear("output.dense", "mlp/proj"),
     ]  # fmt: skip
-    rules = [
-        Rule("vit.embeddings.cls_token", "cls", leading(2)),
-        *linear("vit.embeddings.patch_embeddings.projection", "patch",
+    return [
+        Rule("embeddings.cls_token", "cls", leading(2)),
+        *linear("embeddings.patch_embeddings.projection", "patch",
                 kernel(config.patch, config.image[2])),
-        Rule("vit.embeddings.position_embeddings", "positions/w", leading(1)),
-        *repeated("vit.encoder.layer.{}.", "blocks/{}/", config.depth, block),
-        *norm("vit.layernorm", "ln"),
-        *linear("classifier", "head"),
+        Rule("embeddings.position_embeddings", "positions/w", leading(1)),
+        *repeated("encoder.layer.{}.", "blocks/{}/", config.depth, block),
+        *norm("layernorm", "ln"),
     ]  # fmt: skip
-    return Layout(blank(vit_init, config), tuple(rules), ALIASES)
+
+
+class Encoder:
+    """`ViTModel`."""
+
+    MAY_LACK = WITHOUT_POOLER
+
+    @staticmethod
+    def configure(options):
+        """Turn a published config into ours."""
+        outputs = options.get("pooler_output_size", options.get("hidden_size", 768))
+        config = _encoder(options, outputs, options.activation("pooler_act", "tanh"))
+        options.done("encoder_stride")
+        return config
+
+    @staticmethod
+    def layout(config):
+        """Lay out the checkpoint of the encoder and, if it has one, its pooler."""
+        rules = encoder_rules(config)
+        if config.outputs:
+            rules += linear("pooler.dense", "head")
+        aliases = ((r"^vit\.", ""), (r"^layers\.", "encoder.layer."), *ALIASES)
+        return Layout(blank(vit_init, config), tuple(rules), aliases, BUFFERS)
 
 
 def classes(options):

@@ -1,4 +1,4 @@
-"""AdamW on one flat vector that holds every trained parameter."""
+"""Optimizers on one flat vector that holds every trained parameter."""
 
 import math
 
@@ -11,94 +11,27 @@ EVERYTHING = ((".*", True),)
 ALIKE = ((".*", 1.0),)
 
 
-class AdamW:
-    """Adam with decoupled weight decay and clipping by the global norm.
+class Optimizer:
+    """What optimizers share: one buffer of all trained parameters, and others of its shape.
 
     Parameters
     ----------
     p : dict
-        Parameters, all of float32 or all of float64; not changed. The trained ones are copied
-        side by side into one buffer: read and run the model with `AdamW.p` from here on.
-    trained : iterable of (str, bool), optional
-        Rules of `tree.freeze`: a regular expression over names, and whether to train what it
-        matches. Frozen parameters never move. Default everything.
-    decay : float or iterable of (str, float), default 0.01
-        Weight decay: one rate for the parameters that `decays` picks by name, or rules of
-        `tree.by_rule` that give every parameter its own.
-    factors : iterable of (str, float), optional
-        Rules of `tree.by_rule` for what to multiply the learning rate with, such as
-        ``[("gated/.*/gate_.*", 10.0), (".*", 1.0)]``. Default 1 for every parameter.
-    betas : (float, float), default (0.9, 0.999)
-        How much of the two running means a step keeps; each from 0 to below 1.
-    eps : float, default 1e-8
-        Added to the root of the second moment; positive.
-    clip : float, optional
-        A gradient longer than this is shortened to it. Default never.
-    chunk : int, optional
-        Elements updated at a time. The default fits a core's cache on the host, and makes up
-        for the launch of a kernel on a device. It changes no bit of the result.
+        Parameters, see `AdamW`.
+    moments : sequence of str
+        Names of the running means that a kind of optimizer keeps.
+    trained, decay, factors, clip, chunk
+        See `AdamW`.
 
     Attributes
     ----------
-    p : dict
-        The parameters; trained leaves are views of the buffer, frozen ones the arrays given.
-    g : dict
-        The gradient tree, zero at first; backward adds to it and `step` empties it.
+    p, g : dict
+        Parameters and their gradients.
     steps : int
         Steps done.
-
-    Raises
-    ------
-    ValueError
-        If a number is outside its range, or the rules do not fit the names.
-    TypeError
-        If the parameters are neither float32 nor float64.
-
-    Notes
-    -----
-    With gradient g, rate r (times its factor), decay d and step number t counted from 1 [1]_,
-    [2]_::
-
-        m = beta1 m + (1 - beta1) g         mhat = m / (1 - beta1^t)
-        v = beta2 v + (1 - beta2) g^2       vhat = v / (1 - beta2^t)
-        p = p - r d p - r mhat / (sqrt(vhat) + eps)
-
-    One vector instead of hundreds of leaves saves the overhead of small calls, and a chunk that
-    stays in the cache for all its passes saves most of the memory traffic.
-
-    References
-    ----------
-    .. [1] D. P. Kingma and J. Ba, "Adam: A Method for Stochastic Optimization", 2014,
-       arXiv:1412.6980, algorithm 1.
-    .. [2] I. Loshchilov and F. Hutter, "Decoupled Weight Decay Regularization", 2017,
-       arXiv:1711.05101, algorithm 2; its schedule multiplies both terms, as here.
-
-    Examples
-    --------
-    >>> optimizer = AdamW({"w": np.array([1.0, -1.0])}, decay=0.0)
-    >>> optimizer.g["w"] += [3.0, -4.0]
-    >>> optimizer.step(0.1)
-    5.0
-    >>> optimizer.p["w"]
-    array([ 0.9, -0.9])
     """
 
-    def __init__(
-        self,
-        p,
-        *,
-        trained=EVERYTHING,
-        decay=0.01,
-        factors=ALIKE,
-        betas=(0.9, 0.999),
-        eps=1e-8,
-        clip=None,
-        chunk=None,
-    ):
-        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas must be two numbers from 0 to below 1, got {betas}")
-        if not eps > 0:
-            raise ValueError(f"eps must be positive, got {eps}")
+    def __init__(self, p, moments, *, trained, decay, factors, clip, chunk):
         if clip is not None and not clip > 0:
             raise ValueError(f"clip must be positive, or None for no clipping; got {clip}")
         names = [name for name, _ in leaves(p)]
@@ -107,18 +40,20 @@ class AdamW:
         if flat_g.dtype not in ("float32", "float64"):
             raise TypeError(f"parameters must be float32 or float64, got {flat_g.dtype}")
         flat_p, self.p = arena(p, {name for name, _ in leaves(self.g)})
-        flat_m, self._m = arena(self.g)
-        flat_v, self._v = arena(self.g)
-        self.betas, self.eps, self.clip, self.steps = betas, eps, clip, 0
+        flat_moments, self._moments = [], {}
+        for name in moments:
+            flat, self._moments[name] = arena(self.g)
+            flat_moments.append(flat)
+        self.clip, self.steps = clip, 0
 
         # A leaf starts on a multiple of ALIGN, so every row of ALIGN elements has one rate.
-        vectors = [flat.reshape(-1, ALIGN) for flat in (flat_p, flat_g, flat_m, flat_v)]
+        vectors = [flat.reshape(-1, ALIGN) for flat in (flat_p, flat_g, *flat_moments)]
         of_rows = []
         for values in (factors_of, decays_of):
-            for name, leaf in leaves(self._m):  # lent for a moment, to learn which rows are whose
-                leaf[...] = values[name]
+            for name, leaf in leaves(self._moments[moments[0]]):
+                leaf[...] = values[name]  # lent for a moment, to learn which rows are whose
             of_rows.append(vectors[2][:, :1].copy())
-        flat_m[...] = 0
+        flat_moments[0][...] = 0
         self._flat_g = flat_g
         self._vectors = (*vectors, *of_rows)
 
@@ -162,36 +97,21 @@ class AdamW:
         if not math.isfinite(norm):
             raise ValueError(f"the gradient's norm is {norm}; the parameters were not changed")
         self.steps += 1
-        xp = namespace(self._flat_g)
-        beta1, beta2 = self.betas
         shorten = self.clip / norm if self.clip is not None and norm > self.clip else 1.0
-        rate_over_bias1 = rate / (1 - beta1**self.steps)
-        root_over_bias2 = 1 / math.sqrt(1 - beta2**self.steps)
         for rows in self._chunks:
-            p, g, m, v, factor, decay = (vector[rows] for vector in self._vectors)
-            a, b = (scratch[: len(p)] for scratch in self._scratch)
-            xp.multiply(g, shorten, out=a)
-            g[...] = 0
-            xp.multiply(a, 1 - beta1, out=b)
-            m *= beta1
-            m += b
-            a *= a
-            a *= 1 - beta2
-            v *= beta2
-            v += a
-            xp.sqrt(v, out=a)
-            a *= root_over_bias2
-            a += self.eps  # sqrt(vhat) + eps
-            xp.divide(m, a, out=b)
-            b *= rate_over_bias1 * factor
-            p *= 1 - rate * factor * decay
-            p -= b
+            *vectors, factor, decay = (vector[rows] for vector in self._vectors)
+            scratch = [each[: len(vectors[0])] for each in self._scratch]
+            self._move(rate, shorten, vectors, scratch, factor, decay)
         return norm
+
+    def _move(self, rate, shorten, vectors, scratch, factor, decay):
+        # Move a chunk: vectors are parameters, gradients, to be emptied, and moments.
+        raise NotImplementedError
 
     @property
     def state(self):
-        """The tree to save beside the parameters: moments ``m`` and ``v``, and ``step``."""
-        return {"m": self._m, "v": self._v, "step": np.array(self.steps)}
+        """The tree to save beside the parameters: moments by their names, and ``step``."""
+        return {**self._moments, "step": np.array(self.steps)}
 
     def load_state(self, state):
         """Go on from a saved state.
@@ -214,6 +134,216 @@ class AdamW:
         for name, x in own.items():
             x[...] = to_device(given[name].astype(x.dtype), namespace(x))
         self.steps = int(state["step"])
+
+
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay and clipping by the global norm.
+
+    Parameters
+    ----------
+    p : dict
+        Parameters, all of float32 or all of float64; not changed. The trained ones are copied
+        side by side into one buffer: read and run the model with `AdamW.p` from here on.
+    trained : iterable of (str, bool), optional
+        Rules of `tree.freeze`: a regular expression over names, and whether to train what it
+        matches. Frozen parameters never move. Default everything.
+    decay : float or iterable of (str, float), default 0.01
+        Weight decay: one rate for the parameters that `decays` picks by name, or rules of
+        `tree.by_rule` that give every parameter its own.
+    factors : iterable of (str, float), optional
+        Rules of `tree.by_rule` for what to multiply the learning rate with, such as
+        ``[("gated/.*/gate_.*", 10.0), (".*", 1.0)]``. Default 1 for every parameter.
+    betas : (float, float), default (0.9, 0.999)
+        How much of the two running means a step keeps; each from 0 to below 1.
+    eps : float, default 1e-8
+        Added to the root of the second moment; positive.
+    clip : float, optional
+        A gradient longer than this is shortened to it. Default never.
+    coupled : bool, default False
+        Add the decay to the gradient instead of taking it off the parameter: Adam with the L2
+        penalty that `AdamW` was made to replace.
+    chunk : int, optional
+        Elements updated at a time. The default fits a core's cache on the host, and makes up
+        for the launch of a kernel on a device. It changes no bit of the result.
+
+    Attributes
+    ----------
+    p : dict
+        The parameters; trained leaves are views of the buffer, frozen ones the arrays given.
+    g : dict
+        The gradient tree, zero at first; backward adds to it and `step` empties it.
+    steps : int
+        Steps done.
+
+    Raises
+    ------
+    ValueError
+        If a number is outside its range, or the rules do not fit the names.
+    TypeError
+        If the parameters are neither float32 nor float64.
+
+    Notes
+    -----
+    With gradient g, rate r (times its factor), decay d and step number t counted from 1 [1]_,
+    [2]_::
+
+        m = beta1 m + (1 - beta1) g         mhat = m / (1 - beta1^t)
+        v = beta2 v + (1 - beta2) g^2       vhat = v / (1 - beta2^t)
+        p = p - r d p - r mhat / (sqrt(vhat) + eps)
+
+    Coupled, g + d p stands for g, and the term r d p falls away.
+
+    One vector instead of hundreds of leaves saves the overhead of small calls, and a chunk that
+    stays in the cache for all its passes saves most of the memory traffic.
+
+    References
+    ----------
+    .. [1] D. P. Kingma and J. Ba, "Adam: A Method for Stochastic Optimization", 2014,
+       arXiv:1412.6980, algorithm 1.
+    .. [2] I. Loshchilov and F. Hutter, "Decoupled Weight Decay Regularization", 2017,
+       arXiv:1711.05101, algorithm 2; its schedule multiplies both terms, as here.
+
+    Examples
+    --------
+    >>> optimizer = AdamW({"w": np.array([1.0, -1.0])}, decay=0.0)
+    >>> optimizer.g["w"] += [3.0, -4.0]
+    >>> optimizer.step(0.1)
+    5.0
+    >>> optimizer.p["w"]
+    array([ 0.9, -0.9])
+    """
+
+    def __init__(
+        self,
+        p,
+        *,
+        trained=EVERYTHING,
+        decay=0.01,
+        factors=ALIKE,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        clip=None,
+        coupled=False,
+        chunk=None,
+    ):
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas must be two numbers from 0 to below 1, got {betas}")
+        if not eps > 0:
+            raise ValueError(f"eps must be positive, got {eps}")
+        how = {"trained": trained, "decay": decay, "factors": factors, "clip": clip}
+        super().__init__(p, ("m", "v"), **how, chunk=chunk)
+        self.betas, self.eps, self.coupled = betas, eps, coupled
+
+    def _move(self, rate, shorten, vectors, scratch, factor, decay):
+        (p, g, m, v), (a, b) = vectors, scratch
+        xp = namespace(p)
+        beta1, beta2 = self.betas
+        rate_over_bias1 = rate / (1 - beta1**self.steps)
+        root_over_bias2 = 1 / math.sqrt(1 - beta2**self.steps)
+        xp.multiply(g, shorten, out=a)
+        g[...] = 0
+        if self.coupled:
+            xp.multiply(p, decay, out=b)
+            a += b
+        xp.multiply(a, 1 - beta1, out=b)
+        m *= beta1
+        m += b
+        a *= a
+        a *= 1 - beta2
+        v *= beta2
+        v += a
+        xp.sqrt(v, out=a)
+        a *= root_over_bias2
+        a += self.eps  # sqrt(vhat) + eps
+        xp.divide(m, a, out=b)
+        b *= rate_over_bias1 * factor
+        if not self.coupled:
+            p *= 1 - rate * factor * decay
+        p -= b
+
+
+class SGD(Optimizer):
+    """Gradient descent with momentum, which sees no curvature.
+
+    Parameters
+    ----------
+    p : dict
+        Parameters, see `AdamW`.
+    trained, factors, clip, chunk
+        See `AdamW`.
+    decay : float or iterable of (str, float), default 0.0
+        See `AdamW`; it is added to the gradient.
+    momentum : float, default 0.9
+        How much of its pace a parameter keeps, from 0 to below 1.
+    nesterov : bool, default False
+        Step as if the pace that is kept had been taken already.
+
+    Raises
+    ------
+    ValueError
+        If a number is outside its range, or the rules do not fit the names.
+    TypeError
+        If the parameters are neither float32 nor float64.
+
+    See Also
+    --------
+    AdamW : What everything here is trained with.
+
+    Notes
+    -----
+    With gradient g, rate r (times its factor), decay d and momentum b [1]_::
+
+        g = g + d p
+        m = b m + g
+        p = p - r m             or, with `nesterov`, p - r (g + b m)
+
+    References
+    ----------
+    .. [1] I. Sutskever et al., "On the Importance of Initialization and Momentum in Deep
+       Learning", 2013, section 2; the pace is in units of the rate here, as in PyTorch.
+
+    Examples
+    --------
+    >>> optimizer = SGD({"w": np.array([1.0, -1.0])}, momentum=0.5)
+    >>> for _ in range(2):
+    ...     optimizer.g["w"] += [1.0, 0.0]
+    ...     norm = optimizer.step(0.1)
+    >>> optimizer.p["w"]
+    array([ 0.75, -1.  ])
+    """
+
+    def __init__(
+        self,
+        p,
+        *,
+        trained=EVERYTHING,
+        decay=0.0,
+        factors=ALIKE,
+        momentum=0.9,
+        nesterov=False,
+        clip=None,
+        chunk=None,
+    ):
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must be from 0 to below 1, got {momentum}")
+        how = {"trained": trained, "decay": decay, "factors": factors, "clip": clip}
+        super().__init__(p, ("m",), **how, chunk=chunk)
+        self.momentum, self.nesterov = momentum, nesterov
+
+    def _move(self, rate, shorten, vectors, scratch, factor, decay):
+        (p, g, m), (a, b) = vectors, scratch
+        xp = namespace(p)
+        xp.multiply(g, shorten, out=a)
+        g[...] = 0
+        xp.multiply(p, decay, out=b)
+        a += b
+        m *= self.momentum
+        m += a
+        xp.multiply(m, rate * factor * (self.momentum if self.nesterov else 1), out=b)
+        p -= b
+        if self.nesterov:
+            a *= rate * factor
+            p -= a
 
 
 def decays(name):

@@ -3,7 +3,7 @@
 import math
 
 
-def warmup_cosine(step, *, peak, warmup, total, floor=0.0):
+def warmup_cosine(step, *, peak, warmup, total, floor=0.0, cycles=0.5):
     """Learning rate that climbs in a straight line, then falls along half a cosine.
 
     Parameters
@@ -20,6 +20,8 @@ def warmup_cosine(step, *, peak, warmup, total, floor=0.0):
     floor : float, default 0.0
         Rate at step `total`, 0 to `peak`. With ``floor=peak`` the rate is constant after the
         climb.
+    cycles : float, default 0.5
+        Waves of the cosine: with 1.5 the rate falls, returns to the peak, and falls again.
 
     Returns
     -------
@@ -29,6 +31,10 @@ def warmup_cosine(step, *, peak, warmup, total, floor=0.0):
     ------
     ValueError
         If a number is outside its range.
+
+    See Also
+    --------
+    warmup_linear : A straight line in the place of the cosine.
 
     Notes
     -----
@@ -47,6 +53,48 @@ def warmup_cosine(step, *, peak, warmup, total, floor=0.0):
     >>> [warmup_cosine(step, peak=1.0, warmup=2, total=6) for step in (0, 1, 2, 4, 6)]
     [0.3333333333333333, 0.6666666666666666, 1.0, 0.5, 0.0]
     """
+    fall = _fallen(step, peak, warmup, total, floor)
+    if fall is None:
+        return peak * (step + 1) / (warmup + 1)
+    if not cycles > 0:
+        raise ValueError(f"cycles must be positive, got {cycles}")
+    return floor + (peak - floor) * 0.5 * (1 + math.cos(2 * math.pi * cycles * fall))
+
+
+def warmup_linear(step, *, peak, warmup, total, floor=0.0):
+    """Learning rate that climbs in a straight line, then falls in another.
+
+    Parameters
+    ----------
+    step, peak, warmup, total, floor
+        As for `warmup_cosine`.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        If a number is outside its range.
+
+    See Also
+    --------
+    warmup_cosine : Slower at both ends of the fall.
+
+    Examples
+    --------
+    >>> [warmup_linear(step, peak=1.0, warmup=1, total=5) for step in (0, 1, 2, 3, 5)]
+    [0.5, 1.0, 0.75, 0.5, 0.0]
+    """
+    fall = _fallen(step, peak, warmup, total, floor)
+    if fall is None:
+        return peak * (step + 1) / (warmup + 1)
+    return floor + (peak - floor) * (1 - fall)
+
+
+def _fallen(step, peak, warmup, total, floor):
+    # Which share of the way down is done, 0 to 1, or None during the climb.
     if not peak > 0:
         raise ValueError(f"the peak rate must be positive, got {peak}")
     if not 0 <= floor <= peak:
@@ -55,7 +103,4 @@ def warmup_cosine(step, *, peak, warmup, total, floor=0.0):
         raise ValueError(f"warmup must be from 0 to {total - 1}, one less than total; got {warmup}")
     if not 0 <= step <= total:
         raise ValueError(f"step must be from 0 to {total}, got {step}")
-    if step < warmup:
-        return peak * (step + 1) / (warmup + 1)
-    progress = (step - warmup) / (total - warmup)  # 0 to 1
-    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+    return None if step < warmup else (step - warmup) / (total - warmup)

@@ -8,7 +8,12 @@ import numpy as np
 from scratch_vlm.backend import to_host
 from scratch_vlm.layers.lora import LORA_ONLY, lora_add, lora_merge
 from scratch_vlm.models.clip import clip_backward, clip_forward
-from scratch_vlm.models.cross_modal import cross_modal_loss_backward, cross_modal_loss_forward
+from scratch_vlm.models.cross_modal import (
+    CrossModalConfig,
+    check_shown,
+    cross_modal_loss_backward,
+    cross_modal_loss_forward,
+)
 from scratch_vlm.models.lm import lm_loss_backward, lm_loss_forward
 from scratch_vlm.models.unified import unified_loss_backward, unified_loss_forward
 from scratch_vlm.models.vit import vit_backward, vit_forward
@@ -21,7 +26,19 @@ from scratch_vlm.training.run import RunFolder
 from scratch_vlm.tree import tree_map
 
 
-def tune(model, batch, config, folder, *, adapters=None, rank=8, alpha=None, **options):
+def tune(
+    model,
+    batch,
+    config,
+    folder,
+    *,
+    adapters=None,
+    rank=8,
+    alpha=None,
+    out=None,
+    about=None,
+    **options,
+):
     """Train a published model further.
 
     Parameters
@@ -35,8 +52,7 @@ def tune(model, batch, config, folder, *, adapters=None, rank=8, alpha=None, **o
         How to train, and by `trained` what: ``((".*connector/.*", True), (".*", False))`` is the
         projector of a LLaVA.
     folder : str or path
-        The run's folder; the model that came out is in ``model/`` there. An interrupted run goes
-        on where it left off.
+        The run's folder. An interrupted run goes on where it left off.
     adapters : iterable of (str, bool), optional
         Rules for `lora_add`, which linear layers learn by an adapter beside them. Everything else
         is then frozen, unless `config` says what learns. Default no adapters.
@@ -44,6 +60,11 @@ def tune(model, batch, config, folder, *, adapters=None, rank=8, alpha=None, **o
         Of the adapters.
     alpha : float, optional
         See `lora_init`.
+    out : str or path, optional
+        Where to write the model that came out. Default ``model/`` in the run's folder.
+    about : dict, optional
+        What else makes this run what it is, such as a digest of the data: a run that was begun
+        with another is not gone on with.
     **options
         Of `train`, such as `after_step`.
 
@@ -79,13 +100,28 @@ def tune(model, batch, config, folder, *, adapters=None, rank=8, alpha=None, **o
         p = lora_add(np.random.default_rng(config.seed), p, adapters, rank=rank, alpha=alpha)
         if config.trained == EVERYTHING:
             config = replace(config, trained=LORA_ONLY)
-    identity = {"kind": model.kind, "published": model.published}
+    if isinstance(model.config, CrossModalConfig):
+        forward, batch = _counted(forward, batch, model.config.image)
+    identity = {"kind": model.kind, "published": model.published, **(about or {})}
     p = train(forward, backward, p, batch, config, folder, identity=identity, **options)
     if adapters is not None:
         p, _ = lora_merge(p)
     trained = replace(model, p=tree_map(to_host, p))
-    save_pretrained(trained, RunFolder(folder).path / "model")
+    save_pretrained(trained, RunFolder(folder).path / "model" if out is None else out)
     return trained
+
+
+def _counted(forward, batch, image):
+    # How many images a text has at most is counted on the host, and told to the objective as the
+    # length of an axis: a device would have to be waited for.
+    def drawn(step):
+        ids, labels, media = batch(step)
+        return ids, labels, media, np.empty((len(ids), check_shown(ids, image, media)), bool)
+
+    def told(ids, labels, media, room, p):
+        return forward(ids, labels, media, p, slots=room.shape[1])
+
+    return told, drawn
 
 
 def objective(model):
@@ -168,8 +204,8 @@ def classify_backward(dloss, saved, g):
 
 
 def _seeing(forward):  # the blocks that a tower has and does not use stay as they are
-    def without_unused(ids, labels, media, p, *, config):
-        return forward(ids, labels, media, used(p, config), config=config)
+    def without_unused(ids, labels, media, p, *, config, **options):
+        return forward(ids, labels, media, used(p, config), config=config, **options)
 
     return without_unused
 
@@ -180,6 +216,8 @@ OBJECTIVES = {  # by the class of the reference
     "SiglipModel": (clip_forward, clip_backward),
     "GPT2LMHeadModel": (lm_loss_forward, lm_loss_backward),
     "LlamaForCausalLM": (lm_loss_forward, lm_loss_backward),
+    "MistralForCausalLM": (lm_loss_forward, lm_loss_backward),
+    "Qwen2ForCausalLM": (lm_loss_forward, lm_loss_backward),
     "LlavaForConditionalGeneration": (_seeing(unified_loss_forward), unified_loss_backward),
     "IdeficsForVisionText2Text": (_seeing(cross_modal_loss_forward), cross_modal_loss_backward),
 }

@@ -115,7 +115,7 @@ def test_parameters_of_another_depth_are_refused():
         ({"end": 10}, "end 10 is outside the vocabulary of 10"),
         ({"end": -1}, "end -1 is outside"),
         ({"context": 0}, "context must be a positive whole number, got 0"),
-        ({"outputs": 0}, "outputs must be a positive whole number, got 0"),
+        ({"outputs": -1}, "outputs must be a positive whole number, got -1"),
         ({"depth": -1}, "depth must be a positive whole number, got -1"),
     ],
 )

@@ -26,6 +26,13 @@ CLOSED_FORMS = {
     "relu": lambda x: np.maximum(x, 0),
     "tanh": np.tanh,
     "sigmoid": special.expit,
+    "clipped_gelu": lambda x: np.minimum(x * stats.norm.cdf(x), 10),
+    "identity": lambda x: x,
+    "leaky_relu": lambda x: np.where(x > 0, x, 0.01 * x),
+    "relu6": lambda x: np.clip(x, 0, 6),
+    "hardswish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
+    "mish": lambda x: x * np.tanh(np.logaddexp(0, x)),
+    "laplace": lambda x: stats.norm.cdf((x - 0.707107) / 0.282095),
 }
 numbers = arrays(float, st.integers(1, 20), elements=st.floats(-30, 30))
 
@@ -44,10 +51,20 @@ def test_float32_neither_overflows_nor_is_nan_at_large_numbers(name):
         y, slope = activation(name)[0](x)
         dx = activation(name)[1](np.ones_like(x), slope)
     assert np.isfinite(y).all() and np.isfinite(dx).all()
-    ends = {"tanh": (-1, 0, 1), "sigmoid": (0, 0.5, 1)}
-    assert dx[0] == 0
+    ends = {"tanh": (-1, 0, 1), "sigmoid": (0, 0.5, 1), "clipped_gelu": (0, 0, 10)}
+    ends |= {
+        "relu6": (0, 0, 6),
+        "laplace": (0, np.float32(stats.norm.cdf(-0.707107 / 0.282095)), 1),
+    }
+    slopes = {"identity": 1, "leaky_relu": np.float32(0.01)}
+    assert dx[0] == slopes.get(name, 0)
     if name in ends:
-        assert (y[0], y[3], y[-1]) == ends[name] and dx[-1] == 0
+        np.testing.assert_allclose((y[0], y[3], y[-1]), ends[name], rtol=1e-5)
+        assert dx[-1] == 0
+        return
+    if name in slopes:
+        np.testing.assert_allclose(y[:3], dx[0] * x[:3], rtol=1e-6)
+        assert y[3] == 0 and y[-1] == x[-1] and dx[-1] == 1
         return
     assert y[0] == 0 and y[3] == 0
     if name != "squared_relu":
@@ -61,6 +78,12 @@ def test_float32_neither_overflows_nor_is_nan_at_large_numbers(name):
 def test_approximations_of_gelu_are_as_far_off_as_documented(approximation, least, most):
     x = np.linspace(-10, 10, 200_001)
     assert least < abs(approximation(x)[0] - gelu_forward(x)[0]).max() < most
+
+
+def test_the_activation_of_few_bits_ends_at_10():
+    y, slope = activation("clipped_gelu")[0](np.array([-50.0, 9.9, 10.1, 50.0]))
+    np.testing.assert_allclose(y, [0, 9.9, 10, 10])
+    np.testing.assert_allclose(slope, [0, 1, 0, 0], atol=1e-15)
 
 
 def test_the_erf_form_is_that_of_bert():

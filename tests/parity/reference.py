@@ -55,6 +55,8 @@ class Given:
         From the tensors of the file to those of another file of the same model.
     buffers : dict of str to tensor
         What that file holds beside parameters.
+    rewrite : callable, optional
+        From what config.json says to what it says in the place of that.
     """
 
     model: nn.Module
@@ -70,6 +72,7 @@ class Given:
     dtype: str = "float32"
     rename: object = None
     buffers: dict = field(default_factory=dict)
+    rewrite: object = None
 
 
 class _Widened(TorchFunctionMode):
@@ -144,6 +147,9 @@ def write_case(folder, build, seed=0):
         save_file(tensors | given.buffers, folder / "model.safetensors")
     if given.published:
         (folder / "config.json").write_text(json.dumps(given.published))
+    if given.rewrite:
+        content = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(given.rewrite(content)))
 
     with exact():
         inputs = {name: torch.tensor(x) for name, x in given.inputs.items()}

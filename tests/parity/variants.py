@@ -59,6 +59,18 @@ def vit(size=None, dtype="float32", rename=None, batch=2, **options):
     return Given(model, inputs, flags, wrt=("pixel_values",), dtype=dtype, rename=rename)
 
 
+def vit_tokens(probes=("last_hidden_state", "pooler_output"), size=None, **more):
+    options = {name: more.pop(name) for name in ("pooler_output_size", "pooler_act", "qkv_bias")
+               if name in more}  # fmt: skip
+    config = hf.ViTConfig(hidden_size=24, num_hidden_layers=2, num_attention_heads=3,
+                          intermediate_size=40, image_size=24, patch_size=6, **options)  # fmt: skip
+    inputs = {"pixel_values": pictures(2, 3, *(size or (24, 24)))}
+    flags = {"output_hidden_states": True, "output_attentions": True}
+    flags |= {"interpolate_pos_encoding": True} if size else {}
+    model = hf.ViTModel(config, **more)
+    return Given(model, inputs, flags, wrt=("pixel_values",), probes=probes)
+
+
 def vit_in_memory(tensors):
     """Rename tensors to what version 5 of the library calls them in memory."""
     for pattern, instead in (
@@ -93,7 +105,7 @@ def ended(vocabulary, end, pad, length=9, batch=3):
     return ids, real
 
 
-def clip(text=(), vision=(), size=None, mask=True, pad=1, dtype="float32"):
+def clip(text=(), vision=(), size=None, mask=True, pad=1, dtype="float32", rewrite=None):
     text, vision = CLIP_TEXT | dict(text), CLIP_VISION | dict(vision)
     config = hf.CLIPConfig(text_config=text, vision_config=vision, projection_dim=18)
     end = 49 if text["eos_token_id"] == 2 else text["eos_token_id"]
@@ -104,7 +116,19 @@ def clip(text=(), vision=(), size=None, mask=True, pad=1, dtype="float32"):
     inputs |= {"attention_mask": real} if mask else {}
     flags = {"return_loss": True, "output_hidden_states": True}
     flags |= {"interpolate_pos_encoding": True} if size else {}
-    return Given(hf.CLIPModel(config), inputs, flags, dtype=dtype)
+    given = Given(hf.CLIPModel(config), inputs, flags, dtype=dtype, rewrite=rewrite)
+    if rewrite:  # of the first files, which hold numbers of places, too
+        for name, count in (("text", 12), ("vision", (side // vision["patch_size"]) ** 2 + 1)):
+            given.buffers[f"{name}_model.embeddings.position_ids"] = torch.arange(count)[None]
+    return given
+
+
+def said_twice(content):
+    """Say in config.json what holds in a second place, and in the first something else."""
+    for name in ("text_config", "vision_config"):
+        content[f"{name}_dict"] = content[name]
+        content[name] = {**content[name], "hidden_act": "relu", "num_hidden_layers": 7}
+    return content
 
 
 def clip_vision(**options):
@@ -113,6 +137,52 @@ def clip_vision(**options):
     flags = {"output_hidden_states": True, "output_attentions": True}
     model = hf.CLIPVisionModelWithProjection(config)
     return Given(model, inputs, flags, wrt=("pixel_values",), probes=("image_embeds",))
+
+
+def bare(model, config, prefix=None, probes=("last_hidden_state", "pooler_output"), **how):
+    """Make a tower without a projection; with a prefix, as older versions wrote its names."""
+    flags = {"output_hidden_states": True, "output_attentions": True}
+    inputs, wrt = how, ()
+    if not inputs:
+        inputs, wrt = {"pixel_values": pictures(2, 3, 24, 24)}, ("pixel_values",)
+
+    def rename(tensors):
+        return {prefix + name: x for name, x in tensors.items()}
+
+    return Given(
+        model(config), inputs, flags, wrt=wrt, probes=probes, rename=rename if prefix else None
+    )
+
+
+def clip_vision_bare(prefix=None):
+    return bare(hf.CLIPVisionModel, hf.CLIPVisionConfig(**CLIP_VISION), prefix)
+
+
+def clip_text_bare(prefix=None, end=47):
+    ids, real = ended(50, 49 if end == 2 else end, 0)
+    config = hf.CLIPTextConfig(**CLIP_TEXT | {"eos_token_id": end})
+    return bare(hf.CLIPTextModel, config, prefix, input_ids=ids, attention_mask=real)
+
+
+def siglip_vision(prefix=None, head=True):
+    config = hf.SiglipVisionConfig(**CLIP_VISION, vision_use_head=head)
+    probes = ("last_hidden_state", "pooler_output")[: 1 + head]
+    return bare(hf.SiglipVisionModel, config, prefix, probes)
+
+
+def siglip_text():
+    ids, real = texts((9, 5, 2), 50, pad=1)
+    config = hf.SiglipTextConfig(**{**CLIP_TEXT, "max_position_embeddings": 9}, projection_size=14)
+    return bare(hf.SiglipTextModel, config, input_ids=ids, attention_mask=real)
+
+
+def siglip_classes(head=True):
+    config = hf.SiglipConfig(
+        text_config=CLIP_TEXT, vision_config={**CLIP_VISION, "vision_use_head": head}, num_labels=5
+    )
+    inputs = {"pixel_values": pictures(3, 3, 24, 24), "labels": np.array([1, 4, 0])}
+    flags = {"output_hidden_states": True, "output_attentions": True}
+    return Given(hf.SiglipForImageClassification(config), inputs, flags, wrt=("pixel_values",))
 
 
 def clip_text(**options):
@@ -137,7 +207,7 @@ def siglip(text=(), vision=(), size=None, mask=True):
     return Given(hf.SiglipModel(config), inputs, flags)
 
 
-def bert(words=False, lengths=(10, 6), rename=None, **options):
+def bert(words=False, lengths=(10, 6), rename=None, pretraining=False, **options):
     config = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48,
               "num_hidden_layers": 2, "num_attention_heads": 4,
               "max_position_embeddings": 20}  # fmt: skip
@@ -146,11 +216,35 @@ def bert(words=False, lengths=(10, 6), rename=None, **options):
     second = (np.arange(ids.shape[1]) > 3) * real
     inputs = {"input_ids": ids, "attention_mask": real, "token_type_ids": second}
     flags = {"output_hidden_states": True, "output_attentions": True}
+    more = {f"bert.pooler.dense.{x}": torch.ones(3) for x in ("weight", "bias")} if words else {}
+    more |= {f"cls.seq_relationship.{x}": torch.ones(2) for x in ("weight", "bias")}
+    more |= {} if words else {"cls.predictions.bias": torch.ones(50)}
+    how = {"rename": rename, "buffers": more if pretraining else {}}
     if not words:
         probes = ("last_hidden_state", "pooler_output")
-        return Given(hf.BertModel(config), inputs, flags, probes=probes)
+        return Given(hf.BertModel(config), inputs, flags, probes=probes, **how)
     inputs["labels"] = np.where(real * (ids % 3 == 0) > 0, ids, -100)
-    return Given(hf.BertForMaskedLM(config), inputs, flags, rename=rename)
+    return Given(hf.BertForMaskedLM(config), inputs, flags, **how)
+
+
+def bert_head(kind, probes=(), pooled=True, **more):
+    """Make a BERT with another head; `more` are inputs, or a number of labels for its config."""
+    options = {name: more.pop(name) for name in ("num_labels", "tie_word_embeddings")
+               if name in more}  # fmt: skip
+    given = bert(**options)
+    inputs = given.inputs | {name: np.array(x) for name, x in more.items()}
+    if kind in ("ForPreTraining", "ForTokenClassification"):
+        ids, real = inputs["input_ids"], inputs["attention_mask"]
+        inputs["labels"] = np.where(real * (ids % 3 == 0) > 0, ids, -100)
+        if kind == "ForTokenClassification":
+            inputs["labels"] = np.where(real > 0, ids % 4, -100)
+    model, how = getattr(hf, f"Bert{kind}"), {} if pooled else {"add_pooling_layer": False}
+    return Given(model(given.model.config, **how), inputs, given.flags, probes=probes)
+
+
+def under_bert(tensors):
+    """Rename the tensors of an encoder as in a file that holds heads, too."""
+    return {f"bert.{name}": x for name, x in tensors.items()}
 
 
 def from_tensorflow(tensors):
@@ -176,12 +270,27 @@ def gpt2(first_files=False, **options):
     if not first_files:
         return language(model)
     masks = {f"h.{i}.attn.bias": torch.ones(1, 1, 40, 40).tril() for i in range(2)}
-    return language(model, rename=bare, buffers=masks)
+    return language(model, rename=without_prefix, buffers=masks)
 
 
-def bare(tensors):
+def without_prefix(tensors):
     """Rename tensors as in the first files of GPT-2, which had no prefix."""
     return {name.removeprefix("transformer."): x for name, x in tensors.items()}
+
+
+def trunk(model, config):
+    ids, real = texts((11, 8, 5), 61)
+    inputs = {"input_ids": ids, "attention_mask": real}
+    return Given(model(config), inputs, TEXTS, probes=("last_hidden_state",))
+
+
+def gpt2_trunk():
+    return trunk(hf.GPT2Model, hf.GPT2Config(vocab_size=61, n_positions=40, n_embd=32, n_layer=2,
+                                             n_head=4))  # fmt: skip
+
+
+def llama_trunk(**options):
+    return trunk(hf.LlamaModel, hf.LlamaConfig(**LLAMA | options))
 
 
 LLAMA = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 52, "num_hidden_layers": 2,
@@ -193,6 +302,11 @@ def llama(left=False, dtype="float32", rope=None, **options):
     if rope:
         options["rope_parameters"] = {"rope_theta": 1e4, **rope}
     return language(hf.LlamaForCausalLM(hf.LlamaConfig(**LLAMA | options)), left=left, dtype=dtype)
+
+
+def llama_like(name, **options):
+    config = getattr(hf, f"{name}Config")(**LLAMA | options)
+    return language(getattr(hf, f"{name}ForCausalLM")(config))
 
 
 def perceiver(hidden=(7, 8), dtype="float32", **options):
@@ -381,13 +495,28 @@ SLOW = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq
         "original_max_position_embeddings": 16}  # fmt: skip
 SIGLIP = {"model_type": "siglip_vision_model"}
 
+RARER = ("gelu_10", "gelu_python_tanh", "hardswish", "laplace", "leaky_relu", "linear", "mish",
+         "relu6")  # fmt: skip
+
 VARIANTS = {
+    **{f"vit {name}": partial(vit, hidden_act=name) for name in RARER},
+    **{f"llama {name}": partial(llama, hidden_act=name) for name in ("mish", "relu6", "relu2")},
     "vit rectangle": partial(vit, image_size=(18, 30), patch_size=(6, 5)),
     "vit remainder, no qkv bias": partial(vit, image_size=27, qkv_bias=False),
     "vit smaller image": partial(vit, size=(13, 20), hidden_act="relu"),
     "vit larger image, one channel": partial(vit, size=(31, 26), num_channels=1, dtype="bfloat16"),
     "vit names in memory": partial(vit, rename=vit_in_memory, hidden_act="gelu_fast"),
+    "vit tokens": partial(vit_tokens, pooler_output_size=14, qkv_bias=False),
+    "vit tokens, relu": partial(vit_tokens, pooler_act="relu", size=(18, 30)),
+    "vit tokens, no pooler": partial(
+        vit_tokens, probes=("last_hidden_state",), add_pooling_layer=False
+    ),
     "clip": partial(clip, mask=False, pad=47),
+    "clip said twice": partial(clip, rewrite=said_twice),
+    "clip image tower, bare": clip_vision_bare,
+    "clip image tower, bare, older file": partial(clip_vision_bare, "vision_model."),
+    "clip text tower, bare": clip_text_bare,
+    "clip text tower, bare, older file": partial(clip_text_bare, "text_model.", end=2),
     "clip larger image": partial(clip, size=(30, 37), dtype="float16"),
     "clip largest id": partial(clip, text={"eos_token_id": 2}, pad=0),
     "clip activations": partial(
@@ -398,13 +527,39 @@ VARIANTS = {
     "clip image tower": partial(clip_vision, hidden_act="gelu", num_hidden_layers=3),
     "clip text tower": partial(clip_text, eos_token_id=2),
     "siglip": siglip,
+    "siglip image tower": siglip_vision,
+    "siglip image tower, no head": partial(siglip_vision, "vision_model.", head=False),
+    "siglip text tower": siglip_text,
+    "siglip classes": siglip_classes,
+    "siglip classes, no head": partial(siglip_classes, head=False),
     "siglip larger image": partial(siglip, size=(30, 37), mask=False),
     "siglip activations": partial(
         siglip, text={"hidden_act": "gelu"}, vision={"hidden_act": "quick_gelu", "image_size": 26}
     ),
     "bert": partial(bert, hidden_act="relu", type_vocab_size=3, pad_token_id=4),
     "bert words": partial(bert, words=True, hidden_act="gelu_new", rename=from_tensorflow),
+    "bert of pretraining": partial(bert, pretraining=True, rename=under_bert),
+    "bert words of pretraining": partial(bert, words=True, pretraining=True),
+    "bert words, not tied": partial(bert, words=True, tie_word_embeddings=False),
+    "bert no pooler": partial(
+        bert_head, "Model", probes=("last_hidden_state",), pooled=False, tie_word_embeddings=False
+    ),
+    "bert pretraining": partial(bert_head, "ForPreTraining", next_sentence_label=[1, 0]),
+    "bert pretraining, not tied": partial(
+        bert_head, "ForPreTraining", next_sentence_label=[1, 0], tie_word_embeddings=False
+    ),
+    "bert next sentence": partial(bert_head, "ForNextSentencePrediction", labels=[0, 1]),
+    "bert classes": partial(bert_head, "ForSequenceClassification", num_labels=3, labels=[2, 0]),
+    "bert one class": partial(
+        bert_head, "ForSequenceClassification", num_labels=1, probes=("logits",)
+    ),
+    "bert tags": partial(bert_head, "ForTokenClassification", num_labels=4),
+    "bert answers": partial(
+        bert_head, "ForQuestionAnswering", start_positions=[2, 30], end_positions=[4, 3]
+    ),
     "gpt2": gpt2,
+    "gpt2 trunk": gpt2_trunk,
+    "llama trunk": partial(llama_trunk, tie_word_embeddings=True),
     "gpt2 first files": partial(gpt2, first_files=True, n_inner=50, activation_function="silu"),
     "gpt2 scores": partial(gpt2, scale_attn_by_inverse_layer_idx=True, n_layer=3),
     "gpt2 unscaled, not tied": partial(gpt2, scale_attn_weights=False, tie_word_embeddings=False),
@@ -421,6 +576,12 @@ VARIANTS = {
     "llama yarn, sizes": partial(
         llama, rope={**YARN, "mscale": 0.7, "mscale_all_dim": 1.3, "truncate": False}
     ),
+    "mistral": partial(llama_like, "Mistral", head_dim=10, sliding_window=None),
+    "mistral, wide window": partial(llama_like, "Mistral", sliding_window=15),
+    "qwen2": partial(llama_like, "Qwen2", tie_word_embeddings=True),
+    "qwen2, wide window": partial(
+        llama_like, "Qwen2", use_sliding_window=True, sliding_window=15, max_window_layers=1
+    ),
     "perceiver": perceiver,
     "perceiver queries' width": partial(perceiver, cross_attention_shape_for_attention="q"),
     "perceiver widths": partial(perceiver, qk_channels=16, v_channels=24, num_blocks=3),
@@ -436,6 +597,10 @@ VARIANTS = {
     "perceiver fourier": partial(perceiver_images, "Fourier", (4, 7), hidden_act="relu"),
     "idefics": idefics,
     "idefics padded in front": partial(idefics, left=True, images=1, additional_vocab_size=3),
+    "idefics tied": partial(idefics, tie_word_embeddings=True),
+    "idefics tied, no more words": partial(
+        idefics, tie_word_embeddings=True, additional_vocab_size=0
+    ),
     "idefics no resampler": partial(
         idefics, use_resampler=False, cross_layer_interval=2, num_hidden_layers=4
     ),
@@ -454,6 +619,12 @@ VARIANTS = {
     "llava first layer, tied": partial(
         llava, vision_feature_layer=[0], text={"tie_word_embeddings": True}
     ),
+    "llava mistral": partial(llava, text={"model_type": "mistral", "sliding_window": 64}),
+    "llava qwen2": partial(
+        llava, vision={**SIGLIP, "vision_use_head": False}, text={"model_type": "qwen2"},
+        vision_feature_select_strategy="full", vision_feature_layer=-1,
+    ),
+    "llava tied as a whole": partial(llava, tie_word_embeddings=True, images=(1, 1)),
     "llava activations": partial(
         llava, projector_hidden_act="relu", multimodal_projector_bias=False,
         vision={"hidden_act": "gelu"}, rename=in_memory,

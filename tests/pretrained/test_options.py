@@ -67,8 +67,10 @@ def test_only_some_values_are_implemented():
 
 
 def test_unknown_activations_are_named_with_the_known_ones():
-    with pytest.raises(OptionError, match=r"hidden_act 'mish' is not .* known are gelu, .*silu"):
-        Options({"hidden_act": "mish"}).activation("hidden_act")
+    with pytest.raises(OptionError, match=r"hidden_act 'elu' is not .* known are gelu, .*silu"):
+        Options({"hidden_act": "elu"}).activation("hidden_act")
+    with pytest.raises(OptionError, match=r"'prelu' is not .* \(it has parameters of its own\)"):
+        Options({"hidden_act": "prelu"}).activation("hidden_act")
     with pytest.raises(OptionError, match="hidden_act must be a text"):
         Options({"hidden_act": ["gelu"]}).activation("hidden_act")
 

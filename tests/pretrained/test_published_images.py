@@ -32,7 +32,8 @@ VARIANTS = [
     *((family, {}) for family in TYPES),
     ("clip", {"resample": 1, "size": {"shortest_edge": 90}, "crop_size": 77}),
     ("llava", {"do_pad": True}),
-    ("llava", {"size": {"shortest_edge": 100}, "crop_size": {"height": 131, "width": 90}}),
+    SMALLER := ("llava", {"size": {"shortest_edge": 100},
+                          "crop_size": {"height": 131, "width": 90}}),
     ("siglip", {"size": {"height": 97, "width": 130}, "resample": 2}),
     ("vit", {"do_normalize": False, "size": {"height": 31, "width": 30}}),
     ("idefics", {"image_size": 112}),
@@ -65,26 +66,45 @@ def prepared(image, recipe):
     return prepare_images([image], recipe)[0], {}
 
 
-@pytest.mark.parametrize(("family", "options"), VARIANTS, ids=str)
-def test_photographs_are_prepared_as_the_published_processors_do(family, options):
+def processor_class(family, on):
+    """Find the processor of a family that works with Pillow, or the one with torchvision."""
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    name = f"{TYPES[family]}ImageProcessorPil"
+    if on == "torchvision":  # a build for another torch fails with RuntimeError
+        reason = "torchvision is not installed, or does not fit torch"
+        pytest.importorskip("torchvision", reason=reason, exc_type=(ImportError, RuntimeError))
+    name = f"{TYPES[family]}ImageProcessor{'Pil' if on == 'Pillow' else ''}"
     processor = getattr(transformers, name, None)
     if processor is None:
         pytest.skip(f"this version of transformers has no {name}")
+    return processor
+
+
+@pytest.mark.parametrize(
+    ("on", "most"), [("Pillow", 1e-6), ("torchvision", 1.001 / 255)], ids=["Pillow", "torchvision"]
+)
+@pytest.mark.parametrize(("family", "options"), VARIANTS, ids=str)
+def test_photographs_are_prepared_as_the_published_processors_do(family, options, on, most):
+    processor = processor_class(family, on)
+    if on == "torchvision" and (family, options) == SMALLER:
+        pytest.skip("an image smaller than its crop stands one row lower with Pillow")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         processor = processor(**options)
     recipe = recipe_of(json.loads(processor.to_json_string()), family)
     for image in photographs():
+        if on == "torchvision" and max(image.shape[:2]) > 2 * min(image.shape[:2]):
+            continue  # strips differ by a few bytes
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             reference = processor(Image.fromarray(image), return_tensors="np")
         pixels = reference["pixel_values"] if hasattr(reference, "keys") else reference
         ours, also = prepared(image, recipe)
         wanted = np.moveaxis(np.asarray(pixels[0]).reshape(-1, *pixels.shape[-3:]), 1, -1)
-        worst = np.abs((ours - wanted.reshape(ours.shape)) * recipe.std).max()
-        assert worst < 1e-6
+        off = np.abs((ours - wanted.reshape(ours.shape)) * recipe.std)
+        if on == "torchvision":  # which rounds between its passes, and on strips once more
+            assert off.max() < 2 * most and (off > most).mean() < 1e-4
+        else:
+            assert off.max() < most
         for key, value in also.items():
             np.testing.assert_array_equal(value.reshape(-1), np.ravel(reference[key]))
 

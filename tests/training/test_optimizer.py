@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scratch_vlm.training.optimizer import AdamW
+from scratch_vlm.training.optimizer import SGD, AdamW
 from scratch_vlm.tree import FROZEN, leaves, tree_map
 
 SHAPES = {
@@ -213,3 +213,85 @@ def test_options_outside_their_range_are_named(options, message):
 def test_parameters_must_be_single_or_double():
     with pytest.raises(TypeError, match="got float16"):
         AdamW({"w": np.ones(3, "float16")})
+
+
+def step_by_step(move, p, gradients, rate, decay):
+    """Follow every leaf by itself; `move` gives the step of one of its gradients, decay added."""
+    p, kept = dict(leaves(p)), {}
+    for t, g in enumerate(gradients, start=1):
+        for name, x in leaves(g):
+            before = p[name]
+            change, kept[name] = move(x + decay[name] * before, kept.get(name), t)
+            p[name] = before - rate * change
+    return p
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    momentum=st.floats(0, 0.99),
+    nesterov=st.booleans(),
+    rate=st.floats(0.25, 4),
+)
+def test_descent_with_momentum_equals_the_textbook(seed, momentum, nesterov, rate):
+    gradients = [draw([seed, step]) for step in range(4)]
+    decay = {name: 0.1 * (name == "fc/w") for name, _ in leaves(draw(seed))}
+    factors = (("fc/.*", rate), (".*", 1.0))
+    optimizer = SGD(
+        draw(seed),
+        decay=tuple(decay.items()),
+        momentum=momentum,
+        nesterov=nesterov,
+        factors=factors,
+        chunk=64,
+    )
+    for g in gradients:
+        fill(optimizer.g, g)
+        optimizer.step(0.05)
+
+    def move(g, pace, t):
+        pace = momentum * (0 if pace is None else pace) + g
+        return (g + momentum * pace if nesterov else pace), pace
+
+    found = dict(leaves(optimizer.p))
+    for by, part in ((rate, "fc/"), (1.0, "")):
+        want = step_by_step(move, draw(seed), gradients, 0.05 * by, decay)
+        for name in want:
+            if name.startswith("fc/") == bool(part):
+                np.testing.assert_allclose(found[name], want[name], rtol=1e-11, atol=1e-13)
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_coupled_decay_is_a_part_of_the_gradient(seed):
+    gradients = [draw([seed, step]) for step in range(4)]
+    optimizer = AdamW(draw(seed), decay=0.3, coupled=True, betas=(0.8, 0.9))
+    for g in gradients:
+        fill(optimizer.g, g)
+        optimizer.step(0.05)
+
+    def move(g, means, t):
+        m, v = (0, 0) if means is None else means
+        m, v = 0.8 * m + 0.2 * g, 0.9 * v + 0.1 * g * g
+        return m / (1 - 0.8**t) / (np.sqrt(v / (1 - 0.9**t)) + 1e-8), (m, v)
+
+    decay = {name: 0.3 * (name in ("tokens/w", "fc/w")) for name, _ in leaves(draw(seed))}
+    want = step_by_step(move, draw(seed), gradients, 0.05, decay)
+    for name, x in leaves(optimizer.p):
+        np.testing.assert_allclose(x, want[name], rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 1.0, float("nan")])
+def test_a_pace_that_never_ends_is_refused(momentum):
+    with pytest.raises(ValueError, match="momentum must be from 0 to below 1"):
+        SGD(draw(0), momentum=momentum)
+
+
+def test_descent_goes_on_from_a_saved_state():
+    whole, first = SGD(draw(0), clip=1.0), SGD(draw(0), clip=1.0)
+    run(whole, 4)
+    run(first, 2)
+    second = SGD(first.p, clip=1.0)
+    second.load_state(first.state)
+    for step in range(2, 4):
+        fill(second.g, draw([1, step], scale=10.0**-step))
+        second.step(0.1 / (step + 1))
+    assert same_bits(whole.p, second.p) and same_bits(whole.state["m"], second.state["m"])
