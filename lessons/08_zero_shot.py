@@ -23,7 +23,8 @@ is worth, and teaches a finished image tower another language.
 #
 # How does the arrow move when x does? A step along x makes x longer, and the arrow stays. A step
 # across it turns the arrow, the less the longer x is. So of what comes back, the part along the
-# arrow is taken out, and the rest divided by the length:
+# arrow is taken out, and the rest divided by the length, with :math:`\langle y, dy \rangle` for the
+# dot product:
 #
 # .. math:: dx = \frac{dy - y\, \langle y, dy \rangle}{\lVert x \rVert}
 #
