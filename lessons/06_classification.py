@@ -42,7 +42,7 @@ from scratch_vlm.ops.losses import cross_entropy_backward, cross_entropy_forward
 
 
 def surprise_forward(z, labels):
-    e = np.exp(z - z.real.max(axis=1, keepdims=True))  # never too large (lesson 02)
+    e = np.exp(z - z.real.max(axis=1, keepdims=True))  # never too large; check() makes z complex
     p = e / e.sum(axis=1, keepdims=True)
     rows = np.arange(len(z))
     return -np.log(p[rows, labels]).mean(), (p, labels)
