@@ -173,7 +173,7 @@ ensemble = class_embeddings(
 )
 bare, one, four = (share_right(c, digit) for c in (say(*DIGIT_NAMES), classes, ensemble))
 print(f"a bare word {bare:.3f}, one colour {one:.3f}, an ensemble {four:.3f}")
-assert bare < four
+assert bare < four and abs(one - four) < 0.1
 
 # %%
 # Our captions are all of one make, so one colour does nearly as well as four. The sentences of the
@@ -231,18 +231,21 @@ for count in (1, 4, 16, 64):
     probe[count] = (fitted.predict(images) == digit).mean()
     print(f"{count:2} labels for each digit: {probe[count]:.3f}")
 print(f"sentences: {four:.3f}")
-assert probe[1] < four < probe[64]
+assert probe[1] < four - 0.1 and abs(probe[64] - four) < 0.1
 
 # %%
-# A sentence beats one label for each digit, but not many of them.
+# A sentence is worth far more than one label for each digit. With 64 the probe is about as good.
 #
 # Lock the image tower
 # --------------------
 #
 # An image tower that sees well can learn to be spoken to in other words. LiT, *locked-image
 # tuning*, freezes it and trains a new text tower alone, with the same loss. What is frozen gets no
-# gradient tree, and the backward does not walk through the image tower at all. Let the words be
-# Italian, where the colour stands behind:
+# gradient tree, and the backward does not walk through the image tower at all. Not one bit of it
+# moves, so that ``images``, the arrows from before, are still right. Let the words be Italian,
+# where the colour stands behind:
+
+from scratch_vlm.tree import leaves
 
 ITALIAN = ("rosso", "verde", "blu", "giallo")
 NUMBERS = ("zero", "uno", "due", "tre", "quattro", "cinque", "sei", "sette", "otto", "nove")
@@ -263,13 +266,6 @@ pairs = embed_texts(every_id, locked, italian)
 right = ((images @ pairs.T).argmax(axis=1) == which).mean()
 print(f"{in_italian(every[7])!r}: pair of 40 {right:.3f}")
 assert right > 0.6
-
-# %%
-# ``images`` are the arrows from before the training; they are still right, for not one bit of the
-# image tower has moved:
-
-from scratch_vlm.tree import leaves
-
 for (name, before), (_, after) in zip(leaves(p["image"]), leaves(locked["image"]), strict=True):
     assert np.array_equal(before, after), name
 
