@@ -39,8 +39,8 @@ print(f"{count} frames, {megabytes:.0f} MB in float32, {count * 196:,} patches")
 #
 # From one frame to the next hardly anything changes, so a model is shown few. The *frame rate* says
 # how many there are in a second; frame i appears after i / rate seconds. Every eighth frame of 24 a
-# second leaves 3 a second. Times are kept as fractions: the 23.976 frames a second of American
-# television are 24000/1001, and rounded times drift.
+# second leaves 3 a second. Times are kept as fractions, for rounded ones drift: films on American
+# television run at 24000/1001 frames a second, written as 23.976.
 
 from fractions import Fraction
 
