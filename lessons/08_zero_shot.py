@@ -297,13 +297,13 @@ def check_trust(trust):
 
 
 # %%
-# **2. Two questions in one.** Make the classifier of all 40 pairs, one arrow each, from the ten
-# arrows of digits and the four of colours alone.
+# **2. Two questions in one.** Make the classifier of all 40 pairs, one arrow each, from the four
+# arrows of colours and the ten of digits alone, in this order.
 
 
 def check_compose(compose):
     classes = compose(hues, ensemble)  # (4, 64) and (10, 64)
-    assert classes.shape == (40, 64), "pairs in the order of ``every``: ten digits for each colour"
+    assert classes.shape == (40, 64), "the pairs stand as in every: ten digits for each colour"
     right = (images @ classes.T).argmax(axis=1) == which
     assert right.mean() > 0.6, f"right {right.mean():.2f}"
 
