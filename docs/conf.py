@@ -6,12 +6,11 @@ python -m pip install -e ".[docs]" && python -m sphinx -W -b html docs docs/_bui
 import os
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))  # gallery, mathml, numbering
-
-import matplotlib
 
 import scratch_vlm
 
@@ -37,8 +36,9 @@ source_suffix = {".rst": "restructuredtext", ".md": "markdown"}
 html_theme = "furo"
 html_title = "scratch_vlm"
 html_math_renderer = "mathml"
-# A font whose brackets and bars stretch in equations, for browsers on machines without one.
-html_static_path = ["_static", f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSerif.ttf"]
+# A font that says where exponents and fractions belong; not every machine has one.
+FONT = Path(find_spec("ziamath").origin).with_name("fonts") / "STIXTwoMath-Regular.ttf"
+html_static_path = ["_static", str(FONT)]
 html_css_files = ["pages.css"]
 html_extra_path = ["explorer"]  # a page of its own: explorer.html
 html_show_sourcelink = False

@@ -33,14 +33,17 @@ a.T[0, 1] = 30
 assert a[1, 0] == 30
 
 # %%
-# A stride may even be 0: the same number again and again. That is what happens when a row is added
-# to every row of a matrix (*broadcasting*). And an image becomes a grid of patches by strides
-# alone. A real handwritten digit has 8 x 8 pixels of 4 bytes; in patches of 2 x 2,
-
-from scratch_vlm.data.digits import load_digits
+# A stride may even be 0: the same number again and again. That is how one row is added to every row
+# of a matrix without a thousand copies of it (*broadcasting*):
 
 row = np.broadcast_to(np.arange(3.0), (1000, 3))
 assert row.strides == (0, 8)
+
+# %%
+# And strides alone cut an image into patches. A real handwritten digit, 8 x 8 pixels of 4 bytes,
+# becomes a grid of 4 x 4 patches of 2 x 2 pixels, and not one pixel is moved:
+
+from scratch_vlm.data.digits import load_digits
 
 image = load_digits().images[0]
 patches = image.reshape(4, 2, 4, 2).swapaxes(1, 2)  # grid row, grid column, row, column
@@ -55,15 +58,16 @@ assert (patches[1, 3] == image[2:4, 6:8]).all()
 #
 # NumPy's arrays live in the memory of the computer. CuPy's live in that of a graphics card, which
 # multiplies them much faster, and have the same methods. So one function can serve both, if it asks
-# its argument where it lives. `scratch_vlm.backend.namespace` answers with the module, by custom
-# called ``xp``:
+# its argument where it lives: `scratch_vlm.backend.namespace` answers with the module, by custom
+# called ``xp``. Our example is the *softplus*, :math:`\ln(1 + e^x)`; without CuPy only NumPy shows
+# it.
 
 from scratch_vlm.backend import cupy_problem, load, namespace, to_host
 
 
 def softplus(x):
     xp = namespace(x)
-    return xp.log1p(xp.exp(x))
+    return xp.log1p(xp.exp(x))  # log1p(a) is log(1 + a), exact also for a tiny a
 
 
 problem = cupy_problem()
@@ -71,18 +75,22 @@ if problem:
     print(problem)
 for xp in [np] if problem else [np, load("cupy")]:
     y = softplus(xp.asarray([0.0, 1.0, 2.0]))
-    print(xp.__name__, type(y).__module__, to_host(y).round(4))
+    print(f"{xp.__name__}: {to_host(y).round(4)}")
     assert np.allclose(to_host(y), [np.log(2), np.log(1 + np.e), np.log(1 + np.e**2)])
 
 # %%
 # A pair
 # ------
 #
-# Let :math:`y = x^2`. If :math:`x` grows by a tiny :math:`dx`, then :math:`y` grows by
-# :math:`2x\,dx`. At 3 the slope is 6. Now let there be a last number :math:`L`, the *loss*, that
-# depends on :math:`y` in some way we do not know here. All that the rest of the world has to tell
-# us is ``dy``, the slope of :math:`L` with respect to :math:`y`. Then the slope with respect to
-# :math:`x` is ``2 * x * dy``. This is the chain rule, and it is all there is to it:
+# Let :math:`y = x^2`. If :math:`x` grows by a tiny :math:`h`, then :math:`y` grows by :math:`2xh`:
+# its slope is :math:`2x`, which is 6 where :math:`x = 3`. Now let there be a last number, the
+# *loss* :math:`L`, that depends on :math:`y` in some way we do not know here. All that the rest of
+# the world has to tell us is the slope of :math:`L` with respect to :math:`y`. Throughout this
+# library it is called ``dy``, and the slope of :math:`L` with respect to :math:`x` is called
+# ``dx``. By the chain rule one follows from the other:
+#
+# .. math:: dx = \frac{\partial L}{\partial x} = \frac{\partial L}{\partial y}
+#    \frac{\partial y}{\partial x} = dy \cdot 2x
 
 
 def square_forward(x):
@@ -99,7 +107,7 @@ assert (y, square_backward(1.0, saved)) == (9, 6)
 
 # %%
 # Two pairs in a row make a pair: forward in order, backward in reverse, each handing its slope to
-# the one before. From here to a vision language model there is no other idea.
+# the one before. For :math:`(x^2)^2 = x^4` the slope must be :math:`4x^3`:
 
 
 def fourth_forward(x):
@@ -119,37 +127,68 @@ print("z =", z, " slope =", fourth_backward(1.0, saved))
 assert (z, fourth_backward(1.0, saved)) == (81, 4 * 3**3)
 
 # %%
+# Weights
+# -------
+#
+# What a model learns are its *weights*. They come to a forward in a tree ``p`` of named arrays, and
+# the backward leaves their slopes in a tree ``g`` of the same names. It *adds* them, with ``+=``,
+# for a weight may be used more than once, and then the slopes of all its uses add up. With w = 2
+# used twice, 3 becomes 2 x 2 x 3 = 12. As :math:`z = w^2 x` the slope of w is :math:`2wx`, also 12,
+# and that of x is :math:`w^2`, 4:
+
+
+def scale_forward(x, p):
+    return p["w"] * x, (x, p["w"])
+
+
+def scale_backward(dy, saved, g):
+    x, w = saved
+    g["w"] += dy * x
+    return w * dy
+
+
+p, g = {"w": np.array(2.0)}, {"w": np.array(0.0)}
+y, first = scale_forward(3.0, p)
+z, second = scale_forward(y, p)
+dx = scale_backward(scale_backward(1.0, second, g), first, g)
+print("z =", z, " dw =", g["w"], " dx =", dx)
+assert (z, g["w"], dx) == (12, 12, 4)
+
+# %%
+# From here to a vision language model there is no other idea.
+#
 # The slope, measured
 # -------------------
 #
 # How would we know if a backward were wrong? Measure: move the input a little to both sides, and
-# divide the difference of the results by the way,
+# see how far the result moves,
 #
 # .. math:: f'(x) \approx \frac{f(x + h) - f(x - h)}{2h}
 #
 # A large step measures the curve instead of the slope. A small step subtracts two numbers that are
-# almost equal, and what is left is rounding. There is a way out without subtraction. Step into the
-# *imaginary* direction:
+# almost equal, and what is left is rounding. There is a way out without subtraction: a step in the
+# *imaginary* direction, with :math:`i^2 = -1`. Any function that has a Taylor series and takes
+# complex numbers answers
 #
-# .. math:: (x + ih)^2 = x^2 - h^2 + 2ihx
+# .. math:: f(x + ih) = f(x) + ih f'(x) - \frac{h^2}{2} f''(x) - \ldots, \qquad
+#           \text{so for } x^2: \quad (x + ih)^2 = x^2 + ih\,2x - h^2
 #
-# The imaginary part, divided by :math:`h`, is :math:`2x`. For any function that has a Taylor series
-# and takes complex numbers it is the slope up to :math:`h^2`, and nothing was subtracted, so that
-# :math:`h` may be as small as one likes. Two measurements of the slope of the softplus at 1, and
-# their errors:
+# The imaginary part, divided by :math:`h`, is the slope, up to an error of the order of
+# :math:`h^2`. As nothing was subtracted, :math:`h` may be as small as one likes. Here are both, for
+# the slope of the softplus at 1, which is :math:`1 / (1 + e^{-1})`:
 
 x = 1.0
 truth = 1 / (1 + np.exp(-x))
 steps = 10.0 ** np.arange(-1, -17, -1)
-apart = np.array([(softplus(np.array(x + h)) - softplus(np.array(x - h))) / (2 * h) for h in steps])
-imaginary = np.array([softplus(np.array(x + 1j * h)).imag / h for h in steps])
+differences = (softplus(x + steps) - softplus(x - steps)) / (2 * steps)
+imaginary = softplus(x + 1j * steps).imag / steps
 errors = {
-    "differences": abs(apart / truth - 1),
+    "differences": abs(differences / truth - 1),
     "complex step": np.maximum(abs(imaginary / truth - 1), 1e-16),  # 0 has no logarithm
 }
 best = errors["differences"].min()
-print(f"best error of differences {best:.0e}, of {16} digits they see {-np.log10(best):.0f}")
-assert 0.6 < np.log10(best) / np.log10(1e-16) < 0.75
+print(f"differences are off by {best:.0e} at best: {-np.log10(best):.0f} of 16 digits are right")
+assert 0.6 < -np.log10(best) / 16 < 0.75
 assert (errors["complex step"][8:] < 1e-15).all()
 
 from scratch_vlm.viz.lines import lines
@@ -159,11 +198,14 @@ figure = lines(steps, errors, across="step h", up="relative error of the slope",
 show(figure, "01_arrays_and_backends")
 
 # %%
-# Differences never see more than about two thirds of the digits; a mistake in the last third stays
-# hidden. The complex step sees all of them. `scratch_vlm.gradcheck.check` takes it for every input
-# of a pair at once, along a random direction, and raises if the backward promised something else.
-# Here is a backward that is wrong by three parts in a trillion, less than the best differences can
-# tell:
+# From left to right the steps shrink, and both errors with them, until differences drown in
+# rounding. They never see more than about two thirds of the digits, and a mistake in the last third
+# stays hidden. The complex step sees them all.
+#
+# `scratch_vlm.gradcheck.check` uses it on whole pairs. It draws a random ``dy``, moves each input
+# along a random direction, and compares the slope measured there (column *forward*) with the one
+# that the backward promises; it raises if they differ. Here is a backward that is wrong by three
+# parts in a trillion, less than the best differences can tell:
 
 from scratch_vlm.gradcheck import GradientError, check
 
@@ -180,6 +222,9 @@ assert noticed and mistake < best
 # %%
 # Exercises
 # ---------
+#
+# Each ends with a function that tells you whether you succeeded: call it with your answer. Ours are
+# in ``lessons/solutions``.
 #
 # **1. Upside down.** Show an image upside down without copying it: give a view of it.
 

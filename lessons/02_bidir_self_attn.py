@@ -93,7 +93,7 @@ assert np.allclose(shifted, [1, math.exp(-1), math.exp(-2)])
 
 def attention_forward(q, k, v, mask):
     z = np.where(mask, q @ k.T / math.sqrt(q.shape[1]), -math.inf)
-    top = np.maximum(z.max(axis=1, keepdims=True), np.finfo(z.dtype).min)
+    top = np.maximum(z.max(axis=1, keepdims=True), np.finfo(z.dtype).min)  # never minus infinity
     e = np.exp(z - top)
     total = e.sum(axis=1, keepdims=True)
     p = np.divide(e, total, out=np.zeros_like(e), where=total > 0)
@@ -110,22 +110,35 @@ assert (y[2] == 0).all(), "a token with nothing to read reads zero"
 # The way back
 # ------------
 #
-# Let :math:`L` be a loss, and ``dy`` the slope of :math:`L` with respect to each number of
-# :math:`Y`. Which slopes follow for what went in? Read the forward from the bottom up.
+# Let ``dy`` hold the slope of a loss with respect to each number of :math:`Y` (lesson 01). Which
+# slopes follow for what went in? Read the forward from the bottom up.
 #
-# *The mixture*, :math:`Y = P V`, is a product of two matrices, and a product hands each factor the
-# other one:
+# *The mixture*, :math:`Y = P V`, is a product of two matrices:
+# :math:`Y_{tj} = \sum_s P_{ts} V_{sj}`. The weight :math:`P_{ts}` is found in row :math:`t` of
+# :math:`Y` alone, each time beside a number of row :math:`s` of :math:`V`. So its slope is
+# :math:`\sum_j dY_{tj} V_{sj}`, and as matrices
 #
-# .. math:: dV = P^\top dY, \qquad dP = dY\, V^\top
+# .. math:: dP = dY\, V^\top, \qquad dV = P^\top dY
 #
-# *The softmax*, one row :math:`p = \mathrm{softmax}(z)` at a time. Its slopes are
-# :math:`\partial p_i / \partial z_j = p_i (\delta_{ij} - p_j)`: raising one score raises its weight
-# and lowers all others, for they share one total. Summed over what flows back into the row,
+# A product hands each factor the slope, times the other factor. That holds for every product to
+# come.
 #
-# .. math:: dz_j = \sum_i dp_i\, p_i (\delta_{ij} - p_j) = p_j \Big(dp_j - \sum_i p_i\, dp_i\Big)
+# *The softmax*, one row at a time: :math:`p_i = e^{z_i} / \sum_k e^{z_k}`. By the quotient rule
 #
-# In words: a score gains as far as its token was worth more than the average of what was read.
-# *The scores*, :math:`Z = Q K^\top / \sqrt{d}`, are again a product. That is all of it:
+# .. math:: \frac{\partial p_i}{\partial z_j} = p_i ([i = j] - p_j)
+#
+# where :math:`[i = j]` is 1 if it is true and 0 if not: raising one score raises its own weight and
+# lowers all others, for they share one total. Summed over all weights of the row,
+#
+# .. math:: dz_j = \sum_i dp_i\, p_i ([i = j] - p_j) = p_j \Big(dp_j - \sum_i p_i\, dp_i\Big)
+#
+# In words: what counts is how far the slope of a weight lies above the average of its row.
+#
+# *The scores*, :math:`Z = Q K^\top / \sqrt{d}`, are again a product:
+#
+# .. math:: dQ = dZ\, K / \sqrt{d}, \qquad dK = dZ^\top Q / \sqrt{d}
+#
+# That is all of it:
 
 
 def attention_backward(dy, saved):
@@ -137,9 +150,8 @@ def attention_backward(dy, saved):
 
 
 # %%
-# Is it right? Two witnesses. The first measures: `scratch_vlm.gradcheck.check` moves the inputs and
-# compares how far the loss goes with what our gradient promised. The second is the library, whose
-# attention has two more axes in front, for the images of a batch and for heads, which lesson 04
+# Is it right? Two witnesses. The first measures (lesson 01). The second is the library, whose
+# attention has two more axes in front, for the images of a batch and for *heads*, which lesson 04
 # adds.
 
 from scratch_vlm.gradcheck import check
@@ -174,11 +186,10 @@ assert np.allclose(shuffled, y[order])
 # What the patches of a digit see in each other
 # ---------------------------------------------
 #
-# Now real pixels. The library brings handwritten digits of 8 x 8 pixels. We cut one into patches
-# of 2 x 2, which makes a row of 16 tokens, and take away the mean patch, so that paper and ink
-# point in opposite directions. Nothing is learned yet: query, key and value are the patch itself,
-# four times as large in the query, so that the weights are clear. What does a patch full of ink
-# look for? More ink:
+# Now real pixels: a handwritten digit of 8 x 8, ink white on black paper. We cut it into patches of
+# 2 x 2, which makes a row of 16 tokens, and take away the mean patch, so that paper and ink point
+# in opposite directions. Nothing is learned yet: query, key and value are the patch itself, four
+# times as large in the query, so that the weights are clear. Whom does the framed patch read?
 
 from scratch_vlm.data.digits import split
 from scratch_vlm.ops.patches import patchify_forward
@@ -195,28 +206,25 @@ centred = tokens - tokens.mean(axis=0)
 _, kept = attend_forward(*(a[None, None] for a in (4 * centred, centred, centred)))
 weights = attention_weights(kept)[0, 0]
 
-darkest, blank = ink.argmax(), ink.argmin()
-to_ink = [weights[t] @ (ink > ink.mean()) for t in (darkest, blank)]
+inked, blank = ink.argmax(), ink.argmin()
+to_ink = [weights[t] @ (ink > ink.mean()) for t in (inked, blank)]
 print(f"weight on patches with ink: from ink {to_ink[0]:.2f}, from paper {to_ink[1]:.2f}")
 assert to_ink[0] > 2 * to_ink[1]
 names = ["the patch with most ink", "the emptiest patch"]
-seen = weights[[darkest, blank]]
-figure = attention_maps(image, seen, grid=(4, 4), labels=names, mean=False)
+seen = weights[[inked, blank]]
+figure = attention_maps(image, seen, grid=(4, 4), labels=names, asking=[inked, blank], mean=False)
 show(figure, "02_bidir_self_attn")
 
 # %%
-# Like finds like: without any training, attention already groups what belongs together. What
-# training adds are three matrices that make queries, keys and values out of a token, so that it can
-# look for something *unlike* itself. They come in the next lessons.
+# Like finds like, ink reads ink and paper reads paper: without any training, attention already
+# groups what belongs together. What training adds are three matrices that make queries, keys and
+# values out of a token, so that it can look for something *unlike* itself: lesson 03.
 #
 # Exercises
 # ---------
 #
-# Each ends with a function that tells you whether you succeeded: call it with your answer. Answers
-# are in ``lessons/solutions``.
-#
-# **1. Only backwards.** Make the mask of a language model of n tokens, in which each token reads
-# itself and those before it.
+# **1. Only backwards.** Make the mask for n tokens of which each reads itself and those before it,
+# as the words of a language model do.
 
 
 def check_causal(make_mask):

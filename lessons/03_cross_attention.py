@@ -13,9 +13,9 @@ build it, find its two input gradients, and let colour words read real handwriti
 # ------------------------------
 #
 # Three entries answer. Their keys are three directions, their values the numbers 1, 5 and 3. One
-# token asks for the second direction, log 8 times. The exponentials of its scores are 1, 8, 1, so
-# the weights are 0.1, 0.8, 0.1, and it reads 0.1 + 4 + 0.3 = 4.4: nearly the value of the entry it
-# asked for. The longer the query, the closer to 5.
+# token asks for the second direction, with a query of length log 8. The exponentials of its scores
+# are 1, 8, 1, so the weights are 0.1, 0.8, 0.1, and it reads 0.1 + 4 + 0.3 = 4.4: nearly the value
+# of the entry it asked for. The longer the query, the closer to 5.
 
 import math
 
@@ -45,7 +45,7 @@ assert abs(weights @ values - 5) < 0.01
 #
 # Let :math:`x` be T tokens that ask and :math:`z` be S tokens that answer. Three matrices, which
 # are learned, turn them into queries, keys and values; a fourth turns what was read back into a
-# token. In the library keys and values share one matrix, half of its columns each:
+# token. In the library keys and values share one, :math:`W_{kv}`, half of its columns each:
 #
 # .. math:: Q = x W_q, \quad [K, V] = z W_{kv}, \quad
 #    Y = \mathrm{softmax}\!\left(\frac{Q K^\top}{\sqrt d}\right) V\, W_o
@@ -56,7 +56,8 @@ assert abs(weights @ values - 5) < 0.01
 # is still what it was, and knows what it saw.
 #
 # All of it in one picture, with the shapes of the arrays below: 3 tokens of 4 channels ask, 5 of 6
-# channels answer. The line at the left is the sum :math:`x + Y`; B counts the images.
+# channels answer; a *channel* is one of the numbers of a token. The line at the left is the sum
+# :math:`x + Y`; B counts the images of a batch. All this is one *head*; lesson 04 has several.
 
 from scratch_vlm.viz import diagrams
 from scratch_vlm.viz.show import show
@@ -66,10 +67,12 @@ figure = diagrams.cross_attention(asking, answering, heads=1)
 show(figure, "03_cross_attention_diagram")
 
 # %%
-# For the way back, every arrow of the picture is walked against its direction. Where :math:`z`
-# went two ways, into keys and into values, its slopes come back two ways and are added: here by the
-# one product with :math:`W_{kv}`. So one backward has *two* input gradients, one for each sequence:
-# a loss on the words also teaches whatever made the image tokens.
+# For the way back, every arrow of the picture is walked against its direction. Where :math:`z` went
+# two ways, into keys and into values, its slopes come back two ways and are added: here by the one
+# product with :math:`W_{kv}`. So one backward has *two* input gradients, one for each sequence: a
+# loss on the words also teaches whatever made the image tokens. The weights are the tree ``p`` and
+# their gradients the tree ``g`` of lesson 01; the ``einsum`` of a weight is :math:`x^\top dq`,
+# summed over the images.
 
 from scratch_vlm.gradcheck import check
 from scratch_vlm.ops.attend import attend_backward, attend_forward
@@ -94,8 +97,8 @@ def cross_backward(dy, saved, g):
 
 
 # %%
-# Two images of 5 answering tokens, 3 asking tokens each. The measured slopes agree, and so does the
-# library.
+# For two images the measured slopes agree, and so does the library. (Trainings run in float32. What
+# is to be compared to the last digit is turned into float64, as here.)
 
 from scratch_vlm.layers.attention import (
     cross_attention_backward,
@@ -133,9 +136,11 @@ assert np.allclose(cross_forward(x[:, ::-1], z, p)[0], y[:, ::-1])
 # ----------------------
 #
 # Now real handwriting. A board has nine cells, with three or four digits in different colours. One
-# word asks, a colour. The nine cells answer; each is a token of 8 x 8 x 3 numbers, its pixels. The
-# model adds what the word read to the word, and a linear layer names the digit. It is never told
-# which cell has the colour, nor what a colour is: all it hears is the loss of the name.
+# word asks, a colour: a learned vector out of a table with a row for each word, an *embedding*. The
+# nine cells answer; each is a token of 8 x 8 x 3 numbers, its pixels. The model adds what the word
+# read to the word, and a *linear layer*, a matrix and a bias, makes ten scores of it, one for each
+# digit. It is never told which cell has the colour, nor what a colour is: all it hears is a loss
+# that is small if the right digit has the highest score (*cross-entropy*; lesson 06 derives it).
 
 from scratch_vlm.data.boards import draw_boards, paint_boards
 from scratch_vlm.data.digits import split
@@ -187,7 +192,8 @@ def reader_backward(dloss, s, g):
 
 
 # %%
-# ``dh + dx``: the token went two ways, around the attention and through it.
+# ``dh + dx``: the token went two ways, around the attention and through it. Training shows the
+# model batch after batch and moves every weight a little against its slope; how, is for lesson 06.
 
 import tempfile
 
@@ -200,16 +206,9 @@ def batch(step):
 
 
 config = TrainConfig(steps=600, batch_size=64, peak_rate=3e-3, warmup=50)
+start = reader_init(np.random.default_rng(0))
 with tempfile.TemporaryDirectory() as folder:
-    p = train(
-        reader_forward,
-        reader_backward,
-        reader_init(np.random.default_rng(0)),
-        batch,
-        config,
-        folder,
-        progress=False,
-    )
+    p = train(reader_forward, reader_backward, start, batch, config, folder, progress=False)
 
 colours, cells, digits, where, drawn = boards(np.random.default_rng(1), 512, "test")
 _, s = reader_forward(colours, cells, digits, p)
@@ -220,9 +219,9 @@ print(f"looks at the right cell {looked:.3f}, names the digit {right:.3f} (chanc
 assert looked > 0.97 and right > 0.75
 
 # %%
-# It has found the cell although nobody told it to look: only who looks there can name the digit.
-# What limits it is the naming, which a single linear layer does from raw pixels. What follows in
-# the next lessons is a better eye.
+# It has found the cell although nobody told it where to look: only who looks there can name the
+# digit. What limits it is the naming, which a single linear layer does from raw pixels; the next
+# lessons give it a better eye. Here each of the four colours asks the same board:
 
 from scratch_vlm.viz.figures import attention_maps
 

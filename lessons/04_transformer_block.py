@@ -14,15 +14,15 @@ take it apart, build it, stack it forty times, and count what it costs.
 #
 # A softmax makes one mixture. A token that wants to know what stands on its left *and* what stands
 # on its right gets the average of both, and cannot tell them apart. So the channels are split into
-# *heads*, each of which asks its own question with its own share of the channels. Token 1 below
-# looks left with its first head and right with its second:
+# *heads*, each of which asks its own question with its own share of the channels. The middle one of
+# three tokens looks left with its first head and right with its second:
 
 import numpy as np
 
 from scratch_vlm.ops.attend import attend_forward
 
 v = np.array([[10.0, 10.0], [0.0, 0.0], [30.0, 30.0]])  # three tokens, two channels
-left, right = np.array([[1.0, 0, 0]]), np.array([[0, 0, 1.0]])
+left, right = np.array([[1.0, 0, 0]]), np.array([[0, 0, 1.0]])  # weights on the three
 one = (left + right) / 2 @ v
 two = np.concatenate([left @ v[:, :1], right @ v[:, 1:]], axis=1)
 print("one head:", one[0], " two heads:", two[0])
@@ -56,13 +56,15 @@ for head in range(2):
 #
 # .. math:: \hat x = \frac{x - \mu}{\sigma}, \qquad \sigma^2 = \frac1D \sum_i (x_i - \mu)^2
 #
-# Its backward, one line of the forward at a time, from the bottom up:
+# (In the library a learned scale and shift for each channel follow, which start at 1 and 0 and are
+# left out here, and a tiny ``eps`` is added to the variance, so that a token of equal numbers does
+# not divide by zero.) The backward, one line of the forward at a time, from the bottom up:
 
 
 def norm_forward(x):
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = (centred**2).mean(axis=-1, keepdims=True)
-    rstd = variance**-0.5
+    rstd = variance**-0.5  # 1 / sigma
     return centred * rstd, (centred, rstd)
 
 
@@ -81,16 +83,21 @@ assert np.allclose(norm_forward(np.array([1.0, 3.0]))[0], [-1, 1])
 # The short way
 # -------------
 #
-# Put the lines into each other, and almost everything cancels:
+# Put the lines into each other. With :math:`c = x - \mu = \sigma \hat x`, what comes through the
+# variance is
 #
-# .. math:: dx = \frac{1}{\sigma} \Big(d\hat x - \mathrm{mean}(d\hat x)
-#    - \hat x\;\mathrm{mean}(d\hat x \circ \hat x)\Big)
+# .. math:: -\frac{\mathrm{sum}(d\hat x \circ c)}{2\sigma^3} \cdot \frac{2c}{D}
+#    = -\frac{1}{\sigma}\, \hat x\; \mathrm{mean}(d\hat x \circ \hat x)
 #
-# with means over the channels, and products number by number. It can be understood without the
-# algebra. Normalising threw two things away: the mean and the length of the token. What was thrown
-# away cannot matter, so no slope may come back along either: the second term removes what points
-# along the mean, the third what points along the token itself. (The library adds a tiny number,
-# ``eps``, to the variance, so that a token of equal numbers does not divide by zero. Here it is 0.)
+# with sums and means over the channels, and :math:`\circ` for products number by number. The last
+# line of the backward takes the mean away, and this term has none. So all in all
+#
+# .. math:: dx = \frac{1}{\sigma} \left(d\hat x - \mathrm{mean}(d\hat x)
+#    - \hat x\;\mathrm{mean}(d\hat x \circ \hat x)\right)
+#
+# It can be understood without the algebra. Normalising threw two things away: the mean and the size
+# of the token. What was thrown away cannot matter, so no slope may come back along either: the
+# second term removes what points along the mean, the third what points along the token itself.
 
 
 def norm_backward(dy, saved):
@@ -118,16 +125,17 @@ assert np.allclose(layer_norm_backward(dy, library_saved, {}), dx)  # {} for fro
 # The block
 # ---------
 #
-# A block is two steps. First tokens *read* each other (attention). Then each one *thinks* by itself
-# (an MLP: wider by four, a bend, and back; a GELU is a smooth bend). Each step reads a normalised
-# copy of the token, and what it finds is *added* to the token:
+# A block is two steps. First tokens *read* each other: attention. Then each one *thinks* by itself:
+# an *MLP*, which is a linear layer to four times the width, a bend (the *GELU*, a smooth ramp), and
+# a linear layer back. Each step reads a normalised copy of the token, and what it finds is *added*
+# to the token:
 #
 # .. math:: x \leftarrow x + \mathrm{attn}(\mathrm{ln}_1(x)), \qquad
 #    x \leftarrow x + \mathrm{mlp}(\mathrm{ln}_2(x))
 #
 # The line of tokens that everything is added to is the *residual stream*. In the backward a sum
 # hands its slope to both of its parts. So ``dy`` runs straight through both sums, past everything,
-# and the branches only add to it. Read the second function against the first, from the bottom up:
+# and the branches only add to it. Read the backward against the forward, from the bottom up:
 
 from scratch_vlm.layers.attention import self_attention_backward, self_attention_forward
 from scratch_vlm.layers.block import (
@@ -173,9 +181,8 @@ for (name, mine), (_, library) in zip(leaves(g), leaves(library_g), strict=True)
 # ------------
 #
 # Real digits now, cut into 16 patches, each widened to 64 channels by a random matrix. We stack
-# forty blocks that have learned nothing yet, send a slope in at the top, and look how much of it
-# arrives at each depth. Without the sums every block shrinks it. With sums but without norms it
-# explodes. With both, forty blocks together change it about tenfold.
+# forty blocks that have learned nothing yet, with the sums and norms and without, send a slope in
+# at the top, and look how large it is when it comes out of each block.
 
 from functools import partial
 
@@ -185,7 +192,6 @@ from scratch_vlm.ops.patches import patchify_forward
 patches, _ = patchify_forward(load_digits().images[:8, :, :, None], patch=(2, 2))
 tokens = (patches - patches.mean()) @ rng.normal(size=(4, 64))
 blocks = [tree_map(lambda w: w.astype(float), block_init(rng, config)) for _ in range(40)]
-
 
 PARTS = (
     ("ln1", "attn", partial(self_attention_forward, heads=4), self_attention_backward),
@@ -223,7 +229,7 @@ def slopes_by_depth(**kind):
     for p, s in zip(reversed(blocks), reversed(saved), strict=True):
         dx = layer_backward(dx, s, tree_map(np.zeros_like, p), **kind)
         sizes.append(np.linalg.norm(dx))
-    return np.array(sizes)[::-1] / sizes[0]
+    return np.array(sizes) / sizes[0]  # from the top to the bottom
 
 
 curves = {
@@ -232,24 +238,28 @@ curves = {
     "sums and norms": slopes_by_depth(sums=True, norms=True),
 }
 for name, curve in curves.items():
-    print(f"{name:15} slope at the bottom / slope at the top: {curve[0]:.1e}")
-assert curves["neither"][0] < 1e-8 and (np.diff(curves["neither"]) > 0).all()
-assert curves["sums only"][0] > 1e8
-assert 5 < curves["sums and norms"][0] < 20
+    print(f"{name:15} slope at the bottom / slope at the top: {curve[-1]:.1e}")
+assert curves["neither"][-1] < 1e-8 and (np.diff(curves["neither"]) < 0).all()
+assert curves["sums only"][-1] > 1e8
+assert 5 < curves["sums and norms"][-1] < 20
 
 from scratch_vlm.viz.lines import lines
 from scratch_vlm.viz.show import show
 
-figure = lines(np.arange(41), curves, across="block", up="slope, relative to the top", log="y")
+figure = lines(
+    np.arange(40, -1, -1), curves, across="blocks below", up="slope, relative to the top", log="y"
+)
 show(figure, "04_transformer_block")
 
 # %%
+# Without the sums every block shrinks it. With sums but without norms it explodes. With both, forty
+# blocks together change it about tenfold.
+#
 # What ``saved`` costs
 # --------------------
 #
-# The price of a backward is memory: each forward keeps what its backward will read. Here it lies
-# open, a tree of arrays, and can be counted. Arrays that are kept by two layers count once, and the
-# weights, which are there anyway, do not count.
+# The price of a backward is memory: each forward keeps what its backward will read. ``saved`` is a
+# tree of arrays, so it can be counted, without the weights, which are there anyway.
 
 from scratch_vlm.tree import nbytes
 
@@ -263,9 +273,8 @@ assert kept > 15 * tokens.nbytes
 # The remedy is older than transformers: *forget, and compute again*. Keep only the input of a
 # block; when its backward comes, run its forward once more. The gradients are the same to the last
 # bit, and forty blocks keep forty inputs and, one at a time, what one block keeps. The price is a
-# second forward. Where a backward costs two forwards (a product of matrices has two in its
-# backward, one for each factor), that is a third more time. In the library it wraps any pair
-# (`scratch_vlm.recompute.recomputed`):
+# second forward: about a third more time, as a backward costs about two forwards (for a product of
+# matrices it is two products, lesson 02). `scratch_vlm.recompute.recomputed` wraps any pair:
 
 from scratch_vlm.recompute import recomputed
 

@@ -5,8 +5,8 @@ How does an image become tokens?
 The block of lesson 04 reads a row of vectors and does not ask what they stand for. A sentence is
 such a row already, one vector for each word. An image is a grid of pixels.
 
-This lesson turns the one into the other. Nothing else is needed to let the architecture of a
-language model see, and at the end BERT, a reader of texts, is shown an image to prove it.
+This lesson makes a row of the grid. Nothing else is needed to let the architecture of a language
+model see, and at the end BERT, a reader of texts, is shown an image to prove it.
 """
 
 # %%
@@ -28,10 +28,10 @@ for side in (1, 16):
 # Number the pixels of a 4 x 4 image from 0 to 15 and cut it into patches of 2 x 2. The first patch
 # holds pixels 0 and 1 of the first row and 4 and 5 of the second.
 #
-# In NumPy this is a change of view (lesson 01). Where a row of pixels is can be said in two
-# numbers, which row of patches and which row inside the patch, and columns likewise. So each of the
-# two axes is split in two, and those that say *which patch* go to the front. C counts the channels,
-# such as red, green and blue.
+# In NumPy this is a change of view (lesson 01). A row of pixels is named by two numbers, the row of
+# patches and the row inside the patch, and columns likewise. So each of the two axes is split in
+# two, and those that say *which patch* go to the front. C counts the channels, such as red, green
+# and blue.
 
 import numpy as np
 
@@ -82,11 +82,11 @@ assert np.array_equal(patchify_backward(dy, kept), cut_backward(dy, saved))
 # ---------------------------------
 #
 # One linear layer, the same for all patches, makes tokens of D numbers out of them. Published code
-# often writes this as a *convolution*: a kernel of weights as large as a patch slides over the
+# often writes this as a *convolution*: a *kernel*, weights as large as a patch, slides over the
 # image, and wherever it stops, weights are multiplied with the pixels below them and summed. D
-# kernels give D numbers. The *stride* is how far it slides at a time. If the stride is the side of
-# a patch, the kernel stops once on each patch and nowhere between, and the two are one thing. Here
-# SciPy slides by one pixel, and we keep every third stop:
+# kernels give D numbers. If it slides by the side of a patch at a time (its *stride*), it stops
+# once on each patch and nowhere between, and the two are one thing. Here SciPy slides by one pixel,
+# and we keep every third stop:
 
 from scipy.signal import correlate
 
@@ -104,7 +104,8 @@ for image, expected in zip(images, tokens, strict=True):
 # Real pixels
 # -----------
 #
-# Two digits in somebody's handwriting. The table at the right is all that the model will get:
+# Two digits in somebody's handwriting. The table at the right, one row for each patch, is all that
+# the model will get:
 
 from scratch_vlm.data.digits import split
 from scratch_vlm.data.scenes import DigitPool, Item, Scene, render
@@ -194,9 +195,9 @@ assert not np.allclose(scores_of(shuffled, p), scores_of(image, p))
 # BERT made this architecture famous, for text. It looks up words in a table, adds a vector for the
 # position and one for the sentence, normalises, and sends all through blocks in which each token
 # reads all others, a [CLS] token in front. So let it read our image. CLS becomes word 0 of its
-# table, the projected patches words 1 to 36, and the text is 0, 1, 2 and so on. Two switches make
-# the two alike: CLIP's kind of ViT normalises before the first block, as BERT does; and BERT's
-# blocks normalise as ViT's do, before the sublayers (lesson 04).
+# table, the projected patches words 1 to 36, and the text is 0, 1, 2 and so on. Two differences are
+# switches: CLIP's kind of ViT normalises before the first block, as BERT does; and the blocks of
+# our BERT normalise what they read (lesson 04), where those of the published one normalise the sum.
 
 from scratch_vlm.models.bert import BERTConfig, bert_forward
 
@@ -218,7 +219,8 @@ assert np.allclose(read, seen)
 # Not one number differs. What does differ is where words come from. A language has finitely many,
 # so a table will do; patches never repeat, so a linear layer replaces the table.
 #
-# The ViT-B/16 that was published, B for base and 16 for its patch, is this and nothing more:
+# The ViT-B/16 that was published, B for base and 16 for its patch, is this and nothing more. (Of
+# its floating point operations, FLOPs, a product and a sum count as two.)
 
 from scratch_vlm.costs import vit_cost
 
@@ -241,8 +243,8 @@ def check_scores(times):
 
 
 # %%
-# **2. Mosaic.** Use `cut_forward` and `cut_backward` to paint each patch of an image in its mean
-# colour.
+# **2. Mosaic.** Use ``cut_forward`` and ``cut_backward`` to paint each patch of an image in its
+# mean colour.
 
 
 def check_mosaic(mosaic):
@@ -256,8 +258,9 @@ def check_mosaic(mosaic):
 
 
 # %%
-# **3. A larger image.** Our ViT has positions for 6 x 6 patches. Stretch them so that it can read
-# an image twice as high and wide. What must stay as it is?
+# **3. A larger image.** Our ViT has positions for 6 x 6 patches. Stretch them, like an image of 6 x
+# 6 pixels, so that it can read one twice as high and wide. What must stay as it is? (Look into
+# `scratch_vlm.ops.positions`.)
 
 
 def check_positions(stretch):

@@ -13,9 +13,10 @@ weights, and, before the long training, a short one that must succeed.
 # How wrong?
 # ----------
 #
-# A model gives each class a *score* z, any number. Softmax (lesson 02) makes them probabilities
-# :math:`p_i = e^{z_i} / \sum_j e^{z_j}`. The loss is the surprise at the truth: minus the logarithm
-# of the probability that the right class c was given. Its name is *cross-entropy*.
+# A model gives each class a *score* z, any number; scores are also called *logits*. Softmax (lesson
+# 02) makes them probabilities :math:`p_i = e^{z_i} / \sum_j e^{z_j}`. The loss is the surprise at
+# the truth: minus the logarithm of the probability that the right class c was given. Its name is
+# *cross-entropy*.
 #
 # .. math:: L = -\ln p_c = \ln \sum_j e^{z_j} - z_c
 #
@@ -28,8 +29,9 @@ weights, and, before the long training, a short one that must succeed.
 #
 # .. math:: dz_i = p_i - [i = c]
 #
-# *What the model said minus what it should have said.* Here 1/8 - 1, 2/8 and 5/8. They add up to
-# zero: what the right class gains, the others lose.
+# where :math:`[i = c]` is 1 for the right class and 0 for the others. *What the model said minus
+# what it should have said.* Here 1/8 - 1, 2/8 and 5/8. They add up to zero: what the right class
+# gains, the others lose.
 
 import math
 
@@ -40,7 +42,7 @@ from scratch_vlm.ops.losses import cross_entropy_backward, cross_entropy_forward
 
 
 def surprise_forward(z, labels):
-    e = np.exp(z - z.real.max(axis=1, keepdims=True))  # lesson 02: the same, but never too large
+    e = np.exp(z - z.real.max(axis=1, keepdims=True))  # never too large; check() makes z complex
     p = e / e.sum(axis=1, keepdims=True)
     rows = np.arange(len(z))
     return -np.log(p[rows, labels]).mean(), (p, labels)
@@ -67,8 +69,8 @@ assert np.isclose(loss, theirs)
 assert np.allclose(surprise_backward(1.0, saved), cross_entropy_backward(1.0, kept))
 
 # %%
-# Equal scores for ten classes cost ln 10, about 2.30. It is worth remembering: an untrained
-# classifier starts near it, and one that stays there has learned nothing.
+# Equal scores for ten classes cost ln 10, about 2.30. An untrained classifier starts near it, and
+# one that stays there has learned nothing.
 
 chance = math.log(10)
 print(f"ln 10 = {chance:.2f}")
@@ -82,36 +84,27 @@ assert np.isclose(cross_entropy_forward(np.zeros((6, 10)), labels)[0], chance)
 # is scaled and on where in the model the weight sits. *Adam* keeps two running means for each
 # weight, m of its gradient and v of the square of its gradient, and moves it by
 #
-# .. math:: \mathrm{rate} \cdot \frac{m}{\sqrt{v}}
+# .. math:: -\mathrm{rate} \cdot \frac{m}{\sqrt{v}}
 #
-# So a weight whose gradient keeps its sign moves by the rate, one whose gradient flips from batch
-# to batch stays about where it is, and a loss a thousand times as large changes nothing. In the
-# first step m is the gradient and v its square (exercise 2), so all weights move by the rate, be
-# the gradient 3 or -4000.
+# So a weight whose gradient keeps its sign moves by the rate, one whose
+# gradient flips from batch to batch stays about where it is, and a loss a thousand times as large
+# changes nothing. In the first step m is the gradient and v its square (exercise 2), so all weights
+# move by the rate, be the gradient 3 or -4000.
+#
+# The W of *AdamW* is *weight decay*: apart from the gradient, each step shrinks a weight by rate
+# times decay of its size, so that only what the data keep asking for stays large. With a rate of
+# 0.1 and a decay of 0.5 a weight of 1 shrinks to 0.95 before it moves by 0.1.
+#
+# The rate follows a *schedule*: it climbs while v knows little, then falls along half a cosine, for
+# near the goal large steps only jump about it.
 
 from scratch_vlm.training.optimizer import AdamW
-
-optimizer = AdamW({"w": np.array([1.0, -1.0])}, decay=0.0)
-optimizer.g["w"] += [3.0, -4000.0]
-optimizer.step(0.1)
-assert np.allclose(optimizer.p["w"], [0.9, -0.9])
-
-# %%
-# The W of AdamW is *weight decay*: apart from the gradient, each step shrinks a weight by rate
-# times decay of its size, so that only what the data keep asking for stays large. A weight of 1
-# with a rate of 0.1 and a decay of 0.5 shrinks to 0.95 and then moves by 0.1.
-
-optimizer = AdamW({"w": np.array([1.0])}, decay=0.5)
-optimizer.g["w"] += 3.0
-optimizer.step(0.1)
-assert np.isclose(optimizer.p["w"][0], 0.95 - 0.1)
-
-# %%
-# The rate follows a *schedule*. It climbs while v knows little, then falls along half a cosine,
-# for near the goal large steps only jump about it.
-
 from scratch_vlm.training.schedule import warmup_cosine
 
+optimizer = AdamW({"w": np.array([1.0, -1.0])}, decay=0.5)
+optimizer.g["w"] += [3.0, -4000.0]
+optimizer.step(0.1)
+assert np.allclose(optimizer.p["w"], [0.95 - 0.1, -0.95 + 0.1])
 rates = [warmup_cosine(step, peak=1.0, warmup=2, total=6) for step in (0, 1, 2, 4, 6)]
 assert np.allclose(rates, [1 / 3, 2 / 3, 1, 1 / 2, 0])
 
@@ -121,15 +114,15 @@ assert np.allclose(rates, [1 / 3, 2 / 3, 1, 1 / 2, 0])
 #
 # A training that ends badly does not say why. So ask for something easier first: sixteen digits,
 # the same ones again and again. A model that cannot learn *these* by heart has a bug, in the model,
-# the loss or the optimizer. The four lines of the loop are all of training:
+# the loss or the optimizer. The lines of the loop in ``learn_by_heart`` are all of training:
 
 from scratch_vlm.data.digits import split
 from scratch_vlm.data.images import normalize
 from scratch_vlm.layers.block import BlockConfig
 from scratch_vlm.models.vit import ViTConfig, vit_backward, vit_forward, vit_init
 
-block = BlockConfig(width=64, heads=4, hidden=256, mlp="gelu_tanh")
-model = ViTConfig((8, 8, 1), patch=(4, 4), outputs=10, block=block, depth=2, position_std=0.1)
+block = BlockConfig(width=64, heads=4, hidden=256, mlp="gelu_tanh")  # a GELU that is cheaper
+model = ViTConfig((8, 8, 1), patch=(4, 4), outputs=10, block=block, depth=3, position_std=0.1)
 digits = split("train")
 
 
@@ -175,7 +168,7 @@ assert losses[-1] < 0.02
 # training digit nearest to it in pixels is a better rival. Usually these digits are read with a
 # *support vector machine*, which weighs how alike a digit is to all training digits; of its kinds
 # we take the least-squares one, a single system of linear equations. It gets warped copies, too,
-# and its two settings were chosen on validation forms.
+# and its two settings, 0.26 and 10, were chosen on two more forms, kept for such choices.
 
 from scipy.linalg import solve
 from scipy.spatial.distance import cdist
@@ -196,16 +189,17 @@ def likeness(a, b):  # from 0 to 1
 ink = np.concatenate([digits.images, *(affine(rng, digits.images, warp) for _ in range(2))])
 wanted = 2.0 * np.eye(10)[np.tile(digits.labels, 3)] - 1  # 1 for the right class, else -1
 importance = solve(likeness(ink, ink) + np.eye(len(ink)) / 10, wanted, assume_a="pos")
-machine = (likeness(test.images, ink) @ importance).argmax(axis=1) == test.labels
-neighbour = nearest_neighbour(digits, test) == test.labels
-print(f"nearest neighbour {neighbour.mean():.3f}, support vector machine {machine.mean():.3f}")
+neighbour = (nearest_neighbour(digits, test) == test.labels).mean()
+machine = ((likeness(test.images, ink) @ importance).argmax(axis=1) == test.labels).mean()
+print(f"nearest neighbour {neighbour:.3f}, support vector machine {machine:.3f}")
 
 # %%
 # Now for real
 # ------------
 #
 # Each step draws new digits and warps them anew. A tenth of the target is spread evenly over all
-# classes (*label smoothing*), or scores would grow without end.
+# classes (*label smoothing*), or scores would grow without end. So the curve cannot fall to zero:
+# below is the loss of a model that is perfect, and knows that it should not be sure.
 
 import tempfile
 from functools import partial
@@ -215,7 +209,7 @@ from scratch_vlm.training.run import RunFolder
 from scratch_vlm.viz.figures import attention_maps, learning_curve
 from scratch_vlm.viz.show import show
 
-config = TrainConfig(1500, batch_size=64, peak_rate=3e-3, warmup=50, betas=(0.9, 0.98))
+config = TrainConfig(3000, batch_size=64, peak_rate=3e-3, warmup=50, betas=(0.9, 0.98))
 
 
 def batch(step):
@@ -233,31 +227,27 @@ steps, losses, rates = (curve[name] for name in ("step", "loss", "learning_rate"
 figure = learning_curve(steps, losses, chance=chance, rates=rates, title="Learning to read")
 show(figure, "06_classification")
 
-scores, saved = vit_forward(prepare(test.images), p, config=model)
-right = scores.argmax(axis=1) == test.labels
-print(f"Vision Transformer {right.mean():.3f}")
-assert right.mean() > machine.mean() > neighbour.mean() > 0.9
-
-# %%
-# The curve does not end at zero. With a tenth of the target spread out, the loss of a model that is
-# perfect, and knows it should not be sure, is:
-
 target = np.full(10, 0.1 / 10) + 0.9 * np.eye(10)[0]
-floor = -(target * np.log(target)).sum()
-print(f"least loss with label smoothing: {floor:.2f}")
-loss, _ = cross_entropy_forward(np.log(target)[None], np.array([0]), smoothing=0.1)
-assert np.isclose(loss, floor)
+least, _ = cross_entropy_forward(np.log(target)[None], np.array([0]), smoothing=0.1)
+print(f"loss at last {losses[-100:].mean():.2f}, the least possible {least:.2f}")
+assert losses[-100:].mean() > least
+
+scores, saved = vit_forward(prepare(test.images), p, config=model)
+right = (scores.argmax(axis=1) == test.labels).mean()
+print(f"Vision Transformer {right:.3f}")
+assert right > machine > neighbour > 0.9
 
 # %%
 # Where does it look?
 # -------------------
 #
-# The scores are read from CLS, and what CLS read in the last block is still in ``saved``.
+# The scores are read from CLS, and what CLS read in the last block is still in ``saved``: so much
+# from each of the four patches, and the rest, *elsewhere*, from itself.
 
 from scratch_vlm.ops.attend import attention_weights
 
 three = (test.labels == 3).argmax()
-weights = attention_weights(saved["features"]["blocks"]["1"]["attn"]["attend"])  # (B, A, T, S)
+weights = attention_weights(saved["features"]["blocks"]["2"]["attn"]["attend"])  # (B, A, T, S)
 assert weights.shape == (len(test), 4, 1 + 4, 1 + 4)
 figure = attention_maps(test.images[three], weights[three, :, 0, 1:], grid=(2, 2))
 show(figure, "06_attention_of_cls")
@@ -282,8 +272,9 @@ def check_sure(losses):
 
 # %%
 # **2. Adam by hand.** Write the rule above as a function of all gradients of a weight, oldest
-# first, that returns its steps. The running means start at zero and are divided by
-# :math:`1 - \beta^t` in step t, which makes the first one exact.
+# first, that returns its steps. A running mean starts at zero; each step it keeps a share
+# :math:`\beta` of what it was and takes :math:`1 - \beta` of what is new. Before use, in step t, it
+# is divided by :math:`1 - \beta^t`, which makes the first one exact. (Two betas, of m and of v.)
 
 
 def check_adam(adam):

@@ -4,8 +4,8 @@ How do images and words come to share a space?
 
 Lesson 06 needed somebody to decide what the classes are, and to label every image. The world is
 full of images that come with a sentence, and nobody has to be paid for them. CLIP learns from
-these. One transformer turns the image into an arrow, a vector of length one, another one turns the
-sentence into an arrow, and the two shall point the same way.
+these. One transformer turns the image into an *arrow*, a vector of length one, another one turns
+the sentence into an arrow, and the two should point the same way.
 
 This lesson derives the loss that makes them, and trains a small CLIP on real handwriting.
 """
@@ -20,9 +20,10 @@ This lesson derives the loss that makes them, and trains a small CLIP on real ha
 # and each text must find its image.
 #
 # The *score* of an image and a text is their dot product, which for arrows of length one is the
-# cosine of the angle between them, times a number, the *scale*. Here are two images and two texts.
-# In each pair the arrows are the same, at right angles to those of the other pair, and the scale is
-# ln 3. It is kept as its logarithm, s:
+# cosine of the angle between them, times a number, the *scale*, which is learned and kept as its
+# logarithm, s, so that it stays positive wherever training takes s. Here are two images and two
+# texts. In each pair the arrows are the same, at right angles to those of the other pair, and the
+# scale is ln 3:
 
 import math
 
@@ -35,8 +36,9 @@ print(np.exp(scores))
 assert np.allclose(np.exp(scores), [[3, 1], [1, 3]])
 
 # %%
-# Each image gives 3/4 to its text, and each text 3/4 to its image. The loss is the mean of the
-# cross-entropy of the rows and that of the columns, here -ln(3/4):
+# By the softmax each image gives 3/4 to its text, and each text 3/4 to its image. The loss is the
+# mean of the cross-entropy of the rows (images choose texts) and that of the columns (texts choose
+# images), here :math:`-\ln(3/4)`. With images as the rows of I and texts as the rows of T,
 #
 # .. math:: Z = e^s I T^\top, \qquad
 #           L = -\frac{1}{2N} \sum_i \left( \ln P_{ii} + \ln Q_{ii} \right)
@@ -47,8 +49,7 @@ assert np.allclose(np.exp(scores), [[3, 1], [1, 3]])
 #
 # .. math:: dZ = \frac{(P - \mathbf{1}) + (Q - \mathbf{1})}{2N}
 #
-# The rest is a product with a factor in front. The factor is :math:`e^s` so that it stays positive
-# wherever training takes s, and the slope of Z with respect to s is Z itself:
+# The rest is a product with a factor in front, and the slope of Z with respect to s is Z itself:
 #
 # .. math:: dI = e^s\, dZ\, T, \qquad dT = e^s\, dZ^\top I, \qquad
 #           ds = \sum_{ij} dZ_{ij} Z_{ij}
@@ -93,7 +94,7 @@ assert all(np.allclose(*both) for both in zip(*gradients, strict=True))
 # A loss to know: ln N
 # --------------------
 #
-# Arrows that all point the same way find nothing. All texts get 1/N, and the loss is ln N. A loss
+# Arrows that all point the same way find nothing: all texts get 1/N, and the loss is ln N. A loss
 # that hangs there has not begun to learn. And one pair alone has nobody to be mistaken for: its
 # loss is zero whatever it says, so a batch of one teaches nothing.
 
@@ -108,9 +109,9 @@ print(f"ln 32 = {math.log(32):.2f}")
 # ------------
 #
 # Cosines lie between -1 and 1. If every image had a cosine of 1 with its text and -1 with all other
-# texts, better than can be, the softmax of the bare cosines would still be far from sure. The
-# scale, the inverse of what is called *temperature*, is learned. CLIP starts it at 1/0.07, about
-# 14, and holds it at 100 at most:
+# texts, better than can be, the softmax of the bare cosines would still be far from sure. CLIP
+# starts the scale at 1/0.07, about 14, and holds it at 100 at most. (Its inverse, 0.07, is called
+# the *temperature*.)
 
 best = 2 * np.eye(32) - 1
 for scale in (1, 1 / 0.07, 100):
@@ -125,10 +126,10 @@ for scale in (1, 1 / 0.07, 100):
 #
 # An image shows a digit in one of four colours, somewhere; its caption says "red seven". Of the 40
 # pairs of colour and digit, 8 are kept for the test, so a batch has 32 captions, all different. The
-# image tower is the ViT of lesson 05. The text tower is the same kind of transformer, in which a
-# word reads only the words before it, so that the last token, which ends the text, has read it all
-# and stands for it. A linear layer brings both to the same width, and both are scaled to length
-# one.
+# image tower is the ViT of lesson 05, and CLS stands for the image. The text tower is the same kind
+# of transformer, in which a word reads itself and the words before it, so that the last token,
+# which ends the text, has read it all and stands for it. A linear layer brings both to the same
+# width, and both are divided by their length.
 
 from scratch_vlm.data.augment import Affine
 from scratch_vlm.data.digits import split
@@ -142,7 +143,8 @@ from scratch_vlm.models.vit import ViTConfig
 
 every = [Scene((Item(colour, digit),)) for colour in range(4) for digit in range(10)]
 every = [every[i] for i in rng.permutation(40)]
-known, new = ([scene for scene in every if scene.held_out == kept] for kept in (False, True))
+known = [scene for scene in every if not scene.held_out]
+new = [scene for scene in every if scene.held_out]
 assert (len(known), len(new)) == (32, 8)
 
 block = BlockConfig(width=64, heads=4, hidden=256, mlp="gelu_tanh")
@@ -167,10 +169,11 @@ p = clip_init(rng, config)
 pixels, ids = paint(rng, known, train_digits)
 loss, _ = clip_forward(prepare(pixels), ids, p, config=config)
 print(f"{known[0].caption!r} and 31 others: loss before training {loss:.2f}")
+assert abs(loss - math.log(32)) < 0.5
 
 # %%
-# CLIP only asks for images and texts that belong together, and the loop is that of lesson 06. After
-# each step the scale is held at its limit.
+# That is near ln 32. All that CLIP asks for are images and texts that belong together, and the loop
+# is that of lesson 06. After each step the scale is held at its limit (``clip_clamp``).
 
 import tempfile
 from functools import partial
@@ -196,8 +199,8 @@ assert losses[-20:].mean() < math.log(32) / 4
 
 # %%
 # The test shows hands that were never seen, and with them the 8 pairs that were never shown, though
-# each colour and each digit was. Each of 40 images must find its caption, ten times over. Guessing
-# finds one in 40. In the figure, the last four captions are new ones.
+# each colour and each digit was. Each of 40 images must find its caption, ten times over; guessing
+# finds one in 40. The figure shows cosines, and its last four captions are new ones.
 
 from scratch_vlm.inference.embed import embed_images, embed_texts
 from scratch_vlm.viz.figures import similarity_matrix
@@ -225,8 +228,8 @@ assert right[:, :32].mean() > 0.8 and right[:, 32:].mean() > 0.5
 #
 # In lesson 06 it was. The loss was a mean over samples, so the gradients of the pieces of a batch
 # add up to that of the batch, and where memory is short one *accumulates* them. Here they do not.
-# In a piece of 4 an image meets 3 foreign texts instead of all others: an easier question, whose
-# chance is ln 4, and another gradient.
+# In a piece of 4 an image meets 3 foreign texts instead of 31: an easier question, whose chance is
+# ln 4, and another gradient. How far it points from the true one is said by their cosine:
 
 from scratch_vlm.recompute import chunked
 from scratch_vlm.training.loop import add_gradients
@@ -243,20 +246,18 @@ def gradient(pieces=1, **options):
 
 
 whole_loss, whole = gradient()
+print(f"one batch of 32: loss {whole_loss:.3f}")
 for pieces in (4, 8, 16):
     loss, other = gradient(pieces)
     cosine = whole @ other / np.linalg.norm(whole) / np.linalg.norm(other)
-    print(
-        f"{pieces:2} pieces of {32 // pieces} pairs: loss {loss:.3f} instead of {whole_loss:.3f}, "
-        f"cosine of the gradients {cosine:.2f}"
-    )
+    print(f"{pieces:2} pieces of {32 // pieces}: loss {loss:.3f}, cosine {cosine:.2f}")
     assert loss < whole_loss
 assert cosine < 0.8
 
 # %%
 # What can be cut are the towers, which take each sample for itself. Encode 8 at a time and keep
-# their arrows only, compute the loss of all 32, and run each piece again in the backward. That is
-# the gradient of the large batch in the memory of a small one:
+# their arrows only, compute the loss of all 32, and run each piece again in the backward (lesson
+# 04). That is the gradient of the large batch in the memory of a small one:
 
 _, same = gradient(wrap=partial(chunked, size=8, recompute=True))
 assert np.allclose(same, whole)
@@ -272,7 +273,7 @@ assert np.allclose(same, whole)
 #           Z = e^s I T^\top + b
 #
 # There is no softmax, so the sum may be cut anywhere, into blocks of images and texts on many
-# machines. Almost all pairs do not belong together. If b started at zero, an image would pay ln 2
+# machines. Almost all pairs do not belong together. If Z started at zero, an image would pay ln 2
 # for each of the N texts, and the first thing to learn would be to say no. So b starts at -10,
 # which says no to all.
 
@@ -291,7 +292,7 @@ assert np.isclose(sigmoid_contrastive_forward(0 * i, t, s, 0 * b)[0], 32 * math.
 # ---------
 #
 # **1. Twins.** Two of 32 captions are the same, all arrows are perfect and the scale is as large as
-# you like. How small can the loss of CLIP be? (That is why a batch has none.)
+# you like. How small can the loss of CLIP be? (That is why our batches have no twins.)
 
 
 def check_twins(least):

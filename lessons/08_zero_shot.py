@@ -4,8 +4,8 @@ How to classify without labels?
 
 A classifier has a fixed list of classes and needs labelled images for each of them. CLIP was asked
 another question, which sentence goes with which image, and that is enough to make classifiers on
-the spot: write a sentence for each class and take the one that goes best with the image. It is
-called *zero-shot*, for the number of labelled examples that are needed.
+the spot: write a sentence for each class and take the one that goes best with the image. This is
+called *zero-shot*, for the number of labelled examples that it needs.
 
 This lesson makes such classifiers out of the CLIP of lesson 07, counts how many labels a sentence
 is worth, and teaches a finished image tower another language.
@@ -15,14 +15,16 @@ is worth, and teaches a finished image tower another language.
 # Only the direction counts
 # -------------------------
 #
-# What CLIP compares are arrows of length one. A vector becomes one when it is divided by its
-# length. That of (3, 4) is 5, so its arrow is (0.6, 0.8).
+# What CLIP compares are arrows, of length one. A vector becomes one when it is divided by its
+# length. That of (3, 4) is 5, so its arrow is (0.6, 0.8). Lesson 07 left out the backward of this
+# step.
 #
 # .. math:: y = \frac{x}{\lVert x \rVert}
 #
 # How does the arrow move when x does? A step along x makes x longer, and the arrow stays. A step
 # across it turns the arrow, the less the longer x is. So of what comes back, the part along the
-# arrow is taken out, and the rest divided by the length:
+# arrow is taken out, and the rest divided by the length, with :math:`\langle y, dy \rangle` for the
+# dot product:
 #
 # .. math:: dx = \frac{dy - y\, \langle y, dy \rangle}{\lVert x \rVert}
 #
@@ -62,8 +64,8 @@ assert np.allclose(l2_normalize_backward(dy, kept), arrow_backward(dy, arrow_for
 # The CLIP of lesson 07
 # ---------------------
 #
-# The same in one piece: images of one digit in one colour, captions such as "red seven", 8 of the
-# 40 pairs of colour and digit never shown.
+# Here it is once more, in one piece: images of one digit in one colour, captions such as "red
+# seven", 8 of the 40 pairs of colour and digit never shown.
 
 import math
 import tempfile
@@ -126,8 +128,8 @@ p = fit(clip_init(rng, config), config, VOCABULARY.encode(captions, length=4), s
 # ---------------------
 #
 # Now unseen hands, all 40 pairs, eight times over. Which digit is it? Ten sentences make the
-# classifier. Their arrows, one for each class, are the columns of the weight of a linear layer like
-# the head of lesson 06, except that no label was needed to find it.
+# classifier. Their arrows are the columns of the weight of a linear layer like the one that makes
+# the scores in lesson 06, except that no label was needed to find it.
 
 from scratch_vlm.inference.zero_shot import class_embeddings, zero_shot_probabilities
 from scratch_vlm.layers.linear import linear_forward
@@ -169,13 +171,9 @@ assert np.allclose(class_embeddings(apart), [[math.sqrt(0.5), math.sqrt(0.5)]])
 ensemble = class_embeddings(
     np.stack([say(*(f"{hue} {name}" for hue in COLOUR_NAMES)) for name in DIGIT_NAMES])
 )
-results = {
-    "a bare word": share_right(say(*DIGIT_NAMES), digit),
-    "one colour": share_right(classes, digit),
-    "ensemble": share_right(ensemble, digit),
-}
-print({name: f"{share:.3f}" for name, share in results.items()})
-assert results["a bare word"] < results["ensemble"]
+bare, one, four = (share_right(c, digit) for c in (say(*DIGIT_NAMES), classes, ensemble))
+print(f"a bare word {bare:.3f}, one colour {one:.3f}, an ensemble {four:.3f}")
+assert bare < four and abs(one - four) < 0.1
 
 # %%
 # Our captions are all of one make, so one colour does nearly as well as four. The sentences of the
@@ -188,14 +186,16 @@ hues = class_embeddings(
     np.stack([say(*(f"{hue} {name}" for name in DIGIT_NAMES)) for hue in COLOUR_NAMES])
 )
 pairs = say(*(scene.caption for scene in every))
-right = (images @ pairs.T).argmax(axis=1) == np.tile(range(40), 8)
+which = np.tile(range(40), 8)  # of the 40 pairs
+right = (images @ pairs.T).argmax(axis=1) == which
 new = np.array([scene.held_out for scene in shown])
 print(f"colour {share_right(hues, colour):.3f}")
 print(f"pair of 40 {right.mean():.3f}, of those with a new pair {right[new].mean():.3f}")
 assert share_right(hues, colour) > 0.95 and right[new].mean() > 0.5
 
 # %%
-# Retrieval is the same table read along the other axis: a sentence, and which images go with it.
+# *Retrieval* is the same table read along the other axis: for a sentence, which images go best with
+# it?
 
 from scratch_vlm.inference.retrieval import recall_at_k
 from scratch_vlm.viz.figures import retrieval
@@ -214,9 +214,9 @@ assert among_three >= first > 0.6
 # How many labels is a sentence worth?
 # ------------------------------------
 #
-# Whoever has labels can fit a linear layer to the same frozen arrows, a *linear probe*. What it
-# reaches with many labels says how much about digits is in the arrows. With few it has to compete
-# with words, and one label for each digit loses to a sentence:
+# Whoever has labels can fit a linear layer to the same arrows, a *linear probe*. What it reaches
+# with many labels says how much about digits is in the arrows. With few it has to compete with
+# words:
 
 from scratch_vlm.inference.linear_probe import fit_linear_probe
 
@@ -230,16 +230,22 @@ for count in (1, 4, 16, 64):
     fitted = fit_linear_probe(arrows[chosen], labels[chosen], 10)
     probe[count] = (fitted.predict(images) == digit).mean()
     print(f"{count:2} labels for each digit: {probe[count]:.3f}")
-assert probe[1] < results["ensemble"] and probe[1] < probe[64]
+print(f"sentences: {four:.3f}")
+assert probe[1] < four - 0.1 and abs(probe[64] - four) < 0.1
 
 # %%
+# A sentence is worth far more than one label for each digit. With 64 the probe is about as good.
+#
 # Lock the image tower
 # --------------------
 #
 # An image tower that sees well can learn to be spoken to in other words. LiT, *locked-image
-# tuning*, freezes it and trains a new text tower alone, with the same loss. Freezing is an empty
-# gradient tree: the backward does not walk through the image tower at all. Let the words be
-# Italian, where the colour stands behind:
+# tuning*, freezes it and trains a new text tower alone, with the same loss. What is frozen gets no
+# gradient tree, and the backward does not walk through the image tower at all. Not one bit of it
+# moves, so that ``images``, the arrows from before, are still right. Let the words be Italian,
+# where the colour stands behind:
+
+from scratch_vlm.tree import leaves
 
 ITALIAN = ("rosso", "verde", "blu", "giallo")
 NUMBERS = ("zero", "uno", "due", "tre", "quattro", "cinque", "sei", "sette", "otto", "nove")
@@ -257,16 +263,9 @@ locked = fit(start, italian, ids, 300, trained=(("image/.*", False), (".*", True
 
 every_id = words.encode([in_italian(scene) for scene in every], length=4)
 pairs = embed_texts(every_id, locked, italian)
-right = ((images @ pairs.T).argmax(axis=1) == np.tile(range(40), 8)).mean()
+right = ((images @ pairs.T).argmax(axis=1) == which).mean()
 print(f"{in_italian(every[7])!r}: pair of 40 {right:.3f}")
 assert right > 0.6
-
-# %%
-# ``images`` are the arrows from before the training; they are still right, for not one bit of the
-# image tower has moved:
-
-from scratch_vlm.tree import leaves
-
 for (name, before), (_, after) in zip(leaves(p["image"]), leaves(locked["image"]), strict=True):
     assert np.array_equal(before, after), name
 
@@ -274,9 +273,9 @@ for (name, before), (_, after) in zip(leaves(p["image"]), leaves(locked["image"]
 # What is kept
 # ------------
 #
-# Once the classes are chosen, their arrows are a matrix, and the text tower can go. And a vision
+# Once the classes are chosen, their arrows are a matrix, and the text tower can go. A vision
 # language model, from lesson 13 on, has a language model of its own: of CLIP it keeps the image
-# tower only, and reads its patches.
+# tower only, and reads its patches instead of the one arrow.
 
 kept, gone = (sum(leaf.size for _, leaf in leaves(p[tower])) for tower in ("image", "text"))
 print(f"kept {kept:,} weights and {ensemble.size} for ten classes; the other {gone:,} can go")
@@ -298,14 +297,14 @@ def check_trust(trust):
 
 
 # %%
-# **2. Two questions in one.** Make the classifier of all 40 pairs, one arrow each, from the ten
-# arrows of digits and the four of colours alone.
+# **2. Two questions in one.** Make the classifier of all 40 pairs, one arrow each, from the four
+# arrows of colours and the ten of digits alone, in this order.
 
 
 def check_compose(compose):
     classes = compose(hues, ensemble)  # (4, 64) and (10, 64)
-    assert classes.shape == (40, 64), "pairs in the order of ``every``: ten digits for each colour"
-    right = (images @ classes.T).argmax(axis=1) == np.tile(range(40), 8)
+    assert classes.shape == (40, 64), "the pairs stand as in every: ten digits for each colour"
+    right = (images @ classes.T).argmax(axis=1) == which
     assert right.mean() > 0.6, f"right {right.mean():.2f}"
 
 

@@ -2,9 +2,10 @@ r"""
 What does time add?
 ===================
 
-A video is a pile of images, and for images there is an encoder. So the encoder reads the frames one
-by one, as many as it is shown. That is how most vision language models see video, and two things
-can go wrong with it: frames too far apart show a motion that never was, and a pile has no order.
+A video is a pile of images, *frames*, and for images there is an encoder. So the encoder reads the
+frames one by one, as many as it is shown. That is how most vision language models see video, and
+two things can go wrong with it: frames too far apart show a motion that never was, and a pile has
+no order.
 
 This lesson chooses frames, packs them into arrays, encodes them, and shows what is missing.
 """
@@ -26,12 +27,11 @@ assert channels_first.shape == (2, 3, 8, 24, 32)
 assert np.shares_memory(videos, channels_first)
 
 # %%
-# Above all, time adds *much*. Ten seconds of film, read by the ViT-B/16 of lesson 05:
+# Above all, time adds *much*. Ten seconds of film, 24 frames each, for the ViT-B/16 of lesson 05:
 
 count = 10 * 24
-print(
-    f"{count} frames, {count * 224 * 224 * 3 * 4 / 1e6:.0f} MB in float32, {count * 196:,} patches"
-)
+megabytes = count * 224 * 224 * 3 * 4 / 1e6
+print(f"{count} frames, {megabytes:.0f} MB in float32, {count * 196:,} patches")
 
 # %%
 # Every eighth frame
@@ -39,8 +39,8 @@ print(
 #
 # From one frame to the next hardly anything changes, so a model is shown few. The *frame rate* says
 # how many there are in a second; frame i appears after i / rate seconds. Every eighth frame of 24 a
-# second leaves 3 a second. We keep times as fractions: the 23.976 frames a second of American
-# television are 24000/1001, and what is rounded drifts.
+# second leaves 3 a second. Times are kept as fractions, for rounded ones drift: films on American
+# television run at 24000/1001 frames a second, written as 23.976.
 
 from fractions import Fraction
 
@@ -53,7 +53,7 @@ digits = DigitPool(split("train"))
 clip = Clip((Item(0, 7), Item(2, 3)), ("left", "right"))  # a red seven and a blue three
 
 
-def film(speed):  # two seconds; and the first row of pixels that the seven moves in
+def film(speed):  # two seconds, and the first of the 8 rows of pixels that the seven moves in
     rng = np.random.default_rng(6)
     frames, cells = render_clips(rng, [clip], digits, 48, speeds=(speed, speed))
     return Video(frames[0], 24), 8 * cells[0, 0, 0, 0]
@@ -121,13 +121,10 @@ assert np.array_equal(short.mask, [[1, 1, 0], [1, 1, 1]])
 # Take the smallest encoder there is, a product with one weight w = 2, and a video of three frames
 # of one pixel each: 1, 2 and 5. It says 2, 4 and 10. Let the loss be their sum. If w grows, the
 # three grow 1, 2 and 5 times as fast, and the slope of the loss is 8. One weight used three times
-# has three gradients, and they *add*:
+# has three gradients, and they *add*, which is why a backward adds to ``g`` (lesson 01):
 #
 # .. math:: y_f = \mathrm{encode}(x_f, p), \qquad
 #           dp = \sum_f \left(\frac{\partial y_f}{\partial p}\right)^{\!\top} dy_f
-#
-# For such uses the backwards of this library only ever *add* to a gradient, with ``+=`` (lesson
-# 01).
 
 
 def each_frame_forward(frames, p, encode):
@@ -140,20 +137,20 @@ def each_frame_backward(dy, saved, g, encode_backward):
     return np.stack(dframes, axis=1)
 
 
-def times_forward(x, p):
-    return x * p["w"], (x, p["w"])
+def scale_forward(x, p):
+    return p["w"] * x, (x, p["w"])
 
 
-def times_backward(dy, saved, g):
+def scale_backward(dy, saved, g):
     x, w = saved
     g["w"] += (dy * x).sum()
-    return dy * w
+    return w * dy
 
 
 p, g = {"w": np.array(2.0)}, {"w": np.array(0.0)}
-y, saved = each_frame_forward(np.array([[1.0, 2.0, 5.0]]), p, times_forward)
-each_frame_backward(np.ones((1, 3)), saved, g, times_backward)
-print("says", y[0], "and the gradient of w is", g["w"])
+y, saved = each_frame_forward(np.array([[1.0, 2.0, 5.0]]), p, scale_forward)
+each_frame_backward(np.ones((1, 3)), saved, g, scale_backward)
+print("y =", y[0], " dw =", g["w"])
 assert y.tolist() == [[2, 4, 10]] and g["w"] == 8
 
 # %%
@@ -206,9 +203,10 @@ assert (y[0, 2] == 0).all() and (y[1, 2] != 0).all()
 # Which way?
 # ----------
 #
-# F embeddings must become one answer. Their mean will do for the question what is to be seen. But
-# play a clip backwards: the same frames, the same mean, and the opposite answer to the question
-# which way the seven moves. Whatever reads the mean, trained or not, is wrong on one of the two.
+# F vectors, the *embeddings* of the frames, must become one answer. Their mean will do for the
+# question what is to be seen. But play a clip backwards: the same frames, the same mean, and the
+# opposite answer to the question which way the seven moves. Whatever reads the mean, trained or
+# not, is wrong on one of the two.
 
 forwards = few.frames[None].astype(float)  # (1, 6, 24, 24, 3)
 backwards = forwards[:, ::-1]
@@ -224,7 +222,8 @@ assert np.allclose(embed(forwards).mean(axis=1), embed(backwards).mean(axis=1))
 # %%
 # A transformer that reads the frames is no better off: attention does not look at the order of what
 # it reads (lesson 02). Lesson 05 had the same trouble with patches, and the cure is the same. Each
-# frame gets a learned vector for its *time*:
+# frame gets a learned vector for its *time*. (Here they are random: what counts is that they
+# differ.)
 
 from scratch_vlm.layers.block import tower_forward, tower_init
 
@@ -243,7 +242,7 @@ assert not np.allclose(read(forwards, times), read(backwards, times))
 
 # %%
 # So this is what time adds: a choice of frames that one can get wrong, and an order that somebody
-# has to write into the tokens. How to hand any number of frames to a language model is lesson 11.
+# has to write into the tokens. Lesson 11 hands any number of frames to a language model.
 #
 # Exercises
 # ---------

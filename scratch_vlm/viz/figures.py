@@ -139,12 +139,12 @@ def similarity_matrix(similarity, images, captions, *, title=None, theme="light"
         rows = max(cell * 0.75, max(map(len, labels)) * line_height(TEXT) + 0.06)
         picture = cell * 0.86
         top = MARGIN + picture * images.shape[1] / images.shape[2] + 0.08
-        footer = wrap(
-            "Solid frame: the image and the caption that belong together. "
-            "Dashed: where another image comes first for a caption.",
-            max(left + n * cell, 5) - MARGIN,
-            SMALL,
-        )
+        best, own = similarity.argmax(axis=0), np.arange(n)
+        wrong = (best != own) & (similarity[best, own] > similarity[own, own])
+        said = "Framed: the image and the caption that belong together."
+        if wrong.any():
+            said += " Dashed: where another image comes first for a caption."
+        footer = wrap(said, max(left + n * cell, 5) - MARGIN, SMALL)
         height = top + n * rows + 0.2 + len(footer) * line_height(SMALL)
         sheet = Sheet(max(left + n * cell, 5) + MARGIN, height, look, title)
         for i, image in enumerate(images):
@@ -158,11 +158,10 @@ def similarity_matrix(similarity, images, captions, *, title=None, theme="light"
             look.paper,
             [[_decimal(x) for x in row] for row in similarity.T],
         )
-        best = similarity.argmax(axis=0)
         for j, lines in enumerate(labels):
             sheet.text(left - 0.12, top + (j + 0.5) * rows, "\n".join(lines), ha="right")
             _frame(axes, j, j, look.ink)
-            if best[j] != j and similarity[best[j], j] > similarity[j, j]:
+            if wrong[j]:
                 _frame(axes, j, best[j], look.wrong, dashed=True)
         sheet.text(
             MARGIN, height - MARGIN, "\n".join(footer), size=SMALL, color=look.muted, va="bottom"
@@ -344,7 +343,9 @@ def retrieval(captions, images, scores, *, correct, top=5, title=None, theme="li
         return sheet.figure
 
 
-def attention_maps(image, attention, *, grid, labels=None, mean=True, title=None, theme="light"):
+def attention_maps(
+    image, attention, *, grid, labels=None, asking=None, mean=True, title=None, theme="light"
+):
     """Draw where a token looks: its attention over the patches of an image, head by head.
 
     Parameters
@@ -359,6 +360,8 @@ def attention_maps(image, attention, *, grid, labels=None, mean=True, title=None
         Rows and columns of patches; N of them.
     labels : sequence of str, optional
         A name for each head; default "head 1", "head 2", ...
+    asking : sequence of int, optional
+        For each map the patch that looks, which is framed.
     mean : bool, default True
         Begin with the mean of several heads.
     title : str, optional
@@ -395,10 +398,16 @@ def attention_maps(image, attention, *, grid, labels=None, mean=True, title=None
     labels = [f"head {a + 1}" for a in range(heads)] if labels is None else list(labels)
     if len(labels) != heads:
         raise ValueError(f"there are {len(labels)} labels for {heads} heads")
+    own = [None] * heads if asking is None else list(asking)
+    if len(own) != heads or any(n is not None and not 0 <= n < rows * columns for n in own):
+        raise ValueError(
+            f"asking must hold a patch from 0 to {rows * columns - 1} for each of {heads} maps; "
+            f"got {own}"
+        )
 
-    maps = list(zip(labels, attention, strict=True))
+    maps = list(zip(labels, attention, own, strict=True))
     if mean and heads > 1:
-        maps.insert(0, ("mean of heads", attention.mean(axis=0)))
+        maps.insert(0, ("mean of heads", attention.mean(axis=0), None))
     high = float(attention.max()) or 1.0
     with styled(theme) as look:
         lines = -(-(len(maps) + 1) // 6)
@@ -408,23 +417,28 @@ def attention_maps(image, attention, *, grid, labels=None, mean=True, title=None
         size = pitch - 0.14
         tall = size * h / w
         elsewhere = bool((attention.sum(axis=1) < 1 - 1e-3).any())
-        names = [wrap(label, size, SMALL) for label in ["image", *(label for label, _ in maps)]]
+        names = [wrap(label, size, SMALL) for label in ["image", *(label for label, _, _ in maps)]]
         head = max(map(len, names)) * line_height(SMALL)
         row = head + tall + (0.38 if elsewhere else 0.2)
         width = max(MARGIN + across * pitch + bar, 4.2)
         sheet = Sheet(width, lines * row + MARGIN, look, title)
         colours = look.ramp()
         shade = _strokes(image)
-        for number, weights in enumerate([None, *(weights for _, weights in maps)]):
+        for number, (_, weights, patch) in enumerate([("image", None, None), *maps]):
             x = MARGIN + number % across * pitch
             y = MARGIN + head + number // across * row
-            sheet.text(x, y - 0.05, "\n".join(names[number]), size=SMALL, va="bottom")
+            sheet.text(x, y - 0.08, "\n".join(names[number]), size=SMALL, va="baseline")
             if weights is None:
                 sheet.image(x, y, size, image)
                 continue
             blocks = np.kron(weights.reshape(rows, columns), np.ones((h // rows, w // columns)))
             over = colours(blocks / high)[..., :3]
             sheet.image(x, y, size, over * (1 - shade) + 0.5 * shade)
+            if patch is not None:
+                i, j = divmod(patch, columns)
+                corner, cell = (x + j * size / columns, y + i * tall / rows), size / columns
+                frame = {"fill": False, "edgecolor": look.wrong, "linewidth": 2.2, "zorder": 4}
+                sheet.page.add_patch(Rectangle(corner, cell, tall / rows, **frame))
             if elsewhere:
                 rest = max(0.0, 1 - weights.sum())
                 sheet.text(

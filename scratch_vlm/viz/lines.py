@@ -13,7 +13,7 @@ def lines(x, series, *, across, up, log="", height=2.9, title=None, theme="light
     Parameters
     ----------
     x : array of shape (n,)
-        Numbers along the axis.
+        Numbers along the axis, from left to right; the axis may fall.
     series : dict of str to array of shape (n,)
         Up to four lines by name; NaN leaves a gap.
     across, up : str
@@ -61,9 +61,10 @@ def lines(x, series, *, across, up, log="", height=2.9, title=None, theme="light
             axes.plot(x, y, color=colour, linestyle=dash, linewidth=2)
             known = np.isfinite(y)
             if known.any():
-                end = np.where(known, x, -np.inf).argmax()
+                end = np.flatnonzero(known)[-1]
                 ends.append((x[end], y[end], name, colour))
         axes.autoscale_view()
+        axes.xaxis.set_inverted(x[0] > x[-1])
         _name_ends(axes, ends)
     return sheet.figure
 

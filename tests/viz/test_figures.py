@@ -304,6 +304,20 @@ def test_heads_share_one_scale_with_the_even_share_marked():
     assert to_hex(first[0, 0]) == LIGHT.main != to_hex(second[0, 0])
 
 
+def test_patch_that_looks_is_framed():
+    weights = np.full((2, 6), 1 / 6)
+    figure = figures.attention_maps(
+        np.zeros((4, 6)), weights, grid=(2, 3), asking=[5, None], mean=False
+    )
+    (frame,) = (
+        patch for patch in figure.axes[0].patches if to_hex(patch.get_edgecolor()) == LIGHT.wrong
+    )
+    left, right, bottom, _ = pictures(figure)[1].get_extent()
+    assert np.allclose(frame.get_x() + frame.get_width(), right)
+    assert np.allclose(frame.get_y() + frame.get_height(), bottom)
+    assert np.allclose(frame.get_width(), (right - left) / 3)
+
+
 def test_attention_to_other_tokens_is_said():
     weights = np.array([[0.5, 0.2], [0.5, 0.5]])
     figure = figures.attention_maps(np.zeros((2, 4)), weights, grid=(1, 2))
@@ -412,6 +426,10 @@ WRONG = {
     "labels": (
         lambda: figures.attention_maps(D, softmax(2, 4), grid=(2, 2), labels=["a"]),
         "1 labels for 2 heads",
+    ),
+    "asking": (
+        lambda: figures.attention_maps(D, softmax(2, 4), grid=(2, 2), asking=[0, 4]),
+        r"a patch from 0 to 3 for each of 2 maps; got \[0, 4\]",
     ),
     "patch": (lambda: figures.patches(D, 3), "8 x 8 does not divide into patches of 3 x 3"),
     "batch": (lambda: figures.patches(A, 8), r"\(H, W\) or \(H, W, C\)"),

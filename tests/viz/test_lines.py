@@ -14,12 +14,20 @@ def named(figure):
 @pytest.mark.parametrize("log", ["", "x", "y", "xy"])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_names_stand_at_the_right_ends_in_the_order_of_the_lines(log, theme):
-    x = np.array([8.0, 4.0, 2.0, 1.0])
+    x = np.array([1.0, 2.0, 4.0, 8.0])
     figure = lines(
         x, {"slow": x, "fast": x**2}, across="n", up="cost", log=log, title="Growth", theme=theme
     )
     places = named(figure)
     assert 0.5 < places["slow"] + 0.5 and places["fast"] > 0.9 > places["slow"]
+
+
+def test_axis_falls_where_the_numbers_do():
+    x = np.array([8.0, 4.0, 2.0, 1.0])
+    figure = lines(x, {"grows": 100 / x, "falls": x}, across="n", up="cost", log="xy")
+    axes, places = figure.axes[1], named(figure)
+    left, right = axes.get_xlim()
+    assert left > right and places["grows"] > 0.9 and places["falls"] < 0.1
 
 
 def test_names_of_lines_that_meet_do_not_touch():
