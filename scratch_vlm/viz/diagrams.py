@@ -673,8 +673,8 @@ def _unified(picture, left, config, words, media, frames, frozen):
     picture.arrow(splice.bottom, blocks.top, shape=row, before=True)
     image = [("visual", 0.65)] * s
     text = [("words", 0.55)]
-    first = -(-words // (media + 1))
-    order = (text * first + image) * media + text * max(words - first * media, 0)
+    each = max(words - 1, 0) // media  # one token begins the text, then each image has its words
+    order = text + (image + text * each) * media + text * (words - 1 - each * media)
     if len(order) <= 60:
         cell = min(0.13, 1.6 / len(order))
         colours = [picture.tint(*said) for said in order]
