@@ -13,6 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # gallery, mathml, numbering
 
 import matplotlib
 
+from numpydoc.xref import DEFAULT_LINKS
+
 import scratch_vlm
 
 project = "scratch_vlm"
@@ -46,8 +48,17 @@ html_show_sourcelink = False
 autosummary_generate = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
+autodoc_preserve_defaults = True  # xp=np, not where NumPy lies on the machine that built the page
 numpydoc_show_class_members = False
 numpydoc_attributes_as_param_list = True
+numpydoc_xref_param_type = True  # "config : ViTConfig" is a link to the class
+numpydoc_xref_ignore = "all"
+numpydoc_xref_aliases = {name: name for name in DEFAULT_LINKS}  # "int" is none
+PACKAGE = Path(scratch_vlm.__file__).parent
+for path in sorted(PACKAGE.rglob("*.py")):
+    module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    for name in re.findall(r"(?m)^class ([A-Z]\w*)", path.read_text(encoding="utf-8")):
+        numpydoc_xref_aliases[name] = f"{module.removesuffix('.__init__')}.{name}"
 
 sphinx_gallery_conf = {
     "examples_dirs": "../lessons",
