@@ -12,8 +12,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))  # gallery, mathml, numbering
 
 import matplotlib
-
+from docutils import nodes
 from numpydoc.xref import DEFAULT_LINKS
+from sphinx.util.nodes import make_refnode
 
 import scratch_vlm
 
@@ -86,6 +87,22 @@ def keep_initials(app, what, name, obj, options, lines):
     lines[:] = [re.sub(r"^(\s*\.\. \[[^]]+\] )([A-Z])\. ", r"\1\\\2. ", line) for line in lines]
 
 
+def link_names(app, doctree, page):
+    """Make `vit_init` a link on pages of other modules, too, where only one thing has that name."""
+    known = app.env.domains.python_domain.objects
+    for node in [n for n in doctree.findall(nodes.emphasis) if "py-obj" in n["classes"]]:
+        name = node.astext()
+        found = [
+            entry
+            for path, entry in known.items()
+            if path.rpartition(".")[2] == name and entry.objtype in ("function", "class")
+        ]
+        if len(found) == 1 and not (name.islower() and name.isalpha()):  # else a parameter
+            to, text = found[0], nodes.literal("", name, classes=["xref"])
+            node.replace_self(make_refnode(app.builder, page, to.docname, to.node_id, text))
+
+
 def setup(app):
     """Register with Sphinx, behind numpydoc, which renames the references."""
     app.connect("autodoc-process-docstring", keep_initials, priority=900)
+    app.connect("doctree-resolved", link_names)
