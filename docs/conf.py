@@ -90,7 +90,9 @@ def keep_initials(app, what, name, obj, options, lines):
 def link_names(app, doctree, page):
     """Make `vit_init` a link on pages of other modules, too, where only one thing has that name."""
     known = app.env.domains.python_domain.objects
-    for node in [n for n in doctree.findall(nodes.emphasis) if "py-obj" in n["classes"]]:
+    for node in list(doctree.findall(lambda n: isinstance(n, nodes.emphasis | nodes.literal))):
+        if "py-obj" not in node["classes"] or isinstance(node.parent, nodes.reference):
+            continue
         name = node.astext()
         found = [
             entry
