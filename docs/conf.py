@@ -97,14 +97,20 @@ def link_names(app, doctree, page):
         found = [
             entry
             for path, entry in known.items()
-            if path.rpartition(".")[2] == name and entry.objtype in ("function", "class")
+            if path.endswith(f".{name}") and entry.objtype in ("function", "class")
         ]
         if len(found) == 1 and not (name.islower() and name.isalpha()):  # else a parameter
             to, text = found[0], nodes.literal("", name, classes=["xref"])
             node.replace_self(make_refnode(app.builder, page, to.docname, to.node_id, text))
 
 
+def skip_fields(app, what, name, obj, skip, options):
+    """Leave out what a NamedTuple says of its fields; the docstring says more."""
+    return skip or str(getattr(obj, "__doc__", "")).startswith("Alias for field number")
+
+
 def setup(app):
     """Register with Sphinx, behind numpydoc, which renames the references."""
     app.connect("autodoc-process-docstring", keep_initials, priority=900)
+    app.connect("autodoc-skip-member", skip_fields)
     app.connect("doctree-resolved", link_names)
