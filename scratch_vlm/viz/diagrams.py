@@ -633,9 +633,10 @@ def _panels(panels, title, theme):
             raise ValueError(f"frozen may name tower, connector and lm, got {', '.join(frozen)}")
     with styled(theme) as look:
         wide = WIDTH / 2
-        picture = Diagram(wide * len(panels), MARGIN + 7.1 * ROW + FOOT, look, title)
+        picture = Diagram(WIDTH, MARGIN + 7.1 * ROW + FOOT, look, title)
+        left = (WIDTH - wide * len(panels)) / 2
         for number, (draw, *how) in enumerate(panels):
-            draw(picture, number * wide, *how)
+            draw(picture, left + number * wide, *how)
         picture.key()
     return picture.figure
 
