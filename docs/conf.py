@@ -9,12 +9,9 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).parent))  # gallery, mathml, numbering
+sys.path.insert(0, str(Path(__file__).parent))  # gallery, links, mathml, numbering
 
 import matplotlib
-from docutils import nodes
-from numpydoc.xref import DEFAULT_LINKS
-from sphinx.util.nodes import make_refnode
 
 import scratch_vlm
 
@@ -29,6 +26,7 @@ extensions = [
     "myst_parser",
     "mathml",
     "numbering",
+    "links",
 ]
 # Answers bear the names of their lessons. They are no pages, so that no link can mean them.
 suppress_warnings = ["sphinx_gallery.duplicate_filename"]
@@ -52,14 +50,8 @@ autodoc_typehints = "none"
 autodoc_preserve_defaults = True  # xp=np, not where NumPy lies on the machine that built the page
 numpydoc_show_class_members = False
 numpydoc_attributes_as_param_list = True
-numpydoc_xref_param_type = True  # "config : ViTConfig" is a link to the class
+numpydoc_xref_param_type = True  # see links.py
 numpydoc_xref_ignore = "all"
-numpydoc_xref_aliases = {name: name for name in DEFAULT_LINKS}  # "int" is none
-PACKAGE = Path(scratch_vlm.__file__).parent
-for path in sorted(PACKAGE.rglob("*.py")):
-    module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
-    for name in re.findall(r"(?m)^class ([A-Z]\w*)", path.read_text(encoding="utf-8")):
-        numpydoc_xref_aliases[name] = f"{module.removesuffix('.__init__')}.{name}"
 
 sphinx_gallery_conf = {
     "examples_dirs": "../lessons",
@@ -87,30 +79,6 @@ def keep_initials(app, what, name, obj, options, lines):
     lines[:] = [re.sub(r"^(\s*\.\. \[[^]]+\] )([A-Z])\. ", r"\1\\\2. ", line) for line in lines]
 
 
-def link_names(app, doctree, page):
-    """Make `vit_init` a link on pages of other modules, too, where only one thing has that name."""
-    known = app.env.domains.python_domain.objects
-    for node in list(doctree.findall(lambda n: isinstance(n, nodes.emphasis | nodes.literal))):
-        if "py-obj" not in node["classes"] or isinstance(node.parent, nodes.reference):
-            continue
-        name = node.astext()
-        found = [
-            entry
-            for path, entry in known.items()
-            if path.endswith(f".{name}") and entry.objtype in ("function", "class")
-        ]
-        if len(found) == 1 and not (name.islower() and name.isalpha()):  # else a parameter
-            to, text = found[0], nodes.literal("", name, classes=["xref"])
-            node.replace_self(make_refnode(app.builder, page, to.docname, to.node_id, text))
-
-
-def skip_fields(app, what, name, obj, skip, options):
-    """Leave out what a NamedTuple says of its fields; the docstring says more."""
-    return skip or str(getattr(obj, "__doc__", "")).startswith("Alias for field number")
-
-
 def setup(app):
     """Register with Sphinx, behind numpydoc, which renames the references."""
     app.connect("autodoc-process-docstring", keep_initials, priority=900)
-    app.connect("autodoc-skip-member", skip_fields)
-    app.connect("doctree-resolved", link_names)
