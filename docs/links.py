@@ -44,8 +44,8 @@ def skip_fields(app, what, name, obj, skip, options):
 
 
 def setup(app):
-    """Register with Sphinx."""
-    app.connect("config-inited", name_classes)
+    """Register with Sphinx, before numpydoc looks at its settings."""
+    app.connect("config-inited", name_classes, priority=100)
     app.connect("autodoc-skip-member", skip_fields)
     app.connect("doctree-resolved", link_names)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -247,7 +247,7 @@ early, late = by_frame[:, :4].sum(axis=1), by_frame[:, 4:].sum(axis=1)
 assert (early > late).any() and (late > early).any()
 
 # %%
-# They have shared out the work: some look early, some late, and together they know the direction.
+# They have divided the work: some look early, some late, and together they know the direction.
 # Nobody asked them to. The few tokens that come out are what lessons 13 and 14 put among or beside
 # the words.
 #

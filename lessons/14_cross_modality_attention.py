@@ -127,7 +127,7 @@ assert every.tolist() == [[0, 0], [1, 0], [1, 0], [1, 1], [1, 1]]
 #
 # Now the whole. First a vision tower, from a short CLIP training as in lesson 07. Then a language
 # model that learns from *text alone*. Its texts, *episodes*, are four answers to the question "what
-# is": four colours, or four digits, or four places. Which kind it is the question does not say. One
+# is": four colours, or four digits, or four places. The question does not say which kind. One
 # has to learn it from the first answers, the *shots*. ``<image>`` is a token like any other here:
 
 from functools import partial
@@ -161,8 +161,8 @@ def texts(step):
     return ids, np.where(ids == PAD, IGNORE, ids)
 
 
-for row in texts(0)[0][:3]:
-    print(bpe.text(row[row != PAD]))
+for row in texts(0)[0][:2]:
+    print(bpe.text(row[row != PAD]).replace("<eos>", "<eos>\n"))
 
 with TemporaryDirectory() as folder:
     clip = scenes.train_model(f"{folder}/clip", steps=300, progress=False)

@@ -210,8 +210,8 @@ assert text_only["lm"] < 1 and min(text_only["unified"], text_only["cross_modal"
 # %%
 # Both have forgotten how to talk without an image. So: few images, simple code, one kind of token:
 # unified. Many images or long videos, or a language model that must not change: cross-modal, with
-# that model frozen. And a Resampler (lesson 11) in front of either makes N small: as many images
-# cost less.
+# that model frozen. And a Resampler (lesson 11) in front of either makes N small, and images
+# cheap.
 #
 # Exercises
 # ---------

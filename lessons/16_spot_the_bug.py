@@ -299,8 +299,8 @@ show(figure, "16_spot_the_bug")
 # %%
 # There is none. Both are smooth, both obey :math:`f(x) - f(-x) = x`, both train. Only a number from
 # the original tells them apart; that is why this library is held against outputs that published
-# implementations computed (``scratch-vlm parity``). Else the accuracy is a little lower, and nobody
-# knows why. (open_clip, issue 771)
+# implementations computed (``scratch-vlm parity``). Otherwise the accuracy is a little lower, and
+# nobody knows why. (open_clip, issue 771)
 
 for curve in (gelu_forward, quick_gelu_forward):
     assert np.allclose(curve(x)[0] - curve(-x)[0], x)
