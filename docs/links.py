@@ -7,7 +7,9 @@ from docutils import nodes
 from numpydoc.xref import DEFAULT_LINKS
 from sphinx.util.nodes import make_refnode
 
-PACKAGE = Path(__file__).parents[1] / "scratch_vlm"
+import scratch_vlm
+
+PACKAGE = Path(scratch_vlm.__file__).parent
 
 
 def name_classes(app, config):
