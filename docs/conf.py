@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).parent))  # gallery, mathml, numbering
+sys.path.insert(0, str(Path(__file__).parent))  # gallery, links, mathml, numbering
 
 import scratch_vlm
 
@@ -25,6 +25,7 @@ extensions = [
     "myst_parser",
     "mathml",
     "numbering",
+    "links",
 ]
 # Answers bear the names of their lessons. They are no pages, so that no link can mean them.
 suppress_warnings = ["sphinx_gallery.duplicate_filename"]
@@ -46,8 +47,11 @@ html_show_sourcelink = False
 autosummary_generate = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
+autodoc_preserve_defaults = True  # xp=np, not where NumPy lies on the machine that built the page
 numpydoc_show_class_members = False
 numpydoc_attributes_as_param_list = True
+numpydoc_xref_param_type = True  # see links.py
+numpydoc_xref_ignore = "all"
 
 sphinx_gallery_conf = {
     "examples_dirs": "../lessons",

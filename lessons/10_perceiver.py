@@ -11,8 +11,8 @@ the pixels of real digits to see what the Perceiver makes of them.
 """
 
 # %%
-# The price of everybody
-# ----------------------
+# What reading everybody costs
+# ----------------------------
 #
 # In self-attention N inputs ask and N answer: N times N scores. With R latents that ask, it is R
 # times N. For 10,000 pixels and 32 latents:
@@ -44,7 +44,10 @@ for count in counts:
             attend_forward(q, x, x)
             took.append(perf_counter() - start)
         seconds[name].append(min(took))
-    print(f"{count:5} inputs:", *(f"{name} {1000 * s[-1]:.2f} ms" for name, s in seconds.items()))
+    print(
+        f"{count:5} inputs:",
+        ", ".join(f"{name} {1000 * s[-1]:.2f} ms" for name, s in seconds.items()),
+    )
 x = rng.normal(size=(1, 1, inputs, 16)).astype("float32")
 start = perf_counter()
 y, _ = attend_forward(x[:, :, :latents], x, x)
@@ -64,7 +67,8 @@ show(figure, "10_perceiver_cost")
 #
 # One look is little. So the latents think about what they read (a transformer among themselves,
 # lesson 04) and look again, several times. If every look had weights of its own, a deep Perceiver
-# would be large. The looks *share* their weights, and depth is free.
+# would be large. The looks *share* their weights, and depth costs none. (In the published model all
+# looks but the first do.)
 #
 # What is the gradient of a weight that is used twice? Take one latent of one number, 1, one input,
 # 2, and one weight, 3. With a single input the softmax is 1, so each look adds the value 3 times 2:
@@ -107,7 +111,9 @@ x, z, p = rng.normal(size=(3, 4)), rng.normal(size=(20, 5)), {"w": rng.normal(si
 print(check(look_forward, look_backward, [x, z], p))
 
 # %%
-# The whole model, with the shapes of the one that reads digits below:
+# The whole model, with the shapes of the one that reads digits below. A cross-attention block is a
+# block of lesson 04 in which the latents ask and the inputs answer. The next section explains the
+# positions.
 
 from scratch_vlm.experiments import perceiver
 from scratch_vlm.viz import diagrams
@@ -116,8 +122,8 @@ figure = diagrams.perceiver(perceiver.MODEL)
 show(figure, "10_perceiver_diagram")
 
 # %%
-# The library's Perceiver keeps the same promise. Give it shared weights, and then the same numbers
-# as separate weights for each look: the output is one, and the shared gradient is the sum.
+# The library's Perceiver adds, too. Give it shared weights, and then the same numbers as separate
+# weights for each look: the output is the same, and the shared gradient is the sum of the others.
 
 from dataclasses import replace
 
@@ -133,7 +139,7 @@ from scratch_vlm.tree import leaves, tree_map, zeros_like
 shared = PerceiverConfig((8, 8), 1, 10, BlockConfig(16, 2, 32), latents=4, depth=1, repeats=3)
 apart = replace(shared, crosses=3, towers=3)
 p = tree_map(lambda w: w.astype(float), perceiver_init(rng, shared))
-looks = ("crosses", "towers")
+looks = ("crosses", "towers")  # what reads the inputs, and what thinks
 q = {**p, **{part: {str(i): p[part]["0"] for i in range(3)} for part in looks}}
 pixels, dy = rng.normal(size=(2, 64, 1)), rng.normal(size=(2, 10))
 y, saved = perceiver_forward(pixels, p, config=shared)
@@ -152,10 +158,15 @@ for part in looks:
 # -------------------------
 #
 # The latents read a set, so a pixel must say where it stands, and say it clearly: its coordinates
-# beside its colour would be two small numbers, nearly the same for neighbours. The Perceiver adds
-# *Fourier features*, sines and cosines of the coordinates at several frequencies, from one wave
-# over the picture to one every two pixels. Three places in a row and one frequency, by hand: the
-# coordinates are -1, 0, 1, their sines 0, 0, 0 and their cosines -1, 1, -1.
+# beside its colour would be two small numbers, nearly the same for neighbours. The Perceiver
+# appends *Fourier features*: for each coordinate :math:`x`, from -1 to 1,
+#
+# .. math:: \sin(\pi f x), \qquad \cos(\pi f x)
+#
+# at several frequencies :math:`f`, from one wave over the picture, :math:`f = 1`, to one every two
+# pixels. Three places in a row and one frequency, by hand: the coordinates are -1, 0, 1, their
+# sines 0, 0, 0 and their cosines -1, 1, -1. Two coordinates with four frequencies each are 18
+# numbers, and with the ink of the pixel the 19 of the picture above.
 
 from scratch_vlm.ops.fourier import fourier_positions
 
@@ -165,16 +176,18 @@ for bands in (0, 1, 4):
     table = fourier_positions((8, 8), bands)
     near, far = np.linalg.norm(table[0] - table[1]), np.linalg.norm(table[0] - table[63])
     print(
-        f"{bands} frequencies: neighbours / far corners {near / far:.2f} ({table.shape[1]} numbers)"
+        f"{bands} frequencies, {table.shape[1]:2} numbers: "
+        f"neighbours are {near / far:.2f} times as far apart as opposite corners"
     )
     assert near / far < 0.11 if bands == 0 else near / far > 0.2
+assert table.shape[1] + 1 == 19
 
 # %%
 # Digits, pixel by pixel
 # ----------------------
 #
-# Real handwriting, 64 pixels each, nothing cut into patches. Eight latents of eight heads read it
-# twice, with shared weights. A short training on ten forms, then forms that it has not seen:
+# Real handwriting, 64 pixels each, nothing cut into patches. Eight latents with eight heads read it
+# twice, with shared weights. A short training, then handwriting that it has not seen (lesson 06):
 
 from tempfile import TemporaryDirectory
 
@@ -193,8 +206,8 @@ assert right > 0.75
 # to, the model sees noise:
 
 order = rng.permutation(64)
-carried = perceiver.with_positions(test.images)[:, order]  # pixel and position, then shuffled
-moved = perceiver.prepare(test.images)[:, order]  # the model adds the positions of the new places
+carried = perceiver.with_positions(test.images)[:, order]
+moved = perceiver.prepare(test.images)[:, order]  # the model appends the new places
 straight, saved = perceiver_forward(
     perceiver.prepare(test.images), p_digits, config=perceiver.MODEL
 )
@@ -211,17 +224,19 @@ from scratch_vlm.viz.gallery import gallery
 
 some = [int((test.labels == digit).argmax()) for digit in range(8)]
 shuffled = test.images.reshape(-1, 64)[some][:, order].reshape(-1, 8, 8)
-captions = [f"this is a {digit}" for digit in range(8)]
+captions = [f"{digit}, named {straight[i].argmax()}" for digit, i in enumerate(some)]
 captions += ["\n".join(f"{name}: {digits[i]}" for name, digits in named.items()) for i in some]
 figure = gallery(np.concatenate([test.images[some], shuffled]), captions)
 show(figure, "10_perceiver_shuffled")
 
 # %%
-# A ViT would have to be trained anew for such pictures, for its patches would be torn apart. The
-# Perceiver knows nothing of pictures: it reads sounds, clouds of points or words alike, if they
-# say where they stand.
+# In the second row nothing has changed for the model that is told where each pixel came from: it
+# names every digit as in the first, rightly or not. The Perceiver knows nothing of pictures. It
+# reads sounds, clouds of points or words alike, if they say where they stand. A ViT would have to
+# be trained anew, for its patches are torn apart.
 #
-# Which pixels do the latents look at? Here are the eight heads of the one that looks most closely:
+# Which pixels do the latents look at? Here are the eight heads of the latent that looks most
+# closely:
 
 from scratch_vlm.ops.attend import attention_weights
 from scratch_vlm.viz.figures import attention_maps
@@ -231,17 +246,19 @@ first = attention_weights(saved["features"]["repeats"]["0"]["cross"]["attn"]["at
 closest = (first**2).sum(axis=2).mean(axis=0).argmax()  # of R latents
 figure = attention_maps(test.images[i], first[:, closest], grid=(8, 8), mean=False)
 show(figure, "10_perceiver")
+top = np.sort(first[:, closest])[:, -5:].sum(axis=1)  # (A,)
+print("read by each head in its five favourite places:", *(f"{share:.0%}" for share in top))
+assert (top > 0.5).all()
 
 # %%
-# Each head has picked a few of the 64 places and hardly looks at the rest, much of it where a three
-# leaves open what an eight closes.
+# Each head has picked a few of the 64 places and spends most of its attention there.
 #
 # Exercises
 # ---------
 #
-# **1. Cheaper still?** R latents read N inputs in each of L looks, and after each of them R latents
-# read each other in B blocks. How many scores is that for each head? How many inputs make reading
-# as dear as thinking?
+# **1. Cheaper still?** R latents read N inputs in each of L looks, and after each look read each
+# other in B blocks. How many scores is that for each head? With how many inputs does reading cost
+# as much as thinking?
 
 
 def check_scores(scores, balance):
@@ -266,8 +283,9 @@ def check_looks(latent, slope):
 
 
 # %%
-# **3. Blind spots.** Hide some pixels with ``real``, False where nobody may look. Write the
-# function that keeps a share of the pixels of each image at random, and see how many are enough.
+# **3. Blind spots.** The Perceiver takes a mask ``real``, False at inputs that nobody may look at.
+# Write the function that keeps a share of the pixels of each image at random, and see how many are
+# enough.
 
 
 def check_hidden(keep):

@@ -15,8 +15,9 @@ to read clips of 30.
 # How many tokens?
 # ----------------
 #
-# A minute at 24 frames a second, of which Flamingo takes one frame each second. A vision tower cuts
-# each into 256 patches. That is more than most language models can read, for one minute:
+# Take a minute of film and look at one frame each second, as Flamingo does. A ViT with patches of
+# 14 pixels, the *vision tower*, turns each frame of 224 pixels into 256 tokens. For one minute that
+# is 15 times what GPT-2 can read at all:
 
 import numpy as np
 
@@ -27,16 +28,17 @@ from scratch_vlm.ops.frames import Video, resample
 minute = Video(np.zeros((60 * 24, 1, 1, 3)), 24)
 seen = resample(minute, 1)
 print(f"{len(minute)} frames, {len(seen)} are looked at: {len(seen) * 256} tokens")
-assert len(seen) == 60 and len(seen) * 256 == 15_360
+assert len(seen) == 60 and (224 // 14) ** 2 == 256 and len(seen) * 256 == 15 * 1024
 
 # %%
-# The Resampler makes 64 of any number. Its latents are learned tokens that read all patches of all
-# frames, and each other, a few times over:
+# The Resampler makes 64 tokens of any number. Its latents are learned tokens that read all patches
+# of all frames, and each other, a few times over (norms left out):
 #
 # .. math:: x \leftarrow x + \mathrm{attn}(x,\, [z, x]), \qquad x \leftarrow x + \mathrm{mlp}(x)
 #
 # The latents :math:`x` ask. The features :math:`z` of all frames, in one long row, and the latents
 # themselves answer. Unlike in the Perceiver of lesson 10, each round has weights of its own.
+# (``stretch`` is for the next section.)
 
 rng = np.random.default_rng(0)
 block = BlockConfig(width=32, heads=4, hidden=64, mlp="gelu_tanh")
@@ -45,10 +47,14 @@ p = resampler_init(rng, config)
 for frames in (1, 8, 60):
     features = rng.normal(size=(1, frames, 9, 32)).astype("float32")
     tokens, _ = resampler_forward(features, p, config=config)
-    print(
-        f"{frames:2} frames of 9 patches: {9 * frames:3} features in, {tokens.shape[1]} tokens out"
-    )
+    print(f"{frames:2} x 9 patches: {9 * frames:3} features in, {tokens.shape[1]} tokens out")
     assert tokens.shape == (1, 64, 32)
+
+from scratch_vlm.viz import diagrams
+from scratch_vlm.viz.show import show
+
+figure = diagrams.resampler(config, 8, 9)
+show(figure, "11_perceiver_resampler_diagram")
 
 # %%
 # Moments, stretched
@@ -56,15 +62,17 @@ for frames in (1, 8, 60):
 #
 # Attention reads a set (lesson 02), so a frame must say when it was. To each patch of frame f a
 # learned vector is added, its *time embedding*. Flamingo learned 8 of them, for 8 frames at one
-# frame a second. Asked to read 30 frames, it takes the vectors in between.
+# frame a second. Asked to read 30 frames, it takes vectors in between.
 #
-# Say two are learned, 0 and 8, and four frames come. A frame stands in the *middle* of its share of
-# the clip, as a pixel in an image that is resized. Measured in trained frames, the four stand at
-# -0.25, 0.25, 0.75 and 1.25. The second is a quarter of the way from 0 to 8, so it gets 2; the
+# Say two are learned, 0 and 8, and four frames come. Then each frame is half as long as a trained
+# one. It stands in the *middle* of its share of the clip, as a pixel in an image that is resized:
+# frame f at :math:`(f + 0.5) \cdot 2 / 4 - 0.5`, where the trained ones stand at 0 and 1. That is
+# at -0.25, 0.25, 0.75 and 1.25. The second is a quarter of the way from 0 to 8, so it gets 2; the
 # third gets 6. Nothing is known beyond the ends, so the first gets 0 and the last 8.
 #
-# Every vector of a frame is a weighted sum of the learned ones: a matrix :math:`R`, one row for
-# each frame. What goes back through a matrix goes through its transpose:
+# So a learned vector that stands less than 1 away weighs 1 minus its distance, and the others
+# nothing. These weights are a matrix :math:`R`, one row for each frame. What goes back through a
+# matrix goes through its transpose:
 #
 # .. math:: y_{fn} = x_{fn} + (R w)_f \qquad\Longrightarrow\qquad
 #    dx = dy, \quad dw = R^\top \sum_n dy_n
@@ -76,7 +84,7 @@ from scratch_vlm.layers.resampler import time_embedding_backward, time_embedding
 def moments_forward(x, p):
     frames, trained = len(x), len(p["w"])
     at = ((np.arange(frames) + 0.5) * trained / frames - 0.5).clip(0, trained - 1)
-    r = np.maximum(1 - abs(at[:, None] - np.arange(trained)), 0)  # (F, trained), a tent each
+    r = np.maximum(1 - abs(at[:, None] - np.arange(trained)), 0)  # (F, trained)
     return x + (r @ p["w"])[:, None], r
 
 
@@ -90,7 +98,8 @@ y, r = moments_forward(np.zeros((4, 1, 1)), {"w": np.array([[0.0], [8.0]])})
 print(r)
 assert y.ravel().tolist() == [0, 2, 6, 8]
 
-w, x, dy = {"w": rng.normal(size=(8, 4))}, rng.normal(size=(30, 5, 4)), rng.normal(size=(30, 5, 4))
+w = {"w": rng.normal(size=(8, 4))}
+x, dy = rng.normal(size=(2, 30, 5, 4))
 print(check(moments_forward, moments_backward, [x], w))
 y, r = moments_forward(x, w)
 theirs, saved = time_embedding_forward(x[None], w, stretch="always")
@@ -105,8 +114,8 @@ assert np.allclose(library["w"], mine["w"])
 # ---------------------------
 #
 # Without time embeddings (``frames=0``) a clip played backwards gives the same tokens: no training
-# could ever tell left from right. With them it does not. Inside a frame the patches remain a set:
-# where they stand is for the vision tower to tell.
+# could ever tell left from right. With them the tokens differ. Inside a frame the patches remain a
+# set: where they stand is for the vision tower to tell.
 
 from dataclasses import replace
 
@@ -128,9 +137,9 @@ for which, parameters, same in ((timeless, without, True), (config, p, False)):
 #
 # Real handwriting, in motion: one digit crosses the picture to the left, to the right, up or down.
 # Each frame goes through a small ViT, as in lesson 09; eight latents read them all; their mean
-# names the direction. A digit starts near one edge and never wraps, so to whoever knows which frame
-# was first the first frame gives the answer away. The model is four lines, and its backward the
-# same four from the bottom up.
+# names the direction. A digit starts near the edge that it moves away from, so the first frame
+# gives the answer away, if one knows which frame was the first. The model is four lines, and its
+# backward the same four from the bottom up.
 
 from functools import partial
 from tempfile import TemporaryDirectory
@@ -160,7 +169,7 @@ def moving(rng, count, name, frames):
     ink = DigitPool(split(name)).draw(rng, np.ravel(digits)).reshape(count, 2, 8, 8)
     ink[:, 1] = 0  # clips have two digits; the second is painted in black
     images, _ = paint(ink, clips, lanes, places)
-    return images / 0.5, np.array([DIRECTIONS.index(clip.moves[0]) for clip in clips])
+    return 2 * images, np.array([DIRECTIONS.index(clip.moves[0]) for clip in clips])
 
 
 def model_forward(clips, p, config):
@@ -192,7 +201,7 @@ def learn(config):
         "sampler": resampler_init(rng, config),
         "head": linear_init(rng, 32, 4),
     }
-    how = TrainConfig(steps=150, batch_size=32, peak_rate=3e-3, warmup=30, betas=(0.9, 0.98))
+    how = TrainConfig(150, 32, peak_rate=3e-3, warmup=30, betas=(0.9, 0.98))
     with TemporaryDirectory() as folder:
         return train(
             partial(loss_forward, config=config),
@@ -205,43 +214,40 @@ def learn(config):
         )
 
 
-learned, timeless = learn(SMALL), learn(replace(SMALL, frames=0))
+models = {"with times": SMALL, "without": replace(SMALL, frames=0)}
+learned = {name: learn(config) for name, config in models.items()}
 accuracy = {}
 for frames in (8, 16, 30):
     clips, labels = moving(np.random.default_rng(1), 256, "test", frames)
-    for name, p, which in (
-        ("time embeddings", learned, SMALL),
-        ("none", timeless, replace(SMALL, frames=0)),
-    ):
-        found = model_forward(clips, p, which)[0].argmax(axis=1)
+    for name, which in models.items():
+        found = model_forward(clips, learned[name], which)[0].argmax(axis=1)
         accuracy[name, frames] = np.mean(found == labels)
-        print(f"{frames:2} frames, {name:15}: {accuracy[name, frames]:.2f} right")
-assert accuracy["time embeddings", 8] > 0.95 and accuracy["time embeddings", 30] > 0.9
-assert all(accuracy["none", frames] < 0.65 for frames in (8, 16, 30))
+        print(f"{frames:2} frames, {name:10}: {accuracy[name, frames]:.2f} right")
+assert accuracy["with times", 8] > 0.95 and accuracy["with times", 30] > 0.9
+assert all(accuracy["without", frames] < 0.65 for frames in (8, 16, 30))
 
 # %%
-# No clip of the training had 16 or 30 frames. Who does not know the order sees along which line the
+# No clip of the training had 16 or 30 frames. Without times the model sees along which line the
 # digit moves, and guesses one of two ways. (With ``torus=True`` what leaves on one side comes in on
 # the other, and only two frames together tell: harder, and worth a try.)
 #
 # When do the latents look? Here are eight frames, and how the attention of each latent in the first
-# round is spread over them:
+# round is spread over them. The rest it gives to the latents:
 
 from scratch_vlm.ops.attend import attention_weights
-from scratch_vlm.viz.show import show
 from scratch_vlm.viz.vlm_figures import frame_attention
 
 clips, labels = moving(np.random.default_rng(2), 1, "test", 8)
-_, (_, s_sampler, _, _) = model_forward(clips, learned, SMALL)
-read = attention_weights(s_sampler["blocks"]["0"]["attn"]["attend"])[0].mean(axis=0)  # (R, F N + R)
-by_frame = read[:, : 8 * 9].reshape(8, 8, 9).sum(axis=2)  # (R, F)
-figure = frame_attention(clips[0] * 0.5, by_frame)
+_, (_, s_sampler, _, _) = model_forward(clips, learned["with times"], SMALL)
+heads = attention_weights(s_sampler["blocks"]["0"]["attn"]["attend"])[0]  # (A, R, F N + R)
+by_frame = heads.mean(axis=0)[:, : 8 * 9].reshape(8, 8, 9).sum(axis=2)  # (R, F)
+figure = frame_attention(clips[0] / 2, by_frame)
 show(figure, "11_perceiver_resampler")
 early, late = by_frame[:, :4].sum(axis=1), by_frame[:, 4:].sum(axis=1)
 assert (early > late).any() and (late > early).any()
 
 # %%
-# They have shared out the work: some look early, some late, and the difference is the direction.
+# They have divided the work: some look early, some late, and together they know the direction.
 # Nobody asked them to. The few tokens that come out are what lessons 13 and 14 put among or beside
 # the words.
 #
@@ -261,8 +267,8 @@ def check_price(resampler_scores, self_attention_scores):
 
 
 # %%
-# **2. A single frame.** Eight moments are learned, and one frame comes: an image. Which weights do
-# the eight get?
+# **2. A single frame.** Eight moments are learned, and one frame comes: an image. Give the eight
+# weights, its row of :math:`R`.
 
 
 def check_single(weights):
@@ -272,8 +278,8 @@ def check_single(weights):
 
 # %%
 # **3. Clips of two lengths.** A batch is one array, but one clip has 3 frames and the other 5. Lay
-# them into one array, and say with ``lengths`` which frames are real; each must give what it gives
-# alone.
+# them into one array and give it back with ``lengths``, the number of real frames of each. Then
+# each gives what it gives alone.
 
 
 def check_lengths(batch):

@@ -33,7 +33,8 @@ assert words == ["red", "red", "re s t"] and count == 2
 
 # %%
 # The library's tokenizer did the same to all captions that the model below will learn. Words that
-# it saw became single tokens; one that it never saw falls into pieces, and nothing is lost:
+# it saw became single tokens; one that it never saw falls into pieces, and nothing is lost, for
+# each of the 256 bytes remains a token, too:
 
 from scratch_vlm.experiments import language
 
@@ -56,7 +57,8 @@ assert len(bpe.tokens(known)) == 5 < len(bpe.tokens(unknown))
 # What is its gradient? Take one token, the vector (1, 2), and no model between: its score for
 # itself is :math:`e \cdot e`, 5, and the slope is :math:`2e`, (2, 4). One :math:`e` comes through
 # the head, where :math:`e` is the row, and one through the embedding, where :math:`e` was read.
-# So it is in general: a matrix used twice gains the slopes of both uses.
+# So it is in general: a matrix used twice gains the slopes of both uses. With :math:`i_t` the id of
+# the token at place t and :math:`z_t` the scores there,
 #
 # .. math:: x_t = E_{i_t}, \quad z = x E^\top \qquad\Longrightarrow\qquad
 #    dE_j = (dz^\top x)_j + \sum_{t:\, i_t = j} (dz\, E)_t
@@ -105,9 +107,10 @@ assert np.allclose(library["tokens"]["w"], mine["w"])
 #
 # Between the two ends stand the blocks of lesson 04 with the *causal mask* of lesson 02: a token
 # reads itself and those before it. That is why a language model learns so much from a text: one
-# pass foretells the second token from one, the third from two, and so on, and none of these
-# forecasts has seen its answer. Change the last token, and all scores before it stay what they
-# were, to the bit. Without the mask they would not:
+# pass predicts the second token from one, the third from two, and so on, and none of these
+# predictions has seen its answer. Change the last token, and all scores before it stay what they
+# were, to the bit. Without the mask they would not. The model is a small GPT-2, in which each place
+# has a learned vector that is added to its token; its *trunk* is all of it but the two ends:
 
 from scratch_vlm.models.lm import lm_forward, lm_init, lm_trunk_forward
 
@@ -141,13 +144,14 @@ from scratch_vlm.training.run import RunFolder
 with TemporaryDirectory() as folder:
     p = language.train_model(folder, steps=500, progress=False)
     losses = RunFolder(folder).read_curve()["loss"]
-print(f"{len(bpe)} tokens: guessing costs {math.log(len(bpe)):.2f} nats, first {losses[0]:.2f}")
-print(f"after {len(losses)} steps: {losses[-1]:.2f}")
+print(f"guessing one of {len(bpe)} tokens costs {math.log(len(bpe)):.2f}")
+print(f"loss at first {losses[0]:.2f}, after {len(losses)} steps {losses[-1]:.2f}")
 assert abs(losses[0] - math.log(len(bpe))) < 0.2
 assert losses[-1] < losses[0] / 3
 
 # %%
-# What does it think comes next? One column for each word read, one row for each word that may come:
+# What does it think comes next? One column for each word read, one row for each word that may come,
+# framed the one that did. Every caption begins with ``<bos>`` and ends with ``<eos>``:
 
 from scratch_vlm.data.scenes import COLOUR_NAMES, DIGIT_NAMES, RELATIONS
 from scratch_vlm.data.tokens import END
@@ -197,8 +201,8 @@ assert np.allclose(choice_probabilities(z, top_p=0.75), [[5 / 8, 3 / 8, 0]])
 assert np.allclose(choice_probabilities(z, top_p=0.5), [[1, 0, 0]])
 
 # %%
-# The model writes captions. Are they right, and are they new? All captions that could be are known,
-# and a fifth of those with two digits were kept from it:
+# Let the model write, by sampling. Is what it writes a caption, and is it new? All captions that
+# could be can be listed, and many were kept from it:
 
 said = language.write_captions(p, config, count=256)
 print("\n".join(said[:5]))
@@ -206,7 +210,8 @@ possible = set(language.captions("all"))
 trained = {*language.captions("train"), *language.captions("single")}
 right = np.mean([text in possible for text in said])
 new = np.mean([text in possible - trained for text in said])
-print(f"{right:.0%} describe a scene, {new:.0%} do and were never read")
+print(f"it learned from {len(trained)} of {len(possible)} captions")
+print(f"{right:.0%} of what it writes are captions, {new:.0%} are captions that it never read")
 assert right > 0.8 and new > 0.05
 
 # %%
@@ -230,7 +235,7 @@ p = tree_map(lambda w: w.astype(float), lm_init(rng, config))
 
 
 def without_cache(new):
-    text, tokens_read = [1], 0
+    text, tokens_read = [1], 0  # <bos>
     for _ in range(new):
         logits, _ = lm_forward(np.array([text]), p, config=config)
         tokens_read += len(text)
@@ -248,7 +253,7 @@ assert fast.ids[0].tolist() == slow
 assert tokens_read == sum(range(1, 201)) == 20_100
 
 # %%
-# With the cache 200 were read instead of 20,100. The price is memory: a key and a value for each
+# With the cache 200 were read, and not 20,100. The price is memory: a key and a value for each
 # token, in each block. Lesson 13 puts patches of images among these tokens, and nothing else
 # changes.
 #
@@ -265,7 +270,7 @@ def check_merge(merge):
 
 
 # %%
-# **2. The temperature of a wish.** Two tokens have the probabilities 0.8 and 0.2. At which
+# **2. Hot and cold.** Two tokens have the probabilities 0.8 and 0.2. At which
 # temperature are they drawn with 0.5 and 0.5, up to a hundredth? And with 16/17 and 1/17?
 
 

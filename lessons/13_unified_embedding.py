@@ -16,8 +16,9 @@ it answers questions about real handwriting.
 # ---------------
 #
 # The text keeps a place for each visual token, filled with the id of a special token, ``<image>``.
-# Its vector is looked up like all others and then overwritten: that is the *splice*. Below the id 9
-# keeps a place. What stood there, 0.9, is gone; the words 0.4 and 0.7 stay.
+# Its vector is looked up like all others and then overwritten: that is the *splice*. Below, vectors
+# are single numbers, a tenth of the id, and the id 9 keeps a place. What stood there, 0.9, is gone;
+# the words 0.4 and 0.7 stay.
 
 import numpy as np
 
@@ -53,7 +54,7 @@ assert dwords[0, :, 0].tolist() == [1, 0, 0, 4] and dvisual[:, 0].tolist() == [2
 
 rng = np.random.default_rng(0)
 at = np.array([[True, True, False, False], [False, True, False, True]])
-x, visual, dy = rng.normal(size=(2, 4, 3)), rng.normal(size=(4, 3)), rng.normal(size=(2, 4, 3))
+(x, dy), visual = rng.normal(size=(2, 2, 4, 3)), rng.normal(size=(4, 3))
 print(check(lay_forward, lay_backward, [x, visual, at]))
 y, saved = lay_forward(x, visual, at)
 theirs, kept = splice_forward(x, visual, at=at)
@@ -75,16 +76,18 @@ except ValueError as error:
 # What is to be learned
 # ---------------------
 #
-# Here is a conversation about a board of nine patches, as the model reads it, and beside it the
-# *labels*. The loss counts only where a label stands: on the answer and the end behind it. Nobody
-# wants the model to foretell the question or the image. Elsewhere the label is -100, which the
-# cross-entropy leaves out.
+# Here is a conversation about a *board*, a picture of 3 x 3 cells with a few coloured digits, as
+# the model reads it: a visual token for each cell, then the words. Beside it stand the *labels*:
+# the tokens that are to be predicted, each from all that stands before it. Only the answer and the
+# end behind it have one. Nobody wants the model to predict the question or the image; there the
+# label is -100, which the cross-entropy leaves out.
 
 from scratch_vlm.data.chat import Turn, encode_chat
 from scratch_vlm.experiments import chats, scenes, vqa
 
 bpe, model = chats.tokenizer(), vqa.model_of("unified")
-ids, labels = encode_chat(bpe, [Turn("what colour is seven", "red", media=1)], placeholders=9)
+turn = Turn("what colour is seven", "red", media=1)
+ids, labels = encode_chat(bpe, [turn], placeholders=9)
 for i, label in zip(ids, labels, strict=True):
     print(f"{bpe.text([i]):10} {'' if label == -100 else bpe.text([label])}")
 assert ids.count(model.image) == 9 == model.sight.tokens()
@@ -96,10 +99,20 @@ assert [bpe.text([i]) for i in labels if i != -100] == [" red", "<eos>"]
 #
 # *The tower* is the image encoder of a CLIP, lesson 07: it makes a vector of each patch. We take
 # them from its last block but one, as LLaVA does; the last one serves the summary that CLIP
-# compares with captions. *The projector* makes these vectors as wide as words: here a linear layer,
-# a GELU, another linear layer. *The language model* is that of lesson 12; it has read many such
-# conversations without images, knows what is asked, and can but guess. Both are trained a little,
-# right here:
+# compares with captions. *The projector*, a *connector* in the library, makes these vectors as wide
+# as words: here a linear layer, a GELU, another linear layer. *The language model* is that of
+# lesson 12. Here is all of it, with the 7 tokens of text in the conversation above:
+
+from scratch_vlm.viz import diagrams
+from scratch_vlm.viz.show import show
+
+figure = diagrams.unified(model, len(ids) - 9)
+show(figure, "13_unified_embedding_diagram")
+assert len(ids) - 9 == 7
+
+# %%
+# Tower and language model are trained a little first. The language model reads many such
+# conversations without images: it learns what is asked, and can only guess.
 
 from functools import partial
 from tempfile import TemporaryDirectory
@@ -114,7 +127,7 @@ from scratch_vlm.models.unified import unified_init
 from scratch_vlm.ops.losses import IGNORE
 from scratch_vlm.training.loop import TrainConfig, train
 
-KINDS = {"colour": 0.5, "position": 0.5}  # what colour is seven; what digit is top-left
+KINDS = {"colour": 0.5, "position": 0.5}  # "what colour is seven", "what digit is top-left"
 POOL = DigitPool(split("train"))
 fast = {"batch_size": 32, "peak_rate": 3e-3, "warmup": 30, "betas": (0.9, 0.98)}
 
@@ -148,7 +161,7 @@ p = unified_init(np.random.default_rng(0), model, vit=clip["image"], lm=lm)
 # -------------------------
 #
 # Put together, it is one long function, and every part of it has a backward that we have read. So
-# the surprise of the model at one word reaches the pixels of the image:
+# the surprise of the model at its answers reaches the pixels of the image:
 
 from scratch_vlm.models.unified import unified_loss_backward, unified_loss_forward
 from scratch_vlm.tree import leaves, zeros_like
@@ -164,11 +177,12 @@ assert dmedia.shape == (1, 1, 24, 24, 3) and np.abs(dmedia).max() > 0
 # Two stages
 # ----------
 #
-# The projector knows nothing yet. Train everything at once, and its noise would first wreck what
-# the language model knows. So *stage one* trains the projector alone: it learns to speak the
-# language of the model, which is frozen, as is the tower. *Stage two* trains projector and language
-# model together. The tower stays frozen in both. Freezing is a rule over names, see lesson 08.
+# The projector knows nothing yet. Train everything at once, and the language model would first
+# learn from its noise. So *stage one* trains the projector alone: it learns to speak the language
+# of the model, which is frozen. *Stage two* trains projector and language model together. The tower
+# stays frozen in both. Freezing is a rule over names, see lesson 08.
 
+PARTS = ("sight/tower", "sight/connector", "lm")
 stages = [(200, "sight/connector/.*"), (500, "sight/connector/.*|lm/.*")]
 test = evaluation_boards("test", 256)
 pixels = scenes.prepare(test.images)[:, None]
@@ -195,36 +209,36 @@ with TemporaryDirectory() as folder:
         p = chats.train_fusion(
             f"{folder}/{steps}", model, p, boards, config, identity={}, progress=False
         )
-        moved = {name.split("/")[0] for name, leaf in leaves(p) if (leaf != before[name]).any()}
-        print("parts that moved:", *sorted(moved))
+        changed = [name for name, leaf in leaves(p) if (leaf != before[name]).any()]
+        moved = [part for part in PARTS if any(name.startswith(part) for name in changed)]
+        print("parts that moved:", *moved)
         results.append(measure(p))
-for name, row in zip(("nothing", "stage one", "stage two"), results, strict=True):
-    print(f"after {name:10}", *(f"{kind} {share:.2f}" for kind, share in row.items()))
-print(f"{'question only':16}", *(f"{kind} {share:.2f}" for kind, share in guess.items()))
-assert moved == {"sight", "lm"}
+for name, row in zip(("at first", "stage one", "stage two"), results, strict=True):
+    print(f"{name:13}", *(f"{kind} {share:.2f}" for kind, share in row.items()))
+print("question only", *(f"{kind} {share:.2f}" for kind, share in guess.items()))
+assert moved == ["sight/connector", "lm"]
 for kind in KINDS:
-    assert results[2][kind] > results[1][kind] + 0.2
+    assert results[1][kind] < guess[kind] + 0.1
     assert results[2][kind] > guess[kind] + 0.3
 
 # %%
-# *Question only* is who never looks and gives the likeliest answer. After stage one the model is
-# hardly better: a frozen language model, so small and so briefly trained, has little to be told
-# with. Seeing comes when it learns, too. Was stage one worth its time? Leave it out and compare:
-# one entry of ``stages``.
+# *Question only* never looks and gives the likeliest answer. After stage one the model is hardly
+# better: so small a language model, trained so briefly, cannot make much of what it sees while it
+# is frozen. Seeing comes when it learns, too. Was stage one worth its time? Leave its entry of
+# ``stages`` out and compare.
 #
 # The row, looked at
 # ------------------
 #
-# Here is what the model reads and what it learns from it, for a board of the test. The bars show
-# how the last word of the question divides its attention in the first block: it must find its digit
-# among the patches, for what comes next is its colour.
+# Here is what the model reads and what it learns, for a board of the test. The bars show how the
+# last word of the question divides its attention in the first block: it must find its digit among
+# the patches, for the colour of that comes next.
 
 from scratch_vlm.data.scenes import DIGIT_NAMES
 from scratch_vlm.models.unified import unified_forward
 from scratch_vlm.ops.attend import attention_weights
 from scratch_vlm.ops.patches import patchify_forward
 from scratch_vlm.viz.sequences import token_row
-from scratch_vlm.viz.show import show
 
 asked = test.questions["colour"]
 ids = [encode_chat(bpe, [Turn(q.text, media=1)], placeholders=9)[0] for q in asked]
@@ -238,7 +252,7 @@ cells = [
     for board, digit in zip(test.boards, digits, strict=True)
 ]
 found = np.mean(reads[:, 1:10].argmax(axis=1) == cells)
-print(f"the patch that is read most shows the digit that is asked for: {found:.0%}")
+print(f"the patch that is read most shows the digit that is asked for in {found:.0%} of the boards")
 assert found > 0.75
 
 cut, _ = patchify_forward(test.images[:1], patch=(8, 8))
@@ -257,9 +271,8 @@ show(figure, "13_unified_embedding")
 # Exercises
 # ---------
 #
-# **1. How long is the row?** An image of side H is cut into patches of side P; ``by`` x ``by``
-# neighbours are joined into one token (*pixel shuffle*); a video has F frames. How many visual
-# tokens?
+# **1. How long is the row?** An image is cut into patches; ``by`` x ``by`` neighbouring patches are
+# joined into one token (*pixel shuffle*); a video has several frames. How many visual tokens?
 
 
 def check_tokens(tokens):

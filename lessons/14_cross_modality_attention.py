@@ -20,16 +20,16 @@ learn from examples in its prompt.
 #
 # .. math:: y = x + \tanh(\alpha)\, h
 #
-# The hyperbolic tangent keeps what is let through between -1 and 1, and is 0 at 0: closed. With
-# x = 1, h = 2 and a gate that is half open, y = 2.
+# The hyperbolic tangent stays between -1 and 1, and is 0 at 0: closed. With x = 1, h = 2 and a gate
+# that is half open, :math:`\tanh(\alpha) = 0.5`, y is 2.
 #
-# For the way back, :math:`\tanh' = 1 - \tanh^2`, so
+# The slope of the tangent is one minus its square, so for all numbers of :math:`h` together
 #
-# .. math:: d\alpha = (1 - \tanh^2 \alpha) \sum h\, dy, \qquad dh = \tanh(\alpha)\, dy,
+# .. math:: d\alpha = \left(1 - \tanh(\alpha)^2\right) \sum h\, dy, \qquad dh = \tanh(\alpha)\, dy,
 #    \qquad dx = dy
 #
-# Half open, with dy = 1, the gate's slope is 0.75 times 2, 1.5, and half of the slope goes on to h.
-# *Closed*, the gate itself has the slope 2, but h gets nothing: whatever made h cannot learn yet.
+# Half open, with dy = 1, the gate has the slope 0.75 times 2, 1.5, and h has 0.5. *Closed*, the
+# gate itself has the slope 2, but h has none: whatever made h cannot learn yet.
 
 import math
 
@@ -62,8 +62,8 @@ x, h, dy = rng.normal(size=(3, 5, 4))
 print(check(gate_forward, gate_backward, [x, h], {"alpha": np.array(0.3)}))
 
 # %%
-# The library's block has two such gates, one behind the attention and one behind an MLP. Close the
-# second, and what is left is ours:
+# The library's block has two such gates, one behind cross-attention and one behind an MLP. Close
+# the second, and what is left is ours, with what the words read for h:
 
 from scratch_vlm.layers.block import BlockConfig
 from scratch_vlm.layers.gated import (
@@ -88,7 +88,8 @@ gated_block_backward(dy[None], kept, library)
 assert np.isclose(library["attn_gate"], g["alpha"])
 
 # %%
-# The whole block, as Flamingo puts it before a block of the frozen language model (hatched):
+# The whole block, as Flamingo puts it before a block of the frozen language model (hatched). Our
+# gates start half open here, those of Flamingo closed:
 
 from scratch_vlm.viz import diagrams
 from scratch_vlm.viz.show import show
@@ -110,21 +111,24 @@ from scratch_vlm.ops.masks import media_mask
 text = ["look", "<image>", "red", "<image>", "blue"]
 at = np.array([[word == "<image>" for word in text]])
 last, every = (media_mask(at, 2, rule=rule)[0].astype(int) for rule in ("last", "all"))
+print("         last   all")
 for word, row, all_row in zip(text, last, every, strict=True):
-    print(f"{word:8} last {row}  all {all_row}")
+    print(f"{word:8} {row}  {all_row}")
 assert last.tolist() == [[0, 0], [1, 0], [1, 0], [0, 1], [0, 1]]
 assert every.tolist() == [[0, 0], [1, 0], [1, 0], [1, 1], [1, 1]]
 
 # %%
-# If a word sees the last image only, how can it know the ones before? Through the words: "red",
-# which saw the first image, is read by "blue" in the language model's own attention.
+# Each pair stands for the two images. If a word sees the last one only, how can it know the first?
+# Through the words: "red", which saw the first image, is read by "blue" in the language model's own
+# attention.
 #
 # A language model that has never seen
 # ------------------------------------
 #
 # Now the whole. First a vision tower, from a short CLIP training as in lesson 07. Then a language
-# model that learns from *text alone*. Its texts are rows of answers to the same question, "what
-# is": all colours, or all digits, or all places. Which of them, nobody says.
+# model that learns from *text alone*. Its texts, *episodes*, are four answers to the question "what
+# is": four colours, or four digits, or four places. The question does not say which kind. One
+# has to learn it from the first answers, the *shots*. ``<image>`` is a token like any other here:
 
 from functools import partial
 from tempfile import TemporaryDirectory
@@ -145,7 +149,7 @@ from scratch_vlm.models.lm import lm_forward, lm_init, lm_loss_backward, lm_loss
 from scratch_vlm.ops.losses import IGNORE
 from scratch_vlm.training.loop import TrainConfig, train
 
-IMAGES = 4  # in a training text: three answered ones, the shots, and the one that is asked about
+IMAGES = 4  # in an episode
 bpe, language = chats.tokenizer(), chats.language()
 fast = {"batch_size": 32, "peak_rate": 3e-3, "warmup": 30, "betas": (0.9, 0.98)}
 
@@ -156,6 +160,9 @@ def texts(step):
     ids, _ = chat_batch(bpe, chats_under(answers, rng.integers(len(RULES), size=32)))
     return ids, np.where(ids == PAD, IGNORE, ids)
 
+
+for row in texts(0)[0][:2]:
+    print(bpe.text(row[row != PAD]).replace("<eos>", "<eos>\n"))
 
 with TemporaryDirectory() as folder:
     clip = scenes.train_model(f"{folder}/clip", steps=300, progress=False)
@@ -173,8 +180,9 @@ with TemporaryDirectory() as folder:
 # Closed gates
 # ------------
 #
-# Put a gated block before each of its blocks, with closed gates. Whatever the image, every score is
-# what it was, bit for bit. And of all new parameters the first step can move the gates alone.
+# Put a gated block before each of its two blocks, with closed gates. Whatever the image, every
+# score is what it was, bit for bit. And of all new parameters the first step can move the gates
+# alone.
 
 from dataclasses import replace
 
@@ -215,8 +223,9 @@ assert moving == [f"gated/{i}/{half}_gate" for i in (0, 1) for half in ("attn", 
 # Learning to look
 # ----------------
 #
-# Train the gated blocks and the connector, and nothing else: tower and language model are frozen.
-# Only answers are learned, after no, one, two and three shots at once.
+# Now an image stands before each question, one coloured digit somewhere on a grid of 3 x 3. Train
+# the gated blocks and the connector (lesson 13), and nothing else: tower and language model are
+# frozen. Every answer of an episode is learned, after no, one, two and three shots.
 
 new = "gated/.*|sight/connector/.*"
 config = TrainConfig(steps=400, trained=((new, True), (".*", False)), **fast)
@@ -232,14 +241,16 @@ with TemporaryDirectory() as folder:
     )
 for (name, now), (_, before) in zip(leaves(q["lm"]), leaves(lm), strict=True):
     assert (now == before).all(), name
-print({name: round(float(gate), 3) for name, gate in vqa.gates(q).items()})
+for name, gate in vqa.gates(q).items():
+    print(f"{name:11} {gate:6.3f}")
 assert all(gate != 0 for gate in vqa.gates(q).values())
+assert abs(vqa.gates(q)["gate_1_attn"]) > 0.1
 
 # %%
-# It has opened its gates. Does it use the examples in its prompt? We ask about images in
-# handwriting that was not trained on, after 0 to 6 shots, of the language model alone (closed
-# gates) and of the one that looks. Who does not look can learn from the shots which kind of word is
-# wanted, and guess.
+# The second block has opened its gates; the first hardly looks. Does the model use the shots? We
+# ask about images in handwriting that was not trained on, after 0 to 6 shots, the language model
+# alone (closed gates) and the one that looks. Without looking one can learn from the shots which
+# kind of word is wanted, and guess.
 
 from scratch_vlm.data.chat import answer_text, encode_chat
 from scratch_vlm.data.tokens import END
@@ -271,33 +282,47 @@ for rule, name in enumerate(RULES):
 assert accuracy["looking"][1] > 0.6 > 0.45 > accuracy["looking"][0]
 assert max(accuracy["blind"]) < 0.25
 assert accuracy["looking"][4] > 0.6, "more shots than it was trained with"
+colour, digit, place = (hits[test.rules == rule].mean() for rule in range(3))
+assert min(colour, place) > 0.9 and digit < 0.5
 
 # %%
-# One example is enough to know what is asked for, and more of them than in training do no harm.
-# Nothing was trained for the single episode: its rule is nowhere but in its prompt. This is
-# *few-shot learning*. Colours and places are named almost always, digits seldom: so briefly
-# trained, this tower hardly tells them apart. ``scratch-vlm compare`` trains longer.
+# One shot is enough to know what is asked for, and more of them than in training do no harm. No
+# weight changed for the single episode: its rule is nowhere but in its prompt. This is *few-shot
+# learning*. Colours and places are named almost always, digits seldom: so briefly trained, this
+# tower hardly tells them apart. ``scratch-vlm compare`` trains longer.
 #
-# Where do the words look? Each row is a word, each column one of the nine patches of an image, and
-# what is hatched the mask forbids. Look at "is", behind which the answer is written:
+# What is a gate worth? Close one, and ask again, after two shots:
+
+two = test.shortened(2)
+worth = {}
+for i in ("0", "1"):
+    shut = tree_map(np.copy, q)
+    shut["gated"][i]["attn_gate"] *= 0
+    worth[i] = np.mean(ask(shut, two) == right)
+    print(f"attention of gated block {i} closed: {worth[i]:.2f} right")
+assert worth["0"] > 0.6 and worth["1"] < 0.25
+
+# %%
+# So it is in block 1 that this model looks. Where? Each row is a word, each column one of the nine
+# patches of an image, and what is hatched the mask forbids. Look at "is", behind which the answer
+# is written:
 
 from scratch_vlm.ops.attend import attention_weights
 from scratch_vlm.viz.sequences import seen_images
 
-two = test.shortened(2)
 talks = chats_under(two.answers, two.rules, asked=True)
 ids = np.array([encode_chat(bpe, turns)[0] for turns in talks])
 media = scenes.prepare(two.images.reshape(-1, 1, *two.images.shape[2:]))
 _, saved = cross_modal_forward(ids, media, q, config=model)
-looks = attention_weights(saved["trunk"]["gated"]["0"]["attn"]["attend"]).mean(1)  # (B, T, S)
+looks = attention_weights(saved["trunk"]["gated"]["1"]["attn"]["attend"]).mean(1)  # (B, T, S)
 looks = looks.reshape(*looks.shape[:2], 3, 9)  # of 3 images, 9 patches each
 seen = media_mask(ids == model.image, 3, rule="last")
 assert (looks[~seen] == 0).all()
 
-patch = [PLACES.index(place) for place in two.answers[:, -1, 2]]  # where the last digit stands
+patch = [PLACES.index(place) for place in two.answers[:, -1, 2]]  # of the last digit
 found = looks[:, -1, -1].argmax(axis=-1) == patch
 print(f"the last word looks most at the digit in {found.mean():.0%} of the episodes")
-assert found.mean() > 0.9
+assert found.mean() > 0.5 > 3 / 9
 
 shown = (test.rules == 2) & (ask(q, two) == right)  # asked for the place, and right
 i = int(shown.argmax())
@@ -306,6 +331,8 @@ figure = seen_images(words, two.images[i], looks[i], seen[i])
 show(figure, "14_cross_modality_attention")
 
 # %%
+# Only "is" looks straight at the digit. The other words have nothing to answer.
+#
 # A text without images
 # ---------------------
 #
@@ -343,8 +370,8 @@ def check_run(run_mask):
 
 # %%
 # **2. Stuck.** Somebody starts with closed gates and, for safety, with an attention whose output
-# matrix is zero. Which slope has alpha then, at 0, for any h that comes out? Give the number, and
-# say to yourself why such a model never learns.
+# matrix is zero. Which slope does alpha have then? Give the number, and say to yourself why such a
+# model never learns.
 
 
 def check_stuck(slope):
@@ -357,8 +384,8 @@ def check_stuck(slope):
 
 
 # %%
-# **3. A gate at last.** A gate of slope :math:`s = \sum h\, dy` at 0 takes one step of gradient
-# descent at rate r. How much of h is let through afterwards, for s = -4 and any r?
+# **3. The first step.** A closed gate of slope :math:`\sum h\, dy = -4` takes one step of gradient
+# descent. How much of h is let through afterwards? Give it as a function of the rate.
 
 
 def check_step(opening):

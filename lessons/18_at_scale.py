@@ -54,14 +54,15 @@ assert np.allclose(averaged, whole["w"]) and np.isclose(np.mean(losses), whole_l
 # ---------------
 #
 # How do workers add up their gradients? If all send to one, its cable carries everything. In a
-# *ring* each worker talks to its neighbour only. Cut the gradient into as many chunks as there are
+# *ring* each worker sends to its neighbour only. Cut the gradient into as many chunks as there are
 # workers, N. First round: each sends a chunk on, and the receiver adds its own; after N - 1 steps
 # every worker holds one chunk that is complete. Second round: the complete chunks travel once
-# around. Each worker sends 2 (N - 1) chunks, less than twice the gradient, however many there are.
+# around. Each worker sends 2 (N - 1) chunks, less than twice the gradient, however many workers
+# there are. Three workers hold 1, 10 and 100 in all chunks; watch the sums 111 appear:
 
 
-def ring_all_reduce(arrays):
-    """Sum arrays that live on N workers; each ends with the sum. Returns what each one sent."""
+def ring_all_reduce(arrays, tell=False):
+    """Sum arrays that live on N workers; returns the sum of each, and the bytes each one sent."""
     n = len(arrays)
     chunks = [np.array_split(a.ravel().copy(), n) for a in arrays]
     sent = 0
@@ -72,8 +73,13 @@ def ring_all_reduce(arrays):
                 mine, theirs = chunks[worker][place], chunks[(worker + 1) % n]
                 theirs[place] = theirs[place] + mine if added else mine
                 sent += mine.nbytes
+            if tell:
+                print("add " if added else "copy", *(np.concatenate(c) for c in chunks))
     return [np.concatenate(c).reshape(arrays[0].shape) for c in chunks], sent / n
 
+
+sums, _ = ring_all_reduce([np.full(3, n) for n in (1, 10, 100)], tell=True)
+assert (np.array(sums) == 111).all()
 
 sums, sent = ring_all_reduce([g["w"] for g in gradients])
 print(f"gradient {whole['w'].nbytes} bytes, sent by each worker {sent:.0f}")
@@ -86,8 +92,8 @@ assert sent == 2 * (WORKERS - 1) / WORKERS * whole["w"].nbytes
 # --------------------------
 #
 # In CLIP's loss the other pairs of the batch are the question (lesson 07). Cut the batch in four,
-# and each worker asks an easier one. The losses below are for arrows that know nothing: guessing
-# among 64 costs ln 64, among 16 only ln 16.
+# and each worker asks an easier one. If all arrows are the same, so that one can only guess, the
+# loss among 64 is ln 64, among 16 only ln 16:
 
 from scratch_vlm.ops.losses import contrastive_backward, contrastive_forward
 
@@ -104,20 +110,21 @@ same = np.ones((PAIRS, 1))
 pieces = np.split(same, WORKERS)
 alone = np.mean([contrastive_forward(a, a, log_scale)[0] for a in pieces])
 together = contrastive_forward(same, same, log_scale)[0]
-print(f"know nothing: together {together:.3f} = ln 64, each worker alone {alone:.3f} = ln 16")
+print(f"guessing: together {together:.3f} = ln 64, each worker alone {alone:.3f} = ln 16")
 assert np.isclose(together, np.log(64)) and np.isclose(alone, np.log(16))
 
 # %%
 # The arrows are small, the scores are many. So the workers exchange *arrows*: each sends its own to
 # all others (*gather*), and then computes only its own rows of the scores, its images against all
-# texts and its texts against all images. Gathering is a pair like any other. Its forward copies
-# the piece of each worker to everybody. So its backward *sums*, for each piece, what everybody has
-# to say about it:
+# texts and its texts against all images. Gathering is a pair like any other. Its forward copies the
+# piece of each of the N workers to everybody. So its backward *sums*, for each piece, the slopes
+# that it has on all workers w:
 #
 # .. math:: \mathrm{all}_w = [x_1, \ldots, x_N] \quad\Rightarrow\quad
 #    dx_j = \sum_w \left(d\,\mathrm{all}_w\right)_j
 #
-# Forgetting that sum is the classical mistake: the gradient then has only what the own rows say.
+# Forgetting that sum is the classical mistake: an arrow then hears only from the rows of its own
+# worker.
 
 
 def gather_forward(pieces):
@@ -129,7 +136,7 @@ def gather_backward(dalls):
 
 
 def rows(asking, answering, first):
-    """Own rows of the scores: their loss, and what goes back to both sides and to the scale."""
+    """Own rows of the scores: their loss, and the slopes of both sides and of log_scale."""
     z = np.exp(log_scale) * asking @ answering.T  # (b, B), never (B, B)
     loss, saved = cross_entropy_forward(z, first + np.arange(len(asking)))
     dz = cross_entropy_backward(1.0, saved)
@@ -165,20 +172,21 @@ print(f"loss in one piece {loss:.6f}, over four workers {ours[0]:.6f}; all gradi
 # 32,768 pairs, on paper
 # ----------------------
 #
-# What does it cost? Scores of B pairs are B² numbers, of four bytes each. Arrows of width 512 are
-# 512 B numbers. With 256 workers each has 128 pairs:
+# What does it cost? B pairs have B² scores, of four bytes each. Their images are arrows of width
+# 512, and so are their texts. With 256 workers each has 128 pairs:
 
 B, E, N = 32_768, 512, 256
 b = B // N
 square, own_rows, gathered = 4 * B * B, 4 * b * B, 4 * B * E
-print(f"all scores {square / 2**30:.0f} GiB, own rows {own_rows / 2**20:.0f} MiB")
-print(f"gathered arrows {gathered / 2**20:.0f} MiB, as images and again as texts")
-print(f"guessing costs ln 32768 = {np.log(B):.1f} nats")
+print(f"all scores            {square / 2**20:4.0f} MiB")
+print(f"own rows of them      {own_rows / 2**20:4.0f} MiB")
+print(f"arrows of all images  {gathered / 2**20:4.0f} MiB")
 assert (square / 2**30, own_rows / 2**20, gathered / 2**20, b) == (4, 16, 64, 128)
 
 # %%
 # In one piece the scores alone fill 4 GiB, and their gradient another 4. In own rows they are 16
-# MiB, less than the arrows themselves. That is why nobody ever holds the square.
+# MiB, less than the arrows themselves. That is why nobody holds the square. In larger batches the
+# rows catch up, for they grow with B²:
 
 from scratch_vlm.viz.lines import lines
 from scratch_vlm.viz.show import show
@@ -189,7 +197,7 @@ figure = lines(
     {
         "all scores": 4 * batch**2,
         "own rows of 256 workers": 4 * batch**2 / 256,
-        "gathered arrows": 4 * batch * 512,
+        "arrows of all images": 4 * batch * 512,
     },
     across="pairs in the batch",
     up="bytes on one worker",
@@ -214,8 +222,9 @@ def check_unequal(average):
 
 
 # %%
-# **2. What was forgotten.** Give the gradient that the images get when the sum in the backward of
-# the gather is forgotten, from ``by_image`` alone. How long is it, compared with the right one?
+# **2. What was forgotten.** Give the gradient of the images without what the backward of the gather
+# brings: only what each worker's images learn from their own rows, ``by_image``. Take the pieces of
+# images and texts, return the pieces of the gradient. How long is it, compared with the right one?
 
 
 def check_forgotten(forgotten):
@@ -227,9 +236,9 @@ def check_forgotten(forgotten):
 
 
 # %%
-# **3. No gather at all.** SigLIP judges each pair by itself, so a worker can ask one piece of texts
-# after the other, as they travel around the ring. Add up the loss that way. Where ``own`` is true,
-# the diagonal holds the pairs that belong together.
+# **3. No gather at all.** SigLIP (lesson 07) judges each pair by itself, so a worker can ask one
+# piece of texts after the other, as they travel around the ring. Add up the loss that way, from the
+# pieces. Only where a worker asks its own texts does the diagonal hold pairs that belong together.
 
 
 def check_ring(loss_of):

@@ -78,9 +78,9 @@ class PerceiverConfig:
     latent_std : float
         Standard deviation that the latents start with.
     highest : float or None
-        Highest Fourier frequency, and
+        Highest Fourier frequency, see `fourier_positions`.
     order : {"kinds", "axes"}
-        order of the features, see `fourier_positions`.
+        Order of the Fourier features.
     learned : int or None
         Channels of learned positions, in the place of Fourier features; inputs become as wide by
         a linear layer. For images.

@@ -633,9 +633,10 @@ def _panels(panels, title, theme):
             raise ValueError(f"frozen may name tower, connector and lm, got {', '.join(frozen)}")
     with styled(theme) as look:
         wide = WIDTH / 2
-        picture = Diagram(wide * len(panels), MARGIN + 7.1 * ROW + FOOT, look, title)
+        picture = Diagram(WIDTH, MARGIN + 7.1 * ROW + FOOT, look, title)
+        left = (WIDTH - wide * len(panels)) / 2
         for number, (draw, *how) in enumerate(panels):
-            draw(picture, number * wide, *how)
+            draw(picture, left + number * wide, *how)
         picture.key()
     return picture.figure
 
@@ -673,8 +674,8 @@ def _unified(picture, left, config, words, media, frames, frozen):
     picture.arrow(splice.bottom, blocks.top, shape=row, before=True)
     image = [("visual", 0.65)] * s
     text = [("words", 0.55)]
-    first = -(-words // (media + 1))
-    order = (text * first + image) * media + text * max(words - first * media, 0)
+    each = max(words - 1, 0) // media  # one token begins the text, then each image has its words
+    order = text + (image + text * each) * media + text * (words - 1 - each * media)
     if len(order) <= 60:
         cell = min(0.13, 1.6 / len(order))
         colours = [picture.tint(*said) for said in order]

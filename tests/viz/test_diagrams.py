@@ -13,10 +13,15 @@ from scratch_vlm.experiments import perceiver as permuted
 from scratch_vlm.experiments import vqa
 from scratch_vlm.layers.attention import cross_attention_forward, cross_attention_init
 from scratch_vlm.layers.block import BlockConfig
-from scratch_vlm.layers.gated import GatedConfig
+from scratch_vlm.layers.connector import ConnectorConfig
+from scratch_vlm.layers.gated import GatedConfig, gated_block_forward, gated_block_init
 from scratch_vlm.layers.resampler import ResamplerConfig, resampler_forward, resampler_init
+from scratch_vlm.models.cross_modal import CrossModalConfig, cross_modal_forward, cross_modal_init
+from scratch_vlm.models.lm import LMConfig
 from scratch_vlm.models.perceiver import PerceiverConfig, perceiver_forward, perceiver_init
+from scratch_vlm.models.unified import UnifiedConfig, unified_forward, unified_init
 from scratch_vlm.models.video import encode_frames_forward
+from scratch_vlm.models.vision import FEATURES, SightConfig, TowerConfig, sight_forward
 from scratch_vlm.models.vit import ViTConfig, vit_forward, vit_init
 from scratch_vlm.ops.attend import attention_weights
 from scratch_vlm.viz import diagrams
@@ -60,6 +65,17 @@ LLAMA = GatedConfig(
     gate_width="channel",
 )
 ONE, OTHER = vqa.model_of("unified"), vqa.model_of("cross_modal")
+NARROW = LMConfig.gpt(30, 64, width=24, heads=2, depth=3)  # no two widths are the same
+SPLICED = UnifiedConfig(
+    SightConfig(TowerConfig(VIT, (1, 2)), ConnectorConfig("mlp", 32, 24)), NARROW, image=3
+)
+BESIDE = CrossModalConfig(
+    SightConfig(TowerConfig(VIT, (1, 2)), ConnectorConfig("mlp", 32, 20)),
+    NARROW,
+    GatedConfig(BlockConfig(24, 2, 48), 20),
+    places=(0, 2),
+    image=3,
+)
 CASES = {
     "cross-attention": lambda **o: diagrams.cross_attention((3, 64), (9, 192), heads=2, **o),
     "large cross-attention": lambda **o: diagrams.cross_attention(
@@ -189,6 +205,62 @@ def test_shapes_of_the_resampler_are_those_of_a_forward():
     drawn = words(diagrams.resampler(SAMPLER, 8, 9))
     for array in (features, s["blocks"]["1"]["attn"]["kv"][0], y):
         assert shape(array) in drawn
+
+
+def shapes(figure):
+    return {said for said in words(figure) if said.startswith("(")}
+
+
+def test_shapes_of_the_gated_block_are_those_of_a_forward():
+    rng = np.random.default_rng(0)
+    p = gated_block_init(rng, GATED)
+    x, z = (rng.normal(size=(5, *axes)).astype("float32") for axes in ((12, 64), (9, 48)))
+    y, s = gated_block_forward(x, z, p, config=GATED)
+    arrays = [x, s["attn"]["q"][0], s["attn_gate"][0], s["mlp"]["fc"][0], s["mlp_gate"][0], y]
+    assert shapes(diagrams.flamingo(GATED, 12, 9)) == {*map(shape, arrays), shape(z)}
+    assert s["attn"]["kv"][0].shape == z.shape, "what is read are the visual tokens"
+    assert p["attn_gate"].shape == p["mlp_gate"].shape == ()
+    drawn = words(diagrams.flamingo(GATED, 12, 9))
+    assert drawn.count("one number, starts at 0") == 2
+    assert "words ask, 4 heads of 16" in drawn and "64 to 256 and back" in drawn
+
+
+def look(config, p, words, places, texts=5):
+    """What texts of so many words with two images of two frames each see, and the shapes of it."""
+    rng = np.random.default_rng(0)
+    media = np.ones((2 * texts, 2, *VIT.image), "float32")
+    ids = rng.integers(4, 30, size=(texts, words + 2 * places))
+    ids[:, 1 : 1 + 2 * places] = config.image
+    features, _ = encode_frames_forward(
+        media, p["sight"]["tower"], config=config.sight.tower, encoder=FEATURES
+    )
+    visual, _ = sight_forward(media, p["sight"], config=config.sight)
+    return ids, media, visual, [shape(a).replace("B", "2 B") for a in (media, features, visual)]
+
+
+def test_shapes_of_unified_embedding_are_those_of_a_forward():
+    p = unified_init(np.random.default_rng(0), SPLICED)
+    places = SPLICED.sight.tokens(2)
+    ids, media, visual, seen = look(SPLICED, p, 12, places)
+    logits, s = unified_forward(ids, media, p, config=SPLICED)
+    row = s["trunk"]["blocks"]["2"]["ln1"][0]
+    assert visual.shape[1] == places and row.shape[:2] == ids.shape
+    drawn = shapes(diagrams.unified(SPLICED, 12, media=2, frames=2))
+    assert drawn == {*seen, *map(shape, (ids, row, logits))}
+
+
+def test_shapes_of_cross_modality_attention_are_those_of_a_forward():
+    p = cross_modal_init(np.random.default_rng(0), BESIDE)
+    ids, media, visual, seen = look(BESIDE, p, 12, 1)
+    logits, s = cross_modal_forward(ids, media, p, config=BESIDE)
+    gated = s["trunk"]["gated"]["2"]["attn"]
+    row, read = gated["q"][0], gated["kv"][0]
+    assert read.shape == (5, 2 * visual.shape[1], visual.shape[2]), "both images in one row"
+    drawn = words(diagrams.cross_modal(BESIDE, 12, media=2, frames=2))
+    known = {*seen[:2], *map(shape, (ids, row, read, logits))}
+    assert {said for said in drawn if said.startswith("(")} == known
+    assert "× 3" in drawn and "gated blocks before\n2 of the 3 blocks" in drawn
+    assert sorted(s["trunk"]["gated"]) == ["0", "2"] and len(s["trunk"]["blocks"]) == 3
 
 
 def test_fusions_count_the_same_words_and_only_one_of_them_grows_by_the_image():
