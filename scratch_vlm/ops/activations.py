@@ -6,13 +6,14 @@ backward is then one multiplication. `out` may be the input itself.
 
 import math
 
-from scratch_vlm.backend import erf, floating, namespace
+from scratch_vlm.backend import erf, floating, fused, namespace
 
 SQRT_HALF = math.sqrt(0.5)
 SQRT_TWO_OVER_PI = math.sqrt(2 / math.pi)
 TANH_CUBIC = 0.044715  # coefficient of x^3 in the approximation, Hendrycks & Gimpel section 2
 
 
+@fused
 def gelu_forward(x, *, out=None):
     r"""Gaussian error linear unit, exact: x times the chance that a standard normal is below x.
 
@@ -82,6 +83,7 @@ def gelu_backward(dy, slope, *, out=None):
     return namespace(dy).multiply(dy, slope, out=out)
 
 
+@fused
 def gelu_tanh_forward(x, *, out=None):
     r"""Gaussian error linear unit with a tanh in place of the error function.
 
@@ -156,6 +158,7 @@ def gelu_tanh_backward(dy, slope, *, out=None):
     return namespace(dy).multiply(dy, slope, out=out)
 
 
+@fused
 def quick_gelu_forward(x, *, out=None):
     r"""Multiply by a sigmoid: the activation of OpenAI's CLIP models.
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from scratch_vlm.backend import namespace, to_device
+from scratch_vlm.backend import fused, namespace, to_device
 from scratch_vlm.tree import ALIGN, arena, by_rule, freeze, leaves, zeros_like
 
 EVERYTHING = ((".*", True),)
@@ -125,7 +125,6 @@ class AdamW:
         xp = namespace(flat_p)
         rows = max(1, (chunk or (2**16 if xp is np else 2**22)) // ALIGN)
         rows = min(rows, len(vectors[0]))
-        self._chunks = [slice(i, i + rows) for i in range(0, len(vectors[0]), rows)]
         self._scratch = [xp.empty((rows, ALIGN), flat_p.dtype) for _ in range(2)]
 
     def gradient_norm(self):
@@ -162,30 +161,14 @@ class AdamW:
         if not math.isfinite(norm):
             raise ValueError(f"the gradient's norm is {norm}; the parameters were not changed")
         self.steps += 1
-        xp = namespace(self._flat_g)
         beta1, beta2 = self.betas
         shorten = self.clip / norm if self.clip is not None and norm > self.clip else 1.0
         rate_over_bias1 = rate / (1 - beta1**self.steps)
         root_over_bias2 = 1 / math.sqrt(1 - beta2**self.steps)
-        for rows in self._chunks:
-            p, g, m, v, factor, decay = (vector[rows] for vector in self._vectors)
-            a, b = (scratch[: len(p)] for scratch in self._scratch)
-            xp.multiply(g, shorten, out=a)
-            g[...] = 0
-            xp.multiply(a, 1 - beta1, out=b)
-            m *= beta1
-            m += b
-            a *= a
-            a *= 1 - beta2
-            v *= beta2
-            v += a
-            xp.sqrt(v, out=a)
-            a *= root_over_bias2
-            a += self.eps  # sqrt(vhat) + eps
-            xp.divide(m, a, out=b)
-            b *= rate_over_bias1 * factor
-            p *= 1 - rate * factor * decay
-            p -= b
+        now = (rate, rate_over_bias1, root_over_bias2, shorten)
+        adamw_update(
+            self._vectors, now, betas=self.betas, eps=self.eps, scratch=self._scratch
+        )
         return norm
 
     @property
@@ -214,6 +197,49 @@ class AdamW:
         for name, x in own.items():
             x[...] = to_device(given[name].astype(x.dtype), namespace(x))
         self.steps = int(state["step"])
+
+
+@fused
+def adamw_update(vectors, now, *, betas, eps, scratch):
+    """Move parameters by one step of AdamW and set their gradients to zero, in place.
+
+    Parameters
+    ----------
+    vectors : tuple of array
+        Parameters, gradients and the two moments, all of shape (rows, ALIGN); then factors of the
+        rate and rates of the decay, of shape (rows, 1).
+    now : tuple of float, or array of shape (4,)
+        What changes from step to step: the rate, the rate over ``1 - beta1^t``, one over the root
+        of ``1 - beta2^t``, and what to multiply the gradients with.
+    betas : (float, float)
+        How much of the two running means a step keeps.
+    eps : float
+        Added to the root of the second moment.
+    scratch : sequence of array
+        Two arrays to compute in; as many rows as they have are updated at a time.
+    """
+    xp, (beta1, beta2) = namespace(vectors[0]), betas
+    rate, rate_over_bias1, root_over_bias2, shorten = now
+    at_a_time = len(scratch[0])
+    for start in range(0, len(vectors[0]), at_a_time):
+        p, g, m, v, factor, decay = (x[start : start + at_a_time] for x in vectors)
+        a, b = (x[: len(p)] for x in scratch)
+        xp.multiply(g, shorten, out=a)
+        g[...] = 0
+        xp.multiply(a, 1 - beta1, out=b)
+        m *= beta1
+        m += b
+        a *= a
+        a *= 1 - beta2
+        v *= beta2
+        v += a
+        xp.sqrt(v, out=a)
+        a *= root_over_bias2
+        a += eps  # sqrt(vhat) + eps
+        xp.divide(m, a, out=b)
+        b *= rate_over_bias1 * factor
+        p *= 1 - rate * factor * decay
+        p -= b
 
 
 def decays(name):

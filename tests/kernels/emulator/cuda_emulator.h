@@ -1,0 +1,284 @@
+// Run CUDA C++ on the host: every thread of a block is a fiber, all fibers share one OS thread.
+//
+// A fiber runs until it meets a barrier, a shuffle or a tensor-core instruction; then another one
+// goes on. Which one is the schedule's choice, so that a kernel that lacks a barrier computes
+// something else under one schedule than under another. Blocks run one after another.
+// Memory that CUDA leaves undefined is NaN here, or filled with 0xFF.
+#pragma once
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cfloat>
+#include <climits>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __align__(n) alignas(n)
+// All static shared arrays of a file lie side by side, so that they can be poisoned.
+#define __shared__ static __attribute__((section("shared_memory")))
+
+struct uint3 { unsigned x, y, z; };
+struct dim3 { unsigned x = 1, y = 1, z = 1; };
+
+extern "C" char __start_shared_memory[] __attribute__((weak));
+extern "C" char __stop_shared_memory[] __attribute__((weak));
+
+namespace emulated {
+
+enum State { READY, AT_BARRIER, AT_WARP, DONE };
+enum Schedule { ROUND_ROBIN, LOWEST_FIRST, HIGHEST_FIRST, RANDOM_WARPS };
+
+struct Fiber {
+  ucontext_t context;
+  void* stack = nullptr;
+  State state;
+  unsigned mask;  // lanes it waits for
+  int line;       // where it waits
+  unsigned turn;  // of the two exchange buffers
+};
+
+struct Device {
+  dim3 grid, block;
+  uint3 block_index, thread_index;
+  int schedule = ROUND_ROBIN, skipped_barrier = -1;
+  uint64_t random = 1;
+  int current = 0, threads = 0;
+  std::vector<Fiber> fibers;
+  std::vector<uint64_t> priority;  // of each warp
+  ucontext_t host;
+  void (*body)() = nullptr;
+  void** arguments = nullptr;
+  void* dynamic = nullptr;  // shared memory of a size given at launch
+  alignas(16) unsigned char exchange[32][2][32][64];  // warp, turn, lane, bytes
+  std::vector<int> met;  // how often each barrier was met, by its number in the source
+  std::string error;
+};
+inline Device device;
+inline void (*before_block)() = nullptr;
+constexpr size_t STACK = 256 * 1024;
+
+inline uint64_t draw() {  // xorshift
+  device.random ^= device.random << 13;
+  device.random ^= device.random >> 7;
+  return device.random ^= device.random << 17;
+}
+
+inline void fail(const std::string& what) {
+  if (device.error.empty()) device.error = what;
+}
+
+inline void enter(int thread) {
+  device.current = thread;
+  unsigned x = device.block.x, y = device.block.y, t = thread;
+  device.thread_index = {t % x, t / x % y, t / (x * y)};
+}
+
+inline int choose() {  // a thread that can go on, or -1
+  int best = -1;
+  for (int k = 1; k <= device.threads; k++) {
+    int i = device.schedule == ROUND_ROBIN ? (device.current + k) % device.threads : k - 1;
+    if (device.fibers[i].state != READY) continue;
+    if (device.schedule == ROUND_ROBIN || device.schedule == LOWEST_FIRST) return i;
+    bool higher = best >= 0 && device.priority[i / 32] > device.priority[best / 32];
+    if (best < 0 || device.schedule == HIGHEST_FIRST || higher) best = i;
+  }
+  return best;
+}
+
+inline void go_on() {  // let another thread run; return when this one is chosen again
+  int self = device.current, next = choose();
+  Fiber& fiber = device.fibers[self];
+  if (next < 0) {
+    for (int i = 0; i < device.threads; i++)
+      if (device.fibers[i].state != DONE)
+        fail("thread " + std::to_string(i) + " waits at line " +
+             std::to_string(device.fibers[i].line) + " for threads that never come");
+    setcontext(&device.host);
+  }
+  if (next == self) return;
+  enter(next);
+  if (fiber.state == DONE) setcontext(&device.fibers[next].context);
+  swapcontext(&fiber.context, &device.fibers[next].context);
+  enter(self);
+}
+
+inline void release_block() {  // if every thread that still runs has come to a barrier
+  int line = -1;
+  for (int i = 0; i < device.threads; i++) {
+    Fiber& fiber = device.fibers[i];
+    if (fiber.state == DONE) continue;
+    if (fiber.state != AT_BARRIER) return;
+    if (line >= 0 && fiber.line != line)
+      fail("threads of a block meet at different barriers, lines " + std::to_string(line) +
+           " and " + std::to_string(fiber.line));
+    line = fiber.line;
+  }
+  for (int i = 0; i < device.threads; i++)
+    if (device.fibers[i].state == AT_BARRIER) device.fibers[i].state = READY;
+}
+
+inline bool skipped(int number) {
+  if ((int)device.met.size() <= number) device.met.resize(number + 1);
+  device.met[number]++;
+  return number == device.skipped_barrier;
+}
+
+inline void barrier(int line, int number) {
+  if (skipped(number)) return;
+  Fiber& fiber = device.fibers[device.current];
+  fiber.state = AT_BARRIER;
+  fiber.line = line;
+  release_block();
+  go_on();
+}
+
+inline void meet_warp(unsigned mask, int line) {
+  int self = device.current, first = self / 32 * 32;
+  int last = std::min(first + 32, device.threads);
+  if (last - first < 32) mask &= (1u << (last - first)) - 1;
+  Fiber& fiber = device.fibers[self];
+  fiber.state = AT_WARP;
+  fiber.mask = mask;
+  fiber.line = line;
+  if (!(mask >> (self - first) & 1)) fail("a lane outside its mask, line " + std::to_string(line));
+  bool all = true;
+  for (int i = first; i < last; i++)
+    if (mask >> (i - first) & 1)
+      all = all && device.fibers[i].state == AT_WARP && device.fibers[i].mask == mask;
+  if (all)
+    for (int i = first; i < last; i++)
+      if (mask >> (i - first) & 1) device.fibers[i].state = READY;
+  go_on();
+}
+
+inline void warp_barrier(unsigned mask, int line, int number) {
+  if (!skipped(number)) meet_warp(mask, line);
+}
+
+// Every lane shows a value; whoever asks reads that of any lane.
+template <class T> inline const unsigned char (*show(unsigned mask, const T& value, int line))[64] {
+  static_assert(sizeof(T) <= 64);
+  int self = device.current;
+  auto& lanes = device.exchange[self / 32][device.fibers[self].turn++ & 1];
+  memcpy(lanes[self % 32], &value, sizeof(T));
+  meet_warp(mask, line);
+  return lanes;
+}
+
+template <class T> inline T shuffle(unsigned mask, T value, int from, int line) {
+  auto lanes = show(mask, value, line);
+  T result;
+  memcpy(&result, lanes[from & 31], sizeof(T));
+  return result;
+}
+
+template <class T> inline void gather(const T& value, T* all, int line) {
+  auto lanes = show(0xffffffffu, value, line);
+  for (int i = 0; i < 32; i++) memcpy(&all[i], lanes[i], sizeof(T));
+}
+
+inline int lane() { return device.current & 31; }
+
+inline void run_fiber() {
+  device.body();
+  device.fibers[device.current].state = DONE;
+  release_block();
+  go_on();
+}
+
+inline void* dynamic() { return device.dynamic; }
+
+inline void run_block(size_t shared) {
+  if (before_block) before_block();
+  if (shared) memset(device.dynamic, 0xFF, shared);  // NaN
+  if (__start_shared_memory)
+    memset(__start_shared_memory, 0xFF, __stop_shared_memory - __start_shared_memory);
+  for (int i = 0; i < device.threads; i++) {
+    Fiber& fiber = device.fibers[i];
+    fiber.state = READY;
+    fiber.turn = 0;
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack;
+    fiber.context.uc_stack.ss_size = STACK;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, run_fiber, 0);
+  }
+  for (auto& p : device.priority) p = draw();
+  device.current = device.threads - 1;
+  enter(choose());
+  swapcontext(&device.host, &device.fibers[device.current].context);
+}
+
+template <class... A, size_t... I>
+inline void call(void (*kernel)(A...), std::index_sequence<I...>) {
+  kernel(*(A*)device.arguments[I]...);
+}
+template <class... A> inline void call(void (*kernel)(A...)) {
+  call(kernel, std::index_sequence_for<A...>{});
+}
+
+inline void run_grid(void** arguments, size_t shared, void (*body)()) {
+  device.arguments = arguments;
+  device.body = body;
+  device.threads = device.block.x * device.block.y * device.block.z;
+  device.error.clear();
+  if (device.threads > 1024) return fail("more than 1024 threads in a block");
+  while ((int)device.fibers.size() < device.threads) {
+    device.fibers.emplace_back();
+    device.fibers.back().stack = mmap(nullptr, STACK, PROT_READ | PROT_WRITE,
+                                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  }
+  device.priority.assign((device.threads + 31) / 32, 0);
+  free(device.dynamic);
+  device.dynamic = nullptr;
+  if (shared && posix_memalign(&device.dynamic, 128, shared)) return fail("no memory");
+  dim3 grid = device.grid;
+  for (unsigned z = 0; z < grid.z; z++)
+    for (unsigned y = 0; y < grid.y; y++)
+      for (unsigned x = 0; x < grid.x; x++) {
+        device.block_index = {x, y, z};
+        run_block(shared);
+        if (!device.error.empty()) return;
+      }
+}
+
+}  // namespace emulated
+
+extern "C" {
+void emulated_set(const unsigned* sizes, int schedule, uint64_t seed, int skipped_barrier) {
+  emulated::device.grid = {sizes[0], sizes[1], sizes[2]};
+  emulated::device.block = {sizes[3], sizes[4], sizes[5]};
+  emulated::device.schedule = schedule;
+  emulated::device.random = seed * 2654435761u + 88172645463325252ull;
+  emulated::device.skipped_barrier = skipped_barrier;
+}
+const char* emulated_error() { return emulated::device.error.c_str(); }
+int emulated_met(int number) {
+  return number < (int)emulated::device.met.size() ? emulated::device.met[number] : 0;
+}
+}
+
+#define threadIdx (emulated::device.thread_index)
+#define blockIdx (emulated::device.block_index)
+#define blockDim (emulated::device.block)
+#define gridDim (emulated::device.grid)
+#define __syncthreads() emulated::barrier(__LINE__, __COUNTER__)
+#define __syncwarp() emulated::warp_barrier(0xffffffffu, __LINE__, __COUNTER__)
+#define __shfl_sync(mask, value, from) emulated::shuffle(mask, value, from, __LINE__)
+#define __shfl_xor_sync(mask, value, apart) \
+  emulated::shuffle(mask, value, emulated::lane() ^ (apart), __LINE__)
+
+using std::max;
+using std::min;
+static inline float __int_as_float(int bits) { float f; memcpy(&f, &bits, 4); return f; }
