@@ -241,6 +241,22 @@ def can_launch(x):
     return namespace(x) in _compilers and x.dtype.name in NUMBERS
 
 
+def address(x):
+    """Say where an array starts.
+
+    Parameters
+    ----------
+    x : array
+        Of NumPy or CuPy.
+
+    Returns
+    -------
+    int
+        The address of its first number.
+    """
+    return x.ctypes.data if namespace(x) is np else x.data.ptr
+
+
 @functools.cache
 def library(xp, file, number, constants):
     """Compile a CUDA file, once in a process for each choice of types and constants.

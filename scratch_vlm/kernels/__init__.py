@@ -5,7 +5,7 @@ they save, how they are tested without a GPU, and what has not been run on one y
 """
 
 from scratch_vlm.backend.fused import set_kernels
-from scratch_vlm.kernels import activation, cross_entropy, norm, optimizer
+from scratch_vlm.kernels import activation, attention, cross_entropy, norm, optimizer
 
 KERNELS = {
     kernel.__name__: kernel
@@ -13,6 +13,7 @@ KERNELS = {
         activation.gelu_forward,
         activation.gelu_tanh_forward,
         activation.quick_gelu_forward,
+        attention.attend_forward,
         cross_entropy.cross_entropy_forward,
         norm.layer_norm_forward,
         norm.rms_norm_forward,

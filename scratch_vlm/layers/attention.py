@@ -142,7 +142,7 @@ def self_attention_backward(dy, s, g):
     """
     if "cached" in s:
         raise ValueError("nothing goes backward through a KV cache; run the forward without one")
-    heads, kv_heads = s["attend"]["e"].shape[1], s["attend"]["k"].shape[1]
+    heads, kv_heads = s["attend"]["y"].shape[1], s["attend"]["k"].shape[1]
     dy = linear_backward(dy, s["out"], g["out"])
     (dy,) = _split(dy, (heads,))
     dq, dk, dv = attend_backward(dy, s["attend"])
@@ -310,7 +310,7 @@ def cross_attention_backward(dy, s, g):
         raise ValueError(
             "nothing goes backward through kept keys and values; run the forward without them"
         )
-    heads, kv_heads = s["attend"]["e"].shape[1], s["attend"]["k"].shape[1]
+    heads, kv_heads = s["attend"]["y"].shape[1], s["attend"]["k"].shape[1]
     dy = linear_backward(dy, s["out"], g["out"])
     (dy,) = _split(dy, (heads,))
     dq, dk, dv = attend_backward(dy, s["attend"])

@@ -2,10 +2,11 @@
 
 import math
 
-from scratch_vlm.backend import floating, namespace, row_dot
+from scratch_vlm.backend import floating, fused, namespace, row_dot
 from scratch_vlm.ops.masks import check_mask
 
 
+@fused
 def attend_forward(q, k, v, *, mask=None, out=None):
     r"""Let every query read the values, weighted by how well it matches their keys.
 
@@ -74,6 +75,7 @@ def attend_forward(q, k, v, *, mask=None, out=None):
     return y, {"q": q, "k": k, "v": v, "e": e, "scale": scale, "y": y}
 
 
+@fused
 def attend_backward(dy, saved):
     r"""Gradient of `attend_forward`.
 
@@ -131,6 +133,9 @@ def attention_weights(saved):
     weights : array of shape (B, A, T, S)
         Rows that sum to 1, or are 0 where nothing may be attended.
     """
+    if "e" not in saved:  # a kernel did not keep them
+        q, k, v = (saved[name].astype("float32") for name in "qkv")
+        _, saved = attend_forward(q, k, v, mask=saved["mask"])
     return saved["e"] * saved["scale"]
 
 

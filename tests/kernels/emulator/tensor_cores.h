@@ -18,7 +18,8 @@ inline float half_of(unsigned pair, int which) {
 
 struct Fragments { unsigned a[4], b[2]; };
 
-inline void multiply_add(float c[4], const unsigned a[4], const unsigned b[2], int line) {
+inline void multiply_add(float c[4], const unsigned a[4], const unsigned b[2],
+                         int line = __builtin_LINE()) {
   Fragments own, all[32];
   memcpy(own.a, a, sizeof own.a);
   memcpy(own.b, b, sizeof own.b);
@@ -33,7 +34,7 @@ inline void multiply_add(float c[4], const unsigned a[4], const unsigned b[2], i
   }
 }
 
-inline void load_matrices(unsigned r[4], const void* own_row, bool transposed, int line) {
+inline void load(unsigned r[4], const void* own_row, bool transposed, int line) {
   const void* rows[32];
   gather(own_row, rows, line);
   for (int m = 0; m < 4; m++) {
@@ -47,6 +48,13 @@ inline void load_matrices(unsigned r[4], const void* own_row, bool transposed, i
     }
     r[m] = pair[0] | pair[1] << 16;
   }
+}
+
+inline void load_matrices(unsigned r[4], const void* row, int line = __builtin_LINE()) {
+  load(r, row, false, line);
+}
+inline void load_transposed(unsigned r[4], const void* row, int line = __builtin_LINE()) {
+  load(r, row, true, line);
 }
 
 // A copy lands somewhere between its start and the wait for it: by some schedules at once, by
@@ -93,9 +101,8 @@ inline const bool forgets = [] {
 
 }  // namespace emulated
 
-#define __cvta_generic_to_shared(p) (p)
-#define multiply_add(c, a, b) emulated::multiply_add(c, a, b, __LINE__)
-#define load_matrices(r, row) emulated::load_matrices(r, row, false, __LINE__)
-#define load_transposed(r, row) emulated::load_matrices(r, row, true, __LINE__)
-#define copy_16_bytes(to, from, real) emulated::copy_16_bytes(to, from, real)
-#define copy_commit() emulated::copy_commit()
+using emulated::copy_16_bytes;
+using emulated::copy_commit;
+using emulated::load_matrices;
+using emulated::load_transposed;
+using emulated::multiply_add;
