@@ -5,7 +5,15 @@ they save, how they are tested without a GPU, and what has not been run on one y
 """
 
 from scratch_vlm.backend.fused import set_kernels
-from scratch_vlm.kernels import activation, attention, cross_entropy, norm, optimizer
+from scratch_vlm.kernels import (
+    activation,
+    attention,
+    contrastive,
+    cross_entropy,
+    embedding,
+    norm,
+    optimizer,
+)
 
 KERNELS = {
     kernel.__name__: kernel
@@ -14,7 +22,9 @@ KERNELS = {
         activation.gelu_tanh_forward,
         activation.quick_gelu_forward,
         attention.attend_forward,
+        contrastive.contrastive_forward,
         cross_entropy.cross_entropy_forward,
+        embedding.add_at,
         norm.layer_norm_forward,
         norm.rms_norm_forward,
         optimizer.adamw_update,

@@ -14,7 +14,7 @@
 
 // x * Phi(x); the slope is Phi(x) + x * phi(x).
 __device__ __forceinline__ float gelu(float x, float* slope) {
-  float below = 0.5f * (1.0f + erff(x * ROOT_HALF));
+  float below = 0.5f * erfcf(-x * ROOT_HALF);  // exact far below 0, too
   *slope = below + x * (0.5f * ROOT_TWO_OVER_PI) * expf(-0.5f * x * x);
   return x * below;
 }

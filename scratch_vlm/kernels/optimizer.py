@@ -34,12 +34,13 @@ def adamw_update(vectors, now, *, betas, eps, scratch):
         return NotImplemented
     if isinstance(now, tuple):
         now = namespace(p).asarray(now, "float32")
+    beta1, beta2 = betas
     launch(
         "adamw.cu",
         "adamw",
         min(-(-p.size // THREADS), BLOCKS),
         THREADS,
-        *(*vectors, now, *map(float, betas), float(eps), p.size, p.shape[1]),
+        *(*vectors, now, beta1, 1 - beta1, beta2, 1 - beta2, eps, p.size, p.shape[1]),
         number=p.dtype,
     )
     return None

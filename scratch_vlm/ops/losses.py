@@ -127,6 +127,7 @@ def _check_classes(labels, classes, ignore):
         )
 
 
+@fused
 def contrastive_forward(images, texts, log_scale):
     r"""CLIP's loss: each image must find its text among all texts, and each text its image.
 
@@ -178,6 +179,7 @@ def contrastive_forward(images, texts, log_scale):
     return xp.asarray((by_image + by_text) / 2), (images, texts, scale, z, s_image, s_text)
 
 
+@fused
 def contrastive_backward(dloss, saved):
     r"""Gradient of `contrastive_forward`.
 

@@ -6,6 +6,7 @@ import pytest
 
 from scratch_vlm.backend.fused import set_kernels
 from scratch_vlm.backend.launch import set_compiler
+from scratch_vlm.kernels import norm
 
 
 @pytest.fixture
@@ -15,6 +16,7 @@ def emulated(monkeypatch):
     if problem:
         pytest.skip(problem)
     set_compiler(np, emulator.EmulatedModule)
+    monkeypatch.setattr(norm, "BLOCKS", 2)  # so that a block gets several rows of a few
     monkeypatch.setattr(np, "empty", _poisoned(np.empty))
     monkeypatch.setattr(np, "empty_like", _poisoned(np.empty_like))
     yield

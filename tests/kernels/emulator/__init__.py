@@ -22,10 +22,18 @@ from scratch_vlm.backend import launch
 HERE = Path(__file__).parent
 CACHE = Path(tempfile.gettempdir()) / f"scratch_vlm_emulator-{os.getuid()}"
 SCHEDULES = ("round robin", "lowest first", "highest first", "random warps")
-FLAGS = ("-std=c++20", "-O2", "-fPIC", "-shared", "-w", f"-I{HERE}")
+# Without -fno-gnu-unique all modules of the process would share one emulated device.
+FLAGS = ("-std=c++20", "-O2", "-fPIC", "-shared", "-w", "-fno-gnu-unique", f"-I{HERE}")
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g", "-O1")
 
-_run = {"schedule": "round robin", "seed": 0, "skip": -1, "flags": ()}
+_run = {
+    "schedule": "round robin",
+    "seed": 0,  # of the schedule
+    "skip": None,  # (key of a module, number of a barrier) to leave out
+    "flags": (),  # of the compiler, beside FLAGS
+    "record": None,  # a set that gains the barriers that are met, like skip
+    "launched": None,  # a set that gains the names of kernels
+}
 
 
 def missing():
@@ -37,11 +45,11 @@ def missing():
 
 @contextmanager
 def running(**options):
-    """Set the schedule, its seed, a barrier to skip, or flags of the compiler for a while."""
+    """Set entries of `_run` for a while."""
     before = dict(_run)
     _run.update(options)
     try:
-        yield
+        yield _run | options
     finally:
         _run.update(before)
 
@@ -65,24 +73,18 @@ class EmulatedModule:
             [
                 '#include "cuda_emulator.h"',
                 '#include "tensor_cores.h"',
-                "enum { FIRST_BARRIER = __COUNTER__ };",
                 _in_plain_cpp(code),
-                'extern "C" int emulated_first() { return FIRST_BARRIER + 1; }',
-                'extern "C" int emulated_last() { return __COUNTER__; }',
                 *map(_entry, self.signatures),
             ]
         )
-        self.library = ctypes.CDLL(str(_compile(text, (*defines, *_run["flags"]))))
+        built = _compile(text, (*defines, *_run["flags"]))
+        self.key = built.stem
+        self.library = ctypes.CDLL(str(built))
         self.library.emulated_error.restype = ctypes.c_char_p
 
     def get_function(self, name):
         """Return a kernel, called as ``kernel(grid, block, arguments, shared_mem=0)``."""
         return EmulatedKernel(self, name)
-
-    def barriers(self):
-        """Return {number: times met} of all barriers in the source."""
-        numbers = range(self.library.emulated_first(), self.library.emulated_last())
-        return {number: self.library.emulated_met(number) for number in numbers}
 
 
 class EmulatedKernel:
@@ -97,7 +99,8 @@ class EmulatedKernel:
             raise RuntimeError(f"{self.name}: grid {grid} of blocks {block} cannot be launched")
         if shared_mem > min(self.max_dynamic_shared_size_bytes, 227 * 1024):
             raise RuntimeError(f"{self.name}: {shared_mem} bytes of shared memory were not allowed")
-        library = self.module.library
+        library, key = self.module.library, self.module.key
+        skip = _run["skip"] if _run["skip"] and _run["skip"][0] == key else (key, -1)
         held = [_pass(one) for one in arguments]
         pointers = (ctypes.c_void_p * len(held))(*map(ctypes.addressof, held))
         sizes = (ctypes.c_uint * 6)(*(*grid, 1, 1)[:3], *(*block, 1, 1)[:3])
@@ -105,12 +108,17 @@ class EmulatedKernel:
             sizes,
             SCHEDULES.index(_run["schedule"]),
             ctypes.c_uint64(_run["seed"]),
-            _run["skip"],
+            skip[1],
         )
         getattr(library, f"emulated_{self.name}")(pointers, ctypes.c_size_t(shared_mem))
         error = library.emulated_error().decode()
         if error:
             raise RuntimeError(f"{self.name}: {error}")
+        if _run["launched"] is not None:
+            _run["launched"].add(self.name)
+        if _run["record"] is not None:
+            count = library.emulated_barriers()
+            _run["record"] |= {(key, n) for n in range(count) if library.emulated_met(n)}
 
 
 def _pass(argument):  # memory that holds what CUDA would copy into the kernel's parameters

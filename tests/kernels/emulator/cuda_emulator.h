@@ -5,6 +5,7 @@
 // something else under one schedule than under another. Blocks run one after another.
 // Memory that CUDA leaves undefined is NaN here, or filled with 0xFF.
 #pragma once
+#include <setjmp.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
@@ -40,7 +41,8 @@ enum State { READY, AT_BARRIER, AT_WARP, DONE };
 enum Schedule { ROUND_ROBIN, LOWEST_FIRST, HIGHEST_FIRST, RANDOM_WARPS };
 
 struct Fiber {
-  ucontext_t context;
+  jmp_buf place;  // where it goes on; swapcontext would do, but asks the kernel each time
+  bool started;
   void* stack = nullptr;
   State state;
   unsigned mask;  // lanes it waits for
@@ -55,8 +57,9 @@ struct Device {
   uint64_t random = 1;
   int current = 0, threads = 0;
   std::vector<Fiber> fibers;
-  std::vector<uint64_t> priority;  // of each warp
-  ucontext_t host;
+  std::vector<int> warps, ready;  // in the order of the schedule; threads of each that can go on
+  int live, at_barrier;
+  jmp_buf host;
   void (*body)() = nullptr;
   void** arguments = nullptr;
   void* dynamic = nullptr;  // shared memory of a size given at launch
@@ -84,48 +87,86 @@ inline void enter(int thread) {
   device.thread_index = {t % x, t / x % y, t / (x * y)};
 }
 
+void finish();
+
+inline void set_state(int thread, State state) {
+  Fiber& fiber = device.fibers[thread];
+  device.ready[thread / 32] += (state == READY) - (fiber.state == READY);
+  device.at_barrier += (state == AT_BARRIER) - (fiber.state == AT_BARRIER);
+  device.live -= state == DONE;
+  fiber.state = state;
+}
+
 inline int choose() {  // a thread that can go on, or -1
-  int best = -1;
-  for (int k = 1; k <= device.threads; k++) {
-    int i = device.schedule == ROUND_ROBIN ? (device.current + k) % device.threads : k - 1;
-    if (device.fibers[i].state != READY) continue;
-    if (device.schedule == ROUND_ROBIN || device.schedule == LOWEST_FIRST) return i;
-    bool higher = best >= 0 && device.priority[i / 32] > device.priority[best / 32];
-    if (best < 0 || device.schedule == HIGHEST_FIRST || higher) best = i;
+  if (device.schedule == ROUND_ROBIN) {
+    for (int k = 1; k <= device.threads; k++) {
+      int i = (device.current + k) % device.threads;
+      if (device.fibers[i].state == READY) return i;
+    }
+    return -1;
   }
-  return best;
+  for (int warp : device.warps) {
+    if (!device.ready[warp]) continue;
+    int first = warp * 32, last = std::min(first + 32, device.threads) - 1;
+    bool down = device.schedule == HIGHEST_FIRST;
+    for (int i = down ? last : first;; i += down ? -1 : 1)
+      if (device.fibers[i].state == READY) return i;
+  }
+  return -1;
+}
+
+inline void run_fiber() {
+  device.body();
+  finish();
+}
+
+inline void jump_to(int thread) {  // never returns
+  Fiber& fiber = device.fibers[thread];
+  enter(thread);
+  if (fiber.started) _longjmp(fiber.place, 1);
+  fiber.started = true;
+  ucontext_t fresh;
+  getcontext(&fresh);
+  fresh.uc_stack.ss_sp = fiber.stack;
+  fresh.uc_stack.ss_size = STACK;
+  fresh.uc_link = nullptr;
+  makecontext(&fresh, run_fiber, 0);
+  setcontext(&fresh);
+}
+
+inline void leave() {  // let another thread run; never returns
+  int next = choose();
+  if (next >= 0) jump_to(next);
+  for (int i = 0; i < device.threads; i++)
+    if (device.fibers[i].state != DONE)
+      fail("thread " + std::to_string(i) + " waits at line " +
+           std::to_string(device.fibers[i].line) + " for threads that never come");
+  _longjmp(device.host, 1);
 }
 
 inline void go_on() {  // let another thread run; return when this one is chosen again
-  int self = device.current, next = choose();
-  Fiber& fiber = device.fibers[self];
-  if (next < 0) {
-    for (int i = 0; i < device.threads; i++)
-      if (device.fibers[i].state != DONE)
-        fail("thread " + std::to_string(i) + " waits at line " +
-             std::to_string(device.fibers[i].line) + " for threads that never come");
-    setcontext(&device.host);
-  }
-  if (next == self) return;
-  enter(next);
-  if (fiber.state == DONE) setcontext(&device.fibers[next].context);
-  swapcontext(&fiber.context, &device.fibers[next].context);
-  enter(self);
+  int self = device.current;
+  if (!_setjmp(device.fibers[self].place)) leave();
 }
 
 inline void release_block() {  // if every thread that still runs has come to a barrier
+  if (!device.live || device.at_barrier < device.live) return;
   int line = -1;
   for (int i = 0; i < device.threads; i++) {
     Fiber& fiber = device.fibers[i];
     if (fiber.state == DONE) continue;
-    if (fiber.state != AT_BARRIER) return;
     if (line >= 0 && fiber.line != line)
       fail("threads of a block meet at different barriers, lines " + std::to_string(line) +
            " and " + std::to_string(fiber.line));
     line = fiber.line;
+    set_state(i, READY);
   }
-  for (int i = 0; i < device.threads; i++)
-    if (device.fibers[i].state == AT_BARRIER) device.fibers[i].state = READY;
+}
+
+inline void finish() {
+  set_state(device.current, DONE);
+  release_block();
+  leave();
 }
 
 inline bool skipped(int number) {
@@ -137,8 +178,8 @@ inline bool skipped(int number) {
 inline void barrier(int line, int number) {
   if (skipped(number)) return;
   Fiber& fiber = device.fibers[device.current];
-  fiber.state = AT_BARRIER;
   fiber.line = line;
+  set_state(device.current, AT_BARRIER);
   release_block();
   go_on();
 }
@@ -148,7 +189,7 @@ inline void meet_warp(unsigned mask, int line) {
   int last = std::min(first + 32, device.threads);
   if (last - first < 32) mask &= (1u << (last - first)) - 1;
   Fiber& fiber = device.fibers[self];
-  fiber.state = AT_WARP;
+  set_state(self, AT_WARP);
   fiber.mask = mask;
   fiber.line = line;
   if (!(mask >> (self - first) & 1)) fail("a lane outside its mask, line " + std::to_string(line));
@@ -158,7 +199,7 @@ inline void meet_warp(unsigned mask, int line) {
       all = all && device.fibers[i].state == AT_WARP && device.fibers[i].mask == mask;
   if (all)
     for (int i = first; i < last; i++)
-      if (mask >> (i - first) & 1) device.fibers[i].state = READY;
+      if (mask >> (i - first) & 1) set_state(i, READY);
   go_on();
 }
 
@@ -190,13 +231,6 @@ template <class T> inline void gather(const T& value, T* all, int line) {
 
 inline int lane() { return device.current & 31; }
 
-inline void run_fiber() {
-  device.body();
-  device.fibers[device.current].state = DONE;
-  release_block();
-  go_on();
-}
-
 inline void* dynamic() { return device.dynamic; }
 
 inline void run_block(size_t shared) {
@@ -205,19 +239,22 @@ inline void run_block(size_t shared) {
   if (__start_shared_memory)
     memset(__start_shared_memory, 0xFF, __stop_shared_memory - __start_shared_memory);
   for (int i = 0; i < device.threads; i++) {
-    Fiber& fiber = device.fibers[i];
-    fiber.state = READY;
-    fiber.turn = 0;
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack;
-    fiber.context.uc_stack.ss_size = STACK;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, run_fiber, 0);
+    device.fibers[i].state = READY;
+    device.fibers[i].started = false;
+    device.fibers[i].turn = 0;
   }
-  for (auto& p : device.priority) p = draw();
+  int warps = (device.threads + 31) / 32;
+  device.ready.assign(warps, 32);
+  device.ready.back() = device.threads - (warps - 1) * 32;
+  device.warps.resize(warps);
+  for (int i = 0; i < warps; i++)
+    device.warps[i] = device.schedule == HIGHEST_FIRST ? warps - 1 - i : i;
+  if (device.schedule == RANDOM_WARPS)
+    for (int i = warps - 1; i > 0; i--) std::swap(device.warps[i], device.warps[draw() % (i + 1)]);
+  device.live = device.threads;
+  device.at_barrier = 0;
   device.current = device.threads - 1;
-  enter(choose());
-  swapcontext(&device.host, &device.fibers[device.current].context);
+  if (!_setjmp(device.host)) jump_to(choose());
 }
 
 template <class... A, size_t... I>
@@ -239,7 +276,6 @@ inline void run_grid(void** arguments, size_t shared, void (*body)()) {
     device.fibers.back().stack = mmap(nullptr, STACK, PROT_READ | PROT_WRITE,
                                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   }
-  device.priority.assign((device.threads + 31) / 32, 0);
   free(device.dynamic);
   device.dynamic = nullptr;
   if (shared && posix_memalign(&device.dynamic, 128, shared)) return fail("no memory");
@@ -264,9 +300,8 @@ void emulated_set(const unsigned* sizes, int schedule, uint64_t seed, int skippe
   emulated::device.skipped_barrier = skipped_barrier;
 }
 const char* emulated_error() { return emulated::device.error.c_str(); }
-int emulated_met(int number) {
-  return number < (int)emulated::device.met.size() ? emulated::device.met[number] : 0;
-}
+int emulated_barriers() { return emulated::device.met.size(); }
+int emulated_met(int number) { return emulated::device.met[number]; }
 }
 
 #define threadIdx (emulated::device.thread_index)
