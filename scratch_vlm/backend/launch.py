@@ -65,7 +65,7 @@ class View:
     array: object
 
 
-def source(file, folder=FOLDER, *, seen=None):
+def source(file, folder=FOLDER):
     """Read a CUDA file and paste the local files that it includes into it.
 
     CuPy finds compiled kernels again by their text, and does not look into included files: with
@@ -77,26 +77,27 @@ def source(file, folder=FOLDER, *, seen=None):
         Name of the file.
     folder : pathlib.Path, optional
         Where it is, and what it includes. Default `scratch_vlm/kernels`.
-    seen : set of str, optional
-        Files that were pasted already.
 
     Returns
     -------
     text : str
         With ``#line`` directives, so that a compiler names the file and line that were written.
     """
-    seen = set() if seen is None else seen
-    if file in seen:
-        return ""
-    seen.add(file)
-    lines = [f'#line 1 "{file}"']
+    return "\n".join(_lines(file, folder, set())) + "\n"
+
+
+def _lines(file, folder, pasted):
+    pasted.add(file)
+    yield f'#line 1 "{file}"'
     for number, line in enumerate((folder / file).read_text(encoding="utf-8").splitlines(), 1):
         local = re.match(r'#include "([^"]+)"', line)
-        if local:
-            lines += [source(local[1], folder, seen=seen), f'#line {number + 1} "{file}"']
+        if not local:
+            yield line
+        elif local[1] not in pasted:
+            yield from _lines(local[1], folder, pasted)
+            yield f'#line {number + 1} "{file}"'
         else:
-            lines.append(line)
-    return "\n".join(lines) + "\n"
+            yield ""
 
 
 def signatures(text, number="float"):
@@ -127,9 +128,13 @@ def signatures(text, number="float"):
     text = re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.S)
     kernel = r'extern "C" __global__ void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)'
     return {
-        name: tuple(_parameter(name, one.strip(), number) for one in parameters.split(","))
+        name: tuple(_parameter(name, one, number) for one in _split(parameters))
         for name, parameters in re.findall(kernel, text)
     }
+
+
+def _split(parameters):
+    return [one.strip() for one in parameters.split(",") if one.strip()]
 
 
 def _parameter(kernel, declaration, number):

@@ -183,6 +183,8 @@ def some_mask(rng, kind, images, heads, queries, keys):
         media = max(1, at.sum(1).max())
         seen = masks.media_mask(at, media, rule="last").repeat(-(-keys // media), axis=2)
         return seen[:, None, :, :keys]
+    if kind == "stripes":  # of each tile just what one warp of attention_kinds looks at
+        return (np.arange(queries)[:, None] % 2 == 0) & (np.arange(keys) % 64 >= 32)
     shape = {"random": (images, heads, queries, keys), "heads": (heads, 1, keys)}[kind]
     return rng.random(shape) < 0.3
 
@@ -237,4 +239,5 @@ WITH_BARRIERS = {  # small, yet with enough tiles, slices and rows for a missing
     "cross_entropy": partial(cross_entropy_case, number="float32", smoothing=0.1, classes=600),
     "contrastive": partial(contrastive_case, number="float32", pairs=70, width=70),
     "attention": partial(attention_case, heads=1, queries=140, keys=140, mask="causal"),
+    "stripes": partial(attention_case, heads=1, queries=140, keys=140, mask="stripes"),
 }

@@ -31,7 +31,7 @@ _run = {
     "seed": 0,  # of the schedule
     "skip": None,  # (key of a module, number of a barrier) to leave out
     "flags": (),  # of the compiler, beside FLAGS
-    "record": None,  # a set that gains the barriers that are met, like skip
+    "record": None,  # a dict that gains the barriers that are met, keys like skip: file and line
     "launched": None,  # a set that gains the names of kernels
 }
 
@@ -81,6 +81,7 @@ class EmulatedModule:
         self.key = built.stem
         self.library = ctypes.CDLL(str(built))
         self.library.emulated_error.restype = ctypes.c_char_p
+        self.library.emulated_met.restype = ctypes.c_char_p
 
     def get_function(self, name):
         """Return a kernel, called as ``kernel(grid, block, arguments, shared_mem=0)``."""
@@ -117,8 +118,9 @@ class EmulatedKernel:
         if _run["launched"] is not None:
             _run["launched"].add(self.name)
         if _run["record"] is not None:
-            count = library.emulated_barriers()
-            _run["record"] |= {(key, n) for n in range(count) if library.emulated_met(n)}
+            for number in range(library.emulated_barriers()):
+                if where := library.emulated_met(number).decode():
+                    _run["record"][key, number] = where
 
 
 def _pass(argument):  # memory that holds what CUDA would copy into the kernel's parameters
@@ -135,7 +137,8 @@ def _in_plain_cpp(code):  # two things that no macro can express
         r"\1* \2 = (\1*)emulated::dynamic();",
         code,
     )
-    return re.sub(r"copy_wait<(\w+)>\(\)", r"emulated::copy_wait(\1, __COUNTER__)", code)
+    counted = r"emulated::copy_wait(\1, __FILE__, __LINE__, __COUNTER__)"
+    return re.sub(r"copy_wait<(\w+)>\(\)", counted, code)
 
 
 def _entry(name):

@@ -25,7 +25,7 @@
 #define __device__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-#define __align__(n) alignas(n)
+#define __align__(n) __attribute__((aligned(n)))
 // All static shared arrays of a file lie side by side, so that they can be poisoned.
 #define __shared__ static __attribute__((section("shared_memory")))
 
@@ -35,13 +35,33 @@ struct dim3 { unsigned x = 1, y = 1, z = 1; };
 extern "C" char __start_shared_memory[] __attribute__((weak));
 extern "C" char __stop_shared_memory[] __attribute__((weak));
 
+// Saving a place and going back to it. AddressSanitizer follows only the slower way, which asks the
+// kernel about signals each time; and it never learns that a function was left without a return,
+// so those are not to mark their frames.
+#define NEVER_RETURNS __attribute__((noinline, no_sanitize("address"))) inline void
+#ifdef __SANITIZE_ADDRESS__
+extern "C" void __asan_unpoison_memory_region(const volatile void*, size_t);
+#define NEW_STACK(stack, size) __asan_unpoison_memory_region(stack, size)
+struct Place {
+  ucontext_t context;
+  volatile bool back;
+};
+#define SAVE(place) ((place).back = false, getcontext(&(place).context), (place).back)
+#define RESUME(place) ((place).back = true, setcontext(&(place).context))
+#else
+#define NEW_STACK(stack, size)
+struct Place { jmp_buf buffer; };
+#define SAVE(place) _setjmp((place).buffer)
+#define RESUME(place) _longjmp((place).buffer, 1)
+#endif
+
 namespace emulated {
 
 enum State { READY, AT_BARRIER, AT_WARP, DONE };
 enum Schedule { ROUND_ROBIN, LOWEST_FIRST, HIGHEST_FIRST, RANDOM_WARPS };
 
 struct Fiber {
-  jmp_buf place;  // where it goes on; swapcontext would do, but asks the kernel each time
+  Place place;  // where it goes on
   bool started;
   void* stack = nullptr;
   State state;
@@ -59,12 +79,12 @@ struct Device {
   std::vector<Fiber> fibers;
   std::vector<int> warps, ready;  // in the order of the schedule; threads of each that can go on
   int live, at_barrier;
-  jmp_buf host;
+  Place host;
   void (*body)() = nullptr;
   void** arguments = nullptr;
   void* dynamic = nullptr;  // shared memory of a size given at launch
   alignas(16) unsigned char exchange[32][2][32][64];  // warp, turn, lane, bytes
-  std::vector<int> met;  // how often each barrier was met, by its number in the source
+  std::vector<std::pair<const char*, int>> met;  // where barriers are, by number in the source
   std::string error;
 };
 inline Device device;
@@ -120,11 +140,12 @@ inline void run_fiber() {
   finish();
 }
 
-inline void jump_to(int thread) {  // never returns
+NEVER_RETURNS jump_to(int thread) {
   Fiber& fiber = device.fibers[thread];
   enter(thread);
-  if (fiber.started) _longjmp(fiber.place, 1);
+  if (fiber.started) RESUME(fiber.place);
   fiber.started = true;
+  NEW_STACK(fiber.stack, STACK);
   ucontext_t fresh;
   getcontext(&fresh);
   fresh.uc_stack.ss_sp = fiber.stack;
@@ -134,19 +155,19 @@ inline void jump_to(int thread) {  // never returns
   setcontext(&fresh);
 }
 
-inline void leave() {  // let another thread run; never returns
+NEVER_RETURNS leave() {  // let another thread run
   int next = choose();
   if (next >= 0) jump_to(next);
   for (int i = 0; i < device.threads; i++)
     if (device.fibers[i].state != DONE)
       fail("thread " + std::to_string(i) + " waits at line " +
            std::to_string(device.fibers[i].line) + " for threads that never come");
-  _longjmp(device.host, 1);
+  RESUME(device.host);
 }
 
 inline void go_on() {  // let another thread run; return when this one is chosen again
   int self = device.current;
-  if (!_setjmp(device.fibers[self].place)) leave();
+  if (!SAVE(device.fibers[self].place)) leave();
 }
 
 inline void release_block() {  // if every thread that still runs has come to a barrier
@@ -169,14 +190,14 @@ inline void finish() {
   leave();
 }
 
-inline bool skipped(int number) {
+inline bool skipped(const char* file, int line, int number) {
   if ((int)device.met.size() <= number) device.met.resize(number + 1);
-  device.met[number]++;
+  device.met[number] = {file, line};
   return number == device.skipped_barrier;
 }
 
-inline void barrier(int line, int number) {
-  if (skipped(number)) return;
+inline void barrier(const char* file, int line, int number) {
+  if (skipped(file, line, number)) return;
   Fiber& fiber = device.fibers[device.current];
   fiber.line = line;
   set_state(device.current, AT_BARRIER);
@@ -203,8 +224,8 @@ inline void meet_warp(unsigned mask, int line) {
   go_on();
 }
 
-inline void warp_barrier(unsigned mask, int line, int number) {
-  if (!skipped(number)) meet_warp(mask, line);
+inline void warp_barrier(unsigned mask, const char* file, int line, int number) {
+  if (!skipped(file, line, number)) meet_warp(mask, line);
 }
 
 // Every lane shows a value; whoever asks reads that of any lane.
@@ -254,7 +275,7 @@ inline void run_block(size_t shared) {
   device.live = device.threads;
   device.at_barrier = 0;
   device.current = device.threads - 1;
-  if (!_setjmp(device.host)) jump_to(choose());
+  if (!SAVE(device.host)) jump_to(choose());
 }
 
 template <class... A, size_t... I>
@@ -301,15 +322,19 @@ void emulated_set(const unsigned* sizes, int schedule, uint64_t seed, int skippe
 }
 const char* emulated_error() { return emulated::device.error.c_str(); }
 int emulated_barriers() { return emulated::device.met.size(); }
-int emulated_met(int number) { return emulated::device.met[number]; }
+const char* emulated_met(int number) {
+  static std::string where;
+  auto [file, line] = emulated::device.met[number];
+  return (where = file ? file + (":" + std::to_string(line)) : "").c_str();
+}
 }
 
 #define threadIdx (emulated::device.thread_index)
 #define blockIdx (emulated::device.block_index)
 #define blockDim (emulated::device.block)
 #define gridDim (emulated::device.grid)
-#define __syncthreads() emulated::barrier(__LINE__, __COUNTER__)
-#define __syncwarp() emulated::warp_barrier(0xffffffffu, __LINE__, __COUNTER__)
+#define __syncthreads() emulated::barrier(__FILE__, __LINE__, __COUNTER__)
+#define __syncwarp() emulated::warp_barrier(0xffffffffu, __FILE__, __LINE__, __COUNTER__)
 #define __shfl_sync(mask, value, from) emulated::shuffle(mask, value, from, __LINE__)
 #define __shfl_xor_sync(mask, value, apart) \
   emulated::shuffle(mask, value, emulated::lane() ^ (apart), __LINE__)

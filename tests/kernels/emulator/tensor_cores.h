@@ -83,8 +83,8 @@ inline void copy_16_bytes(void* to, const void* from, bool real) {
 
 inline void copy_commit() { own_groups().emplace_back(); }
 
-inline void copy_wait(int pending, int number) {
-  if (skipped(number)) return;
+inline void copy_wait(int pending, const char* file, int line, int number) {
+  if (skipped(file, line, number)) return;
   auto& own = own_groups();
   while ((int)own.size() - 1 > pending) {
     for (const Copy& copy : own.front()) land(copy);
