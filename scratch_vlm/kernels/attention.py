@@ -12,7 +12,7 @@ THREADS = 128
 WIDTHS = (32, 64)  # that the files are compiled for
 
 
-def attend_forward(q, k, v, *, mask=None, out=None):
+def attend_forward(q, k, v, *, mask=None, scale=None, blind="zero", out=None):
     """Do the work of `ops.attend.attend_forward` without its T x S matrix.
 
     Parameters
@@ -25,6 +25,10 @@ def attend_forward(q, k, v, *, mask=None, out=None):
         Values.
     mask : boolean array broadcastable to (B, A, T, S), optional
         True where a token may attend; a row without any True gives exactly zero.
+    scale : float, optional
+        What scores are multiplied by, positive. Default 1 / sqrt(K).
+    blind : {"zero", "mean"}
+        What a row without any True gives; a mean under a mask is left to the lines of the op.
     out : array of shape (B, A, T, K), optional
         Where to write `y`.
 
@@ -35,8 +39,11 @@ def attend_forward(q, k, v, *, mask=None, out=None):
         For `ops.attend.attend_backward`. In place of the weights it holds the logarithm of their
         sum for each query.
     """
-    if not _takes(q, k, v, out):
+    if not _takes(q, k, v, out) or (blind != "zero" and mask is not None):
         return NotImplemented
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    if not scale > 0:
+        return NotImplemented  # the largest score is taken before it is scaled
     xp = namespace(q)
     images, heads, queries, width = q.shape
     groups, keys = k.shape[1:3]
@@ -52,13 +59,13 @@ def attend_forward(q, k, v, *, mask=None, out=None):
         THREADS,
         *(View(q), View(k), View(v), View(y), log_sum, None if mask is None else View(mask), kinds),
         *(heads, heads // groups, queries, keys, width),
-        *(*_steps(q), *_steps(k), *_steps(v), *_steps(y), *of_mask, 1 / math.sqrt(width)),
+        *(*_steps(q), *_steps(k), *_steps(v), *_steps(y), *of_mask, scale),
         number=q.dtype,
         shared=_shared(5, width),
         WIDTH=_padded(width),
     )
     saved = {"q": q, "k": k, "v": v, "y": y, "log_sum": log_sum, "mask": mask, "kinds": kinds}
-    return y, Saved(_backward, **saved, of_mask=of_mask)
+    return y, Saved(_backward, **saved, of_mask=of_mask, scale=scale)
 
 
 def _backward(dy, saved):
@@ -87,7 +94,7 @@ def _backward(dy, saved):
         *(None if mask is None else View(mask), saved["kinds"]),
         *(heads, heads // groups, queries, keys, width),
         *(*_steps(q), *_steps(k), *_steps(v), *_steps(dy), *saved["of_mask"]),
-        1 / math.sqrt(width),
+        saved["scale"],
     )
     grid = (-(-keys // TILE), groups, images)
     arguments = (*before, View(dk), View(dv), *after)

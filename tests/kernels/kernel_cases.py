@@ -199,6 +199,7 @@ def attention_case(
     keys=70,
     width=32,
     mask="none",
+    scale=None,
     out=False,
 ):
     """Attention whose q, k and v lie side by side in tokens, as layers hand them over."""
@@ -209,12 +210,12 @@ def attention_case(
     dy = _draw(rng, "bfloat16", images, queries, heads, width).swapaxes(1, 2)
     mask = some_mask(rng, mask, images, heads, queries, keys)
     place = np.full((images, queries, heads, width), np.nan, q.dtype).swapaxes(1, 2)
-    y, saved = attend.attend_forward(q, k, v, mask=mask, out=place if out else None)
+    y, saved = attend.attend_forward(q, k, v, mask=mask, scale=scale, out=place if out else None)
     assert isinstance(saved, Saved) and (y is place) == out
     grads = attend.attend_backward(dy, saved)
-    y_twin, s_twin = attend.attend_forward(*map(_double, (q, k, v)), mask=mask)
+    y_twin, s_twin = attend.attend_forward(*map(_double, (q, k, v)), mask=mask, scale=scale)
     twins = attend.attend_backward(_double(dy), s_twin)
-    blind = (s_twin["scale"] == 0)[..., 0]
+    blind = (s_twin["norm"] == 0)[..., 0]
     assert not y[blind].any() and not grads[0][blind].any()
     # Of few keys one often takes all the weight: dq and dk are then differences of equal numbers.
     size = keys**-0.5

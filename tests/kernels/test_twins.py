@@ -71,6 +71,7 @@ SIZES = {
         "mask": st.sampled_from(
             ["none", "causal", "padding", "both", "media", "random", "heads"]
         ),
+        "scale": st.sampled_from([None, 0.3]),
         "out": st.booleans(),
     },
 }
