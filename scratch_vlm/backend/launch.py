@@ -1,4 +1,4 @@
-"""Compile a CUDA C++ file of `scratch_vlm/kernels` and launch a kernel of it with checked arguments.
+"""Compile a CUDA C++ file of `scratch_vlm/kernels` and launch its kernels, arguments checked.
 
 CuPy passes whatever it is given: a float64 array where the kernel reads float32, a transposed view
 where it expects rows, a Python int as eight bytes. Each of these runs, and computes nonsense. So

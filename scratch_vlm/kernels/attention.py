@@ -146,7 +146,7 @@ def _kinds(xp, mask, shape, dtype):
     # The kind of each tile, and the steps that lead through the mask and through the kinds.
     if mask is None:
         return None, (0,) * 6
-    images, heads, queries, keys = shape
+    queries, keys = shape[2:]
     mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
     own_images, own_heads = mask.shape[:2]
     steps = tuple(

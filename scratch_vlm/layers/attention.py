@@ -171,10 +171,6 @@ def self_attention_backward(dy, s, g):
     """
     if "cached" in s:
         raise ValueError("nothing goes backward through a KV cache; run the forward without one")
-<<<<<<< HEAD
-    heads, kv_heads = s["attend"]["y"].shape[1], s["attend"]["k"].shape[1]
-=======
->>>>>>> main
     dy = linear_backward(dy, s["out"], g["out"])
     (dy,) = _split(dy, (s["attend"]["y"].shape[1::2],))
     dq, dk, dv = attend_backward(dy, s["attend"])
@@ -352,10 +348,6 @@ def cross_attention_backward(dy, s, g):
         raise ValueError(
             "nothing goes backward through kept keys and values; run the forward without them"
         )
-<<<<<<< HEAD
-    heads, kv_heads = s["attend"]["y"].shape[1], s["attend"]["k"].shape[1]
-=======
->>>>>>> main
     dy = linear_backward(dy, s["out"], g["out"])
     (dy,) = _split(dy, (s["attend"]["y"].shape[1::2],))
     dq, dk, dv = attend_backward(dy, s["attend"])

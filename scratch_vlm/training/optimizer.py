@@ -166,9 +166,7 @@ class AdamW:
         rate_over_bias1 = rate / (1 - beta1**self.steps)
         root_over_bias2 = 1 / math.sqrt(1 - beta2**self.steps)
         now = (rate, rate_over_bias1, root_over_bias2, shorten)
-        adamw_update(
-            self._vectors, now, betas=self.betas, eps=self.eps, scratch=self._scratch
-        )
+        adamw_update(self._vectors, now, betas=self.betas, eps=self.eps, scratch=self._scratch)
         return norm
 
     @property

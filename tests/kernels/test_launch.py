@@ -1,4 +1,4 @@
-"""What a launch refuses, and what the emulator refuses; both before anything is computed wrongly."""
+"""What launches and the emulator refuse, so that nothing is computed wrongly in silence."""
 
 import emulator
 import ml_dtypes

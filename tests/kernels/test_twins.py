@@ -48,7 +48,11 @@ SIZES = {
         "overwrite": st.booleans(),
         "dloss": st.sampled_from([1.0, 0.3]),
     },
-    "adamw": {"number": st.just("float32"), "size": st.integers(1, 700), "clip": st.sampled_from([None, 0.5])},
+    "adamw": {
+        "number": st.just("float32"),
+        "size": st.integers(1, 700),
+        "clip": st.sampled_from([None, 0.5]),
+    },
     "add_at": {
         "number": st.sampled_from(["float32", "bfloat16"]),
         "count": st.integers(1, 40),
@@ -68,9 +72,7 @@ SIZES = {
         "queries": st.integers(1, 140),
         "keys": st.integers(1, 140),
         "width": st.sampled_from([8, 24, 32, 40, 64]),
-        "mask": st.sampled_from(
-            ["none", "causal", "padding", "both", "media", "random", "heads"]
-        ),
+        "mask": st.sampled_from(["none", "causal", "padding", "both", "media", "random", "heads"]),
         "scale": st.sampled_from([None, 0.3]),
         "out": st.booleans(),
     },
@@ -140,9 +142,7 @@ def fails(case, **run):
 
 def test_every_kernel_is_launched_by_a_case(emulated):
     kernels.use_kernels()
-    declared = {
-        name for path in FOLDER.glob("*.cu") for name in signatures(source(path.name))
-    }
+    declared = {name for path in FOLDER.glob("*.cu") for name in signatures(source(path.name))}
     with emulator.running(launched=set()) as run:
         for case in CASES.values():
             number = "bfloat16" if case is kernel_cases.attention_case else "float32"
