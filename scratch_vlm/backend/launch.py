@@ -223,10 +223,28 @@ def set_compiler(xp, compiler):
     compiler : callable or None
         With the interface of ``cupy.RawModule``. None forgets it.
     """
+    if _compilers.get(xp) is compiler:
+        return
     library.cache_clear()
     _compilers.pop(xp, None)
     if compiler is not None:
         _compilers[xp] = compiler
+
+
+def has_compiler(xp):
+    """Tell whether something compiles kernels for the arrays of a module.
+
+    Parameters
+    ----------
+    xp : module
+        `numpy` or `cupy`.
+
+    Returns
+    -------
+    bool
+        Whether `set_compiler` was told.
+    """
+    return xp in _compilers
 
 
 def can_launch(x):
@@ -243,7 +261,7 @@ def can_launch(x):
         True if a compiler is set for the module that owns it, and its numbers are float32,
         bfloat16 or float16.
     """
-    return namespace(x) in _compilers and x.dtype.name in NUMBERS
+    return has_compiler(namespace(x)) and x.dtype.name in NUMBERS
 
 
 def address(x):

@@ -5,6 +5,7 @@ they save, how they are tested without a GPU, and what has not been run on one y
 """
 
 from scratch_vlm.backend.fused import set_kernels
+from scratch_vlm.backend.launch import has_compiler, set_compiler
 from scratch_vlm.kernels import (
     activation,
     attention,
@@ -32,29 +33,36 @@ KERNELS = {
 }
 
 
-def use_kernels(names=None):
-    """Let kernels do the work of ops, on arrays that they can read.
+def use_kernels(xp, names=None):
+    """Let kernels do the work of ops, on arrays of a module that can run them.
 
     Parameters
     ----------
+    xp : module
+        `cupy`, as `backend.load` returns it. Another module needs a compiler of its own first,
+        see `backend.launch.set_compiler`.
     names : iterable of str, optional
         Ops; an empty one goes back to NumPy's lines everywhere. Default all that have a kernel.
 
     Raises
     ------
     ValueError
-        If an op has no kernel.
-
-    See Also
-    --------
-    scratch_vlm.backend.launch.set_compiler : Says which arrays kernels can read.
+        If an op has no kernel, or nothing compiles kernels for the module.
 
     Notes
     -----
-    A backward needs no entry: it follows what its forward saved.
+    Only the forwards are named: a backward follows what its forward saved. What a kernel does not
+    take, such as float64, goes the way of the op as before.
     """
     names = list(KERNELS) if names is None else list(names)
     for name in names:
         if name not in KERNELS:
             raise ValueError(f"{name!r} has no kernel; those that have are {', '.join(KERNELS)}")
+    if hasattr(xp, "RawModule"):
+        set_compiler(xp, xp.RawModule)
+    if not has_compiler(xp):
+        raise ValueError(
+            f"kernels run on arrays of CuPy, and nothing compiles them for {xp.__name__}; "
+            "backend.load('cupy') says what is missing for CuPy"
+        )
     set_kernels({name: KERNELS[name] for name in names})

@@ -25,7 +25,7 @@ CASES = {
 def main(*options):
     """Run every case, or the one that writes where nothing is."""
     launch.set_compiler(np, emulator.EmulatedModule)
-    kernels.use_kernels()
+    kernels.use_kernels(np)
     with emulator.running(flags=emulator.SANITIZE):
         if options == ("too short",):
             x, gamma = np.ones((3, 64), "float32"), np.ones(64, "float32")

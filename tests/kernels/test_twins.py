@@ -86,7 +86,7 @@ def test_every_case_has_sizes():
 
 @pytest.mark.parametrize("name", CASES)
 def test_kernel_equals_its_twin(emulated, name):
-    kernels.use_kernels()
+    kernels.use_kernels(np)
 
     @settings(
         max_examples=EXAMPLES.get(name, 15),
@@ -107,7 +107,7 @@ def test_kernel_equals_its_twin(emulated, name):
 
 @pytest.mark.parametrize("name", WITH_BARRIERS)
 def test_every_order_of_threads_gives_the_same_bits(emulated, name):
-    kernels.use_kernels()
+    kernels.use_kernels(np)
     first = None
     for schedule in emulator.SCHEDULES:
         with emulator.running(schedule=schedule):
@@ -118,7 +118,7 @@ def test_every_order_of_threads_gives_the_same_bits(emulated, name):
 
 def test_a_missing_barrier_is_noticed(emulated):
     """Each `__syncthreads()` and `copy_wait` left out alone; none is there for nothing."""
-    kernels.use_kernels()
+    kernels.use_kernels(np)
     noticed = {}
     for case in WITH_BARRIERS.values():
         with emulator.running(schedule="random warps", record={}) as run:
@@ -141,7 +141,7 @@ def fails(case, **run):
 
 
 def test_every_kernel_is_launched_by_a_case(emulated):
-    kernels.use_kernels()
+    kernels.use_kernels(np)
     declared = {name for path in FOLDER.glob("*.cu") for name in signatures(source(path.name))}
     with emulator.running(launched=set()) as run:
         for case in CASES.values():
