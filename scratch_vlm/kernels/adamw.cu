@@ -2,8 +2,8 @@
 // Twin: adamw_update in scratch_vlm/training/optimizer.py.
 //
 // What it saves. The update is 16 operations on each parameter. As array operations on a GPU they
-// are 16 launches and about 40 passes over vectors of the length of all parameters; here each of
-// p, g, m, v is read and written once: 32 bytes per parameter in float32, whatever the arithmetic.
+// are 16 launches and 36 passes over vectors of the length of all parameters, 145 bytes for each;
+// here p, g, m and v are read and written once: 32 bytes, whatever the arithmetic.
 #include "common.cuh"
 
 // `now` holds what changes from step to step, in device memory: a captured graph is replayed with

@@ -2,7 +2,7 @@
 // Twin: attend_backward in scratch_vlm/ops/attend.py.
 //
 // What it saves. NumPy's lines keep the T x S weights from the forward and go through matrices of
-// that size seven more times. The forward kernel kept one number per query, L = log sum exp(z), and
+// that size 10 more times. The forward kernel kept one number per query, L = log sum exp(z), and
 // from it any tile of the weights is computed again when it is needed: P = exp(z - L). More
 // arithmetic (7 products of tiles instead of 4), and hundreds of times fewer bytes.
 //

@@ -1,7 +1,7 @@
 // Attention without its T x S matrix (FlashAttention), forward.
 // Twin: attend_forward in scratch_vlm/ops/attend.py.
 //
-// What it saves. NumPy's lines write the scores of every pair of tokens, and go through them eight
+// What it saves. NumPy's lines write the scores of every pair of tokens, and go through them 9
 // times: 32 texts of 1,024 tokens with 12 heads have 403 million pairs, 805 MB in bfloat16, for
 // outputs of 50 MB. All these bytes exist only between two products. Here 64 queries stay in a
 // block while the keys and values come by, 64 at a time: their 64 x 64 scores live in registers

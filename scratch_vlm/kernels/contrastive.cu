@@ -5,9 +5,9 @@
 // 4.3 GB in float32, and NumPy's lines hold five of that size (scores, exponentials by row and by
 // column, gradients) for inputs of 67 MB. As in attention the matrix is used up as soon as it is
 // made: here a block keeps 16 images, lets the texts come by, 32 at a time, and keeps of their
-// scores only the sum. The price is arithmetic: the scores are computed four times, twice in the
-// forward (once by rows, once by columns) and twice in the backward. For batches of a few thousand
-// the matrix fits, and NumPy's lines are the better way.
+// scores only the sum. What is saved is memory, not time: the scores are computed four times, twice
+// in the forward (once by rows, once by columns) and twice in the backward, and without tensor
+// cores. For batches of a few thousand the matrix fits, and NumPy's lines are the better way.
 //
 // Rows and columns are the same problem with images and texts exchanged, and so are dimages and
 // dtexts: each kernel is called twice. Products are summed in float32, since the scale multiplies

@@ -3,7 +3,7 @@
 //
 // What it saves. The logits of a language model are its largest array: 32,768 tokens times 50,257
 // words are 3.3 GB in bfloat16, 6.6 GB in float32. NumPy's lines hold three such arrays at once
-// (logits, exponentials, gradient) and go through them 11 times. But the gradient is
+// (logits, exponentials, gradient) and go through them 12 times. But the gradient is
 // softmax(z) - target, and the loss is known before it is needed: once the loss of a row is
 // computed, nobody reads its logits again. So the gradient is written where the logits were:
 // one array, two reads and one write.

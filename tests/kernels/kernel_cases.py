@@ -124,7 +124,7 @@ def cross_entropy_case(rng, number, rows=7, classes=50, smoothing=0.0, overwrite
 def adamw_case(rng, number="float32", size=100, clip=0.5):
     """Three steps of the optimizer."""
     p = {"w": _draw(rng, "float32", size), "b": _draw(rng, "float32", 3)}
-    options = {"decay": 0.1, "factors": (("b", 3.0), ("w", 1.0)), "clip": clip, "eps": 1e-3}
+    options = {"decay": 0.1, "factors": (("b", 0.5), ("w", 3.0)), "clip": clip, "eps": 1e-3}
     one = AdamW(p, **options)
     two = AdamW({name: _double(leaf) for name, leaf in p.items()}, **options)
     for rate in (0.1, 0.2, 0.1):
@@ -242,3 +242,12 @@ WITH_BARRIERS = {  # small, yet with enough tiles, slices and rows for a missing
     "attention": partial(attention_case, heads=1, queries=140, keys=140, mask="causal"),
     "stripes": partial(attention_case, heads=1, queries=140, keys=140, mask="stripes"),
 }
+
+
+def agrees(case, limit=ROUNDING["bfloat16"], **sizes):
+    """Whether a kernel runs and all its results are those of its twin."""
+    try:
+        compared = list(case(np.random.default_rng(0), **sizes))
+    except (RuntimeError, AssertionError):  # threads met at different barriers, or not quite zero
+        return False
+    return all(one.error() <= limit for one in compared)  # nan is not
