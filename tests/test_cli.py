@@ -24,6 +24,15 @@ def test_module_and_command_are_the_same():
     assert "scratch-vlm demo" in done.stdout
 
 
+def test_a_reader_who_has_enough_is_no_error():
+    command = [sys.executable, "-m", "scratch_vlm", "lessons"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
 @pytest.mark.parametrize(
     "command", ["demo", "train", "gradcheck", "ask", "caption", "classify", "info"]
 )

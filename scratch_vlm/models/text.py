@@ -5,7 +5,7 @@ from numbers import Integral
 
 import numpy as np
 
-from scratch_vlm.backend import namespace, to_host
+from scratch_vlm.backend import namespace
 from scratch_vlm.layers.block import (
     BlockConfig,
     check_blocks,
@@ -278,31 +278,29 @@ def pooled_places(ids, config):
 
     Returns
     -------
-    numpy.ndarray of shape (B,)
-        On the host.
+    integer array of shape (B,)
 
     Raises
     ------
     TypeError
         If the ids are not an array.
     ValueError
-        If they are no texts, too long, or one lacks the end token that is looked for.
+        If they are no texts, too long, or one lacks the end token that is looked for; the last
+        is looked at only on the host: on a device that would mean waiting.
     """
-    namespace(ids)  # refuses a list
+    xp = namespace(ids)  # refuses a list
     if ids.ndim != 2 or not ids.shape[1]:
         raise ValueError(f"ids must be (B, T), got {ids.shape}")
     if ids.shape[1] > config.context:
         raise ValueError(
             f"texts of {ids.shape[1]} tokens do not fit the context of {config.context}"
         )
-    ids = to_host(ids)
     if config.pool == "last":
-        return np.full(len(ids), ids.shape[1] - 1)
+        return xp.full(len(ids), ids.shape[1] - 1)
     if config.pool == "largest":
         return ids.argmax(1)
     is_end = ids == config.end
-    missing = np.flatnonzero(~is_end.any(1))
-    if missing.size:
+    if xp is np and (missing := np.flatnonzero(~is_end.any(1))).size:
         raise ValueError(
             f"text {missing[0]} has no end token {config.end}: {ids[missing[0]].tolist()}"
         )
