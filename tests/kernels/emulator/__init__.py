@@ -24,7 +24,7 @@ CACHE = Path(tempfile.gettempdir()) / f"scratch_vlm_emulator-{os.getuid()}"
 SCHEDULES = ("round robin", "lowest first", "highest first", "random warps")
 # Without -fno-gnu-unique all modules of the process would share one emulated device.
 FLAGS = ("-std=c++20", "-O2", "-fPIC", "-shared", "-w", "-fno-gnu-unique", f"-I{HERE}")
-SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g", "-O1")
+SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g1", "-O0")
 
 _run = {
     "schedule": "round robin",
@@ -157,7 +157,8 @@ def _compile(text, flags):
         CACHE.mkdir(exist_ok=True, mode=0o700)
         part = CACHE / f"{key}.{os.getpid()}.so"
         command = ["g++", *FLAGS, *flags, "-x", "c++", "-", "-o", str(part)]
-        done = subprocess.run(command, input=text, text=True, capture_output=True)
+        bare = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+        done = subprocess.run(command, input=text, text=True, capture_output=True, env=bare)
         if done.returncode:
             raise RuntimeError(f"g++ refuses the kernel:\n{done.stderr}")
         part.replace(built)
