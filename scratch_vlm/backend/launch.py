@@ -26,6 +26,7 @@ DTYPES = {
     "unsigned char": "uint8",
 }
 BLOCK_BYTES = 48 * 1024  # of shared memory; a kernel that wants more has to ask
+MOST_BLOCKS = 2**16 - 1  # of a grid along y, and along z; along x it may have 2^31 - 1
 
 _compilers = {}  # module of arrays -> something with the interface of cupy.RawModule
 
@@ -262,6 +263,27 @@ def can_launch(x):
         bfloat16 or float16.
     """
     return has_compiler(namespace(x)) and x.dtype.name in NUMBERS
+
+
+def one_number(value, xp):
+    """Put a number where kernels can read it.
+
+    Parameters
+    ----------
+    value : float or array of shape ()
+        A number of the host is written by a kernel, not copied: a copy could not be captured in a
+        graph.
+    xp : module
+        `numpy` or `cupy`.
+
+    Returns
+    -------
+    array of shape ()
+        Of float32.
+    """
+    if isinstance(value, int | float | np.generic):
+        return xp.full((), float(value), "float32")
+    return value.astype("float32", copy=False)
 
 
 def address(x):

@@ -71,7 +71,9 @@ def quick_gelu_forward(x, *, bias=None, out=None):
 
 
 def _forward(kind, x, bias, out):
-    if not can_launch(x) or not x.flags.c_contiguous:
+    if not can_launch(x) or not x.size or not x.flags.c_contiguous:
+        return NotImplemented
+    if bias is not None and bias.shape != x.shape[-1:]:
         return NotImplemented
     xp = namespace(x)
     y = xp.empty_like(x) if out is None else out

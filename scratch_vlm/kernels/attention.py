@@ -4,11 +4,11 @@ import math
 
 from scratch_vlm.backend import namespace
 from scratch_vlm.backend.fused import Saved
-from scratch_vlm.backend.launch import View, address, can_launch, launch
+from scratch_vlm.backend.launch import MOST_BLOCKS, View, address, can_launch, launch
 from scratch_vlm.ops.masks import check_mask
 
 TILE = 64  # tokens of a tile, as in tiles.cuh
-THREADS = 128
+THREADS, WARPS = 128, 4
 WIDTHS = (32, 64)  # that the files are compiled for
 
 
@@ -49,6 +49,8 @@ def attend_forward(q, k, v, *, mask=None, scale=None, blind="zero", out=None):
     groups, keys = k.shape[1:3]
     if mask is not None:
         check_mask(mask, (images, heads, queries, keys))
+        if _reach(mask) >= 2**31:
+            return NotImplemented
     y = _heads_in_tokens(xp, q.shape, q.dtype) if out is None else out
     log_sum = xp.empty((images, heads, queries), "float32")
     kinds, of_mask = _kinds(xp, mask, (images, heads, queries, keys), q.dtype)
@@ -73,6 +75,8 @@ def _backward(dy, saved):
     xp = namespace(q)
     images, heads, queries, width = q.shape
     groups, keys = k.shape[1:3]
+    if dy.shape != q.shape:
+        raise ValueError(f"dy is {dy.shape} and must be {q.shape}, like q")
     if not _aligned(dy):
         dy = xp.ascontiguousarray(dy)
     delta = xp.empty(saved["log_sum"].shape, "float32")
@@ -83,7 +87,7 @@ def _backward(dy, saved):
     launch(
         "attention_backward.cu",
         "attention_delta",
-        -(-delta.size // 4),
+        -(-delta.size // WARPS),
         THREADS,
         *(View(dy), View(y), delta, heads, queries, width, delta.size, *_steps(dy), *_steps(y)),
         number=q.dtype,
@@ -111,6 +115,8 @@ def _takes(q, k, v, out):
         can_launch(q)
         and q.dtype.name == "bfloat16"
         and all(x.ndim == 4 and x.size and x.dtype == q.dtype and _aligned(x) for x in arrays)
+        and max(q.shape[:2]) <= MOST_BLOCKS
+        and q.size // q.shape[3] < 2**31
         and k.shape == v.shape
         and (q.shape[0], q.shape[3]) == (k.shape[0], k.shape[3])
         and q.shape[1] % k.shape[1] == 0
@@ -142,6 +148,11 @@ def _steps(x):  # between images, heads and tokens, in numbers
     return tuple(step // x.itemsize for step in x.strides[:-1])
 
 
+def _reach(mask):  # bytes from the first pair of tokens to the last, which the kernel counts by int
+    sides = zip(mask.shape[-2:], mask.strides[-2:], strict=True)
+    return sum(abs(step) * (n - 1) for n, step in sides)
+
+
 def _kinds(xp, mask, shape, dtype):
     # The kind of each tile, and the steps that lead through the mask and through the kinds.
     if mask is None:
@@ -152,19 +163,17 @@ def _kinds(xp, mask, shape, dtype):
     steps = tuple(
         0 if n == 1 else step for n, step in zip(mask.shape, mask.strides, strict=True)
     )  # booleans take one byte
-    grid = (-(-keys // TILE), -(-queries // TILE), own_images * own_heads)
-    kinds = xp.empty((own_images, own_heads, grid[1], grid[0]), "uint8")
+    key_tiles, query_tiles = -(-keys // TILE), -(-queries // TILE)
+    kinds = xp.empty((own_images, own_heads, query_tiles, key_tiles), "uint8")
     launch(
         "attention_forward.cu",
         "attention_kinds",
-        grid,
+        (own_images * own_heads * key_tiles, query_tiles),
         THREADS,
         *(View(mask), kinds, own_heads, queries, keys, *steps),
         number=dtype,
         WIDTH=WIDTHS[0],
     )
-    image, head = (
-        0 if n == 1 else step
-        for n, step in ((own_images, own_heads * grid[0] * grid[1]), (own_heads, grid[0] * grid[1]))
-    )
+    image = 0 if own_images == 1 else own_heads * query_tiles * key_tiles
+    head = 0 if own_heads == 1 else query_tiles * key_tiles
     return kinds, (*steps, image, head)

@@ -40,8 +40,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_dkdv(
     int heads, int sharers, int queries, int keys, int width, long long q_image, long long q_head,
     long long q_step, long long k_image, long long k_head, long long k_step, long long v_image,
     long long v_head, long long v_step, long long dy_image, long long dy_head, long long dy_step,
-    long long mask_image, long long mask_head, int mask_query, int mask_key, long long kinds_image,
-    long long kinds_head, float scale) {
+    long long mask_image, long long mask_head,
+    int mask_query, int mask_key, long long kinds_image, long long kinds_head,
+    float scale) {
   extern __shared__ __align__(16) number shared[];
   number *k_tile = shared, *v_tile = k_tile + TILE * PITCH;
   number *q_tile = v_tile + TILE * PITCH, *dy_tile = q_tile + TILE * PITCH;
@@ -111,8 +112,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_dq(
     int sharers, int queries, int keys, int width, long long q_image, long long q_head,
     long long q_step, long long k_image, long long k_head, long long k_step, long long v_image,
     long long v_head, long long v_step, long long dy_image, long long dy_head, long long dy_step,
-    long long mask_image, long long mask_head, int mask_query, int mask_key, long long kinds_image,
-    long long kinds_head, float scale) {
+    long long mask_image, long long mask_head,
+    int mask_query, int mask_key, long long kinds_image, long long kinds_head,
+    float scale) {
   extern __shared__ __align__(16) number shared[];
   number *q_tile = shared, *dy_tile = q_tile + TILE * PITCH;
   number *k_tile = dy_tile + TILE * PITCH, *v_tile = k_tile + TILE * PITCH;

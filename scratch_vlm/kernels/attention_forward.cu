@@ -15,15 +15,18 @@
 // algorithm 1; T. Dao, 2023, arXiv:2307.08691, section 3.1.)
 #include "tiles.cuh"
 
-// What a tile of the mask holds: nothing, everything, or some of both. One block per tile. Tiles
+// What a tile of the mask holds: nothing, everything, or some of both. One block per tile: along y
+// the queries, along x the keys of the first head of the first image, then those of the next. Tiles
 // with nothing are never loaded, which halves the work under a causal mask without anybody having
 // said that it is causal; in tiles with everything the mask is not read again.
 extern "C" __global__ void __launch_bounds__(THREADS) attention_kinds(
     const bool* mask, unsigned char* kinds, int heads, int queries, int keys, long long image_step,
     long long head_step, int query_step, int key_step) {
   __shared__ float of_warps[WARP];
-  int first_key = blockIdx.x * TILE, first_query = blockIdx.y * TILE;
-  mask += blockIdx.z / heads * image_step + blockIdx.z % heads * head_step;
+  int key_tiles = (keys + TILE - 1) / TILE, copy = blockIdx.x / key_tiles;
+  int key_tile = blockIdx.x % key_tiles;
+  int first_key = key_tile * TILE, first_query = blockIdx.y * TILE;
+  mask += copy / heads * image_step + copy % heads * head_step;
   float any = 0.0f, lack = 0.0f;
   for (int i = threadIdx.x; i < TILE * TILE; i += THREADS) {
     int query = first_query + i / TILE, key = first_key + i % TILE;
@@ -34,7 +37,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_kinds(
   }
   any = block_max(any, of_warps);
   lack = block_max(lack, of_warps);
-  int tile = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+  long long tile = ((long long)copy * gridDim.y + blockIdx.y) * key_tiles + key_tile;
   if (threadIdx.x == 0) kinds[tile] = any == 0.0f ? NOTHING : lack == 0.0f ? EVERYTHING : SOME;
 }
 

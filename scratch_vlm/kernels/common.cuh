@@ -19,6 +19,7 @@ typedef NUMBER number;  // of arrays in memory: float, __nv_bfloat16 or __half; 
 #define WARP 32
 #define ALL_LANES 0xffffffffu
 #define INFINITE __int_as_float(0x7f800000)
+#define NOT_A_NUMBER __int_as_float(0x7fc00000)
 
 __device__ __forceinline__ float load(const number* x, long long i) { return (float)x[i]; }
 __device__ __forceinline__ void store(number* x, long long i, float value) { x[i] = (number)value; }

@@ -2,7 +2,7 @@
 
 from scratch_vlm.backend import namespace
 from scratch_vlm.backend.fused import Saved
-from scratch_vlm.backend.launch import can_launch, launch
+from scratch_vlm.backend.launch import can_launch, launch, one_number
 
 ROWS, THREADS = 16, 256
 LARGEST = 1024  # channels of an embedding
@@ -54,7 +54,7 @@ def contrastive_forward(images, texts, log_scale, *, matrix_fits=MATRIX_FITS):
 def _backward(dloss, saved):
     images, texts, log_scale = saved["images"], saved["texts"], saved["log_scale"]
     xp, (image_logs, text_logs) = namespace(images), saved["logs"]
-    dloss = xp.asarray(dloss, "float32")
+    dloss = one_number(dloss, xp)
     dimages, dtexts = xp.empty_like(images), xp.empty_like(texts)
     with_z, again = (xp.empty(len(images), "float32") for _ in range(2))
     name = "contrastive_gradient"

@@ -1,9 +1,10 @@
-"""Launch the kernel of `embedding.cu`."""
+"""Launch the kernels of `embedding.cu`."""
 
 from scratch_vlm.backend import namespace
 from scratch_vlm.backend.launch import can_launch, launch
 
 THREADS = 128
+MOST = 2**20  # tokens, which are all compared with each other
 
 
 def add_at(target, index, values):
@@ -14,7 +15,7 @@ def add_at(target, index, values):
     target : array of shape (V, D)
         Changed in place; float32.
     index : integer array of shape (...)
-        Row numbers from 0 to V - 1.
+        Row numbers from 0 to V - 1; others are left out.
     values : array of shape (..., D)
         What to add.
 
@@ -22,21 +23,26 @@ def add_at(target, index, values):
     -------
     None
     """
-    fits = can_launch(values) and target.dtype == "float32" and target.flags.c_contiguous
-    if not fits or target.ndim != 2 or index.size >= 2**31:
+    fits = (
+        can_launch(values)
+        and target.dtype == "float32"
+        and target.ndim == 2
+        and target.flags.c_contiguous
+        and index.dtype.kind in "iu"
+        and values.shape == (*index.shape, target.shape[1])
+        and index.size <= MOST
+        and len(target) < 2**31
+    )
+    if not fits:
         return NotImplemented
     xp = namespace(target)
-    count, width = index.size, target.shape[1]
-    # Unique keys: an argsort need not be stable then. The number of a token is the low part.
-    keys = index.reshape(-1).astype("int64") * count + xp.arange(count)
-    keys.sort()
-    launch(
-        "embedding.cu",
-        "add_rows",
-        (count, -(-width // THREADS)),
-        THREADS,
-        *(xp.ascontiguousarray(values), (keys // count).astype("int32")),
-        *((keys % count).astype("int32"), target, count, width),
-        number=values.dtype,
-    )
+    ids, (rows, width) = index.reshape(-1).astype("int32"), target.shape
+    sorted_ids, places = xp.empty_like(ids), xp.empty_like(ids)
+    options = {"number": values.dtype}
+    grid = -(-ids.size // THREADS)
+    arguments = (ids, sorted_ids, places, ids.size)
+    launch("embedding.cu", "order_tokens", grid, THREADS, *arguments, **options)
+    grid = (ids.size, -(-width // THREADS))
+    arguments = (xp.ascontiguousarray(values), sorted_ids, places, target, ids.size, rows, width)
+    launch("embedding.cu", "add_rows", grid, THREADS, *arguments, **options)
     return None

@@ -29,7 +29,7 @@ def layer_norm_forward(x, p, *, eps=1e-5, out=None):
     saved : Saved
         For `layers.norm.layer_norm_backward`.
     """
-    if not _takes(x, p, out):
+    if not _takes(x, p, out, "gamma", "beta"):
         return NotImplemented
     _, y, saved = _forward(x, None, p, eps, out, centred=True)
     return y, saved
@@ -55,7 +55,7 @@ def rms_norm_forward(x, p, *, eps=1e-5, out=None):
     saved : Saved
         For `layers.norm.rms_norm_backward`.
     """
-    if not _takes(x, p, out):
+    if not _takes(x, p, out, "gamma"):
         return NotImplemented
     _, y, saved = _forward(x, None, p, eps, out, centred=False)
     return y, saved
@@ -82,7 +82,8 @@ def add_norm_forward(x, added, p, *, eps=1e-5):
     saved : Saved
         For `add_norm_backward`.
     """
-    if not _takes(x, p, None) or not added.flags.c_contiguous or added.dtype != x.dtype:
+    alike = (added.shape, added.dtype) == (x.shape, x.dtype) and added.flags.c_contiguous
+    if not alike or not _takes(x, p, None, "gamma"):
         return NotImplemented
     return _forward(x, added, p, eps, None, centred="beta" in p)
 
@@ -108,21 +109,23 @@ def add_norm_backward(dtotal, dy, saved, g):
     return _backward(dy, saved, g, passed=dtotal)
 
 
-def _takes(x, p, out):
+def _takes(x, p, out, *names):
     return (
         can_launch(x)
         and x.flags.c_contiguous
         and x.size
         and x.ndim
-        and x.shape[-1] == len(p["gamma"])
+        and all(name in p for name in names)
+        and x.size // x.shape[-1] < 2**31
         and 8 * x.shape[-1] <= BLOCK_BYTES
-        and all(leaf.dtype == "float32" for leaf in p.values())
-        and (out is None or (_apart(out, x) and out.flags.c_contiguous and out.dtype == x.dtype))
+        and all(leaf.dtype == "float32" and leaf.shape == x.shape[-1:] for leaf in p.values())
+        and (out is None or _can_hold(out, x))
     )
 
 
-def _apart(out, x):
-    return out is not x and not namespace(x).may_share_memory(out, x)
+def _can_hold(out, x):
+    alike = (out.shape, out.dtype) == (x.shape, x.dtype) and out.flags.c_contiguous
+    return alike and not namespace(x).may_share_memory(out, x)
 
 
 def _forward(x, added, p, eps, out, *, centred):
@@ -149,6 +152,8 @@ def _backward(dy, saved, g, *, out=None, passed=None):
     xp, width = namespace(x), x.shape[-1]
     count = x.size // width
     blocks = min(count, BLOCKS)
+    if dy.shape != x.shape:
+        raise ValueError(f"dy is {dy.shape} and must be {x.shape}, like x")
     dy = xp.ascontiguousarray(dy)
     dx = xp.empty_like(x) if out is None or not out.flags.c_contiguous else out
     parts = xp.empty((blocks, 2, width), "float32")

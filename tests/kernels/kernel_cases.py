@@ -104,17 +104,23 @@ def activation_case(rng, number, kind="gelu", rows=5, width=40, bias=False, out=
     yield Compared("slope", slope, slope_twin)
 
 
-def cross_entropy_case(rng, number, rows=7, classes=50, smoothing=0.0, overwrite=True, dloss=1.0):
-    """The loss and its gradient; about a third of the rows have no label."""
+def cross_entropy_case(
+    rng, number, rows=7, classes=50, smoothing=0.0, overwrite=True, dloss=1.0, ruled_out=0.0
+):
+    """The loss and its gradient; a third of the rows have no label, some words are impossible."""
     logits = (4 * _draw(rng, "float32", rows, classes)).astype(NUMBERS[number])
     labels = rng.integers(0, classes, rows)
+    # With smoothing the loss of an impossible word is infinite, for kernel and twin.
+    impossible = rng.random((rows, classes)) < (0 if smoothing else ruled_out)
+    impossible[np.arange(rows), labels] = impossible[:, 0] = False
+    logits[impossible] = -np.inf
     labels[rng.random(rows) < 0.3] = losses.IGNORE
     options = {"smoothing": smoothing, "overwrite": overwrite}
     twin, saved_twin = losses.cross_entropy_forward(_double(logits), labels, smoothing=smoothing)
     given = logits.copy()
     loss, saved = losses.cross_entropy_forward(given, labels, **options)
     dlogits = losses.cross_entropy_backward(dloss, saved)
-    assert overwrite or np.array_equal(given, logits)
+    assert (dlogits is given) == overwrite and (overwrite or np.array_equal(given, logits))
     dlogits_twin = losses.cross_entropy_backward(dloss, saved_twin)
     assert not dlogits[labels == losses.IGNORE].any()
     yield Compared("loss", loss, twin)
@@ -238,6 +244,7 @@ CASES = {
 WITH_BARRIERS = {  # small, yet with enough tiles, slices and rows for a missing barrier to matter
     "norm": partial(norm_case, number="float32", rows=6, width=64),
     "cross_entropy": partial(cross_entropy_case, number="float32", smoothing=0.1, classes=600),
+    "add_at": partial(add_at_case, number="float32", count=100),
     "contrastive": partial(contrastive_case, number="float32", pairs=70, width=70),
     "attention": partial(attention_case, heads=1, queries=140, keys=140, mask="causal"),
     "stripes": partial(attention_case, heads=1, queries=140, keys=140, mask="stripes"),

@@ -10,6 +10,7 @@ from scratch_vlm.backend import launch
 
 NORM = {"number": "float32", "rows": 5, "width": 40}
 ROWS = {"number": "float32", "classes": 600}
+RULED_OUT = {"number": "float32", "classes": 600, "ruled_out": 0.7}
 FEW = {"number": "float32"}
 ATTENTION = {"number": "bfloat16", "queries": 70, "keys": 140, "mask": "random"}
 PLANTED = [  # file, what it says, what it should not say, case, sizes
@@ -19,16 +20,13 @@ PLANTED = [  # file, what it says, what it should not say, case, sizes
     ("norm.cu", "centre = warp_sum(centre) / width", "centre = centre / width", "norm", NORM),
     ("common.cuh", "apart = WARP / 2", "apart = WARP / 4", "norm", NORM),
     ("cross_entropy.cu", "sum *= expf(largest - score);", "", "cross_entropy", ROWS),
-    (
-        "cross_entropy.cu",
-        "weight == 0.0f ? 0.0f : weight * gradient",
-        "gradient",
-        "cross_entropy",
-        ROWS,
-    ),
+    ("cross_entropy.cu", "weight * dloss[0]", "dloss[0]", "cross_entropy", ROWS),
+    ("cross_entropy.cu", "if (score != -INFINITE) ", "", "cross_entropy", RULED_OUT),
+    ("cross_entropy.cu", "weight * dloss[0]", "weight", "cross_entropy", ROWS | {"dloss": 0.3}),
     ("adamw.cu", "root_over_bias2 + eps", "root_over_bias2", "adamw", FEW),
     ("adamw.cu", "* factor[row] * decay[row]", "* decay[row]", "adamw", FEW),
     ("embedding.cu", "i < count && sorted[i] == id", "i == blockIdx.x", "add_at", FEW),
+    ("embedding.cu", " && start + i < token", "", "add_at", FEW),
     ("contrastive.cu", "row == column ? 2.0f", "row == column ? 1.0f", "contrastive", FEW),
     ("contrastive.cu", "sums[half] *= expf(largest[half] - score);", "", "contrastive", FEW),
     ("tiles.cuh", "a[1], b + 2", "a[0], b + 2", "attention", ATTENTION),

@@ -46,7 +46,8 @@ SIZES = {
         "classes": st.integers(1, 700),
         "smoothing": st.sampled_from([0.0, 0.1]),
         "overwrite": st.booleans(),
-        "dloss": st.sampled_from([1.0, 0.3]),
+        "dloss": st.sampled_from([1.0, 0.3, np.array(0.3), np.array(2, "float32")]),
+        "ruled_out": st.sampled_from([0.0, 0.5]),
     },
     "adamw": {
         "number": st.just("float32"),

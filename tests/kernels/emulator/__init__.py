@@ -96,7 +96,8 @@ class EmulatedKernel:
         self.max_dynamic_shared_size_bytes = launch.BLOCK_BYTES
 
     def __call__(self, grid, block, arguments, *, shared_mem=0):
-        if not 0 < np.prod(grid) or not 0 < np.prod(block) <= 1024:
+        fits = 0 < grid[0] < 2**31 and all(0 < n <= launch.MOST_BLOCKS for n in grid[1:])
+        if not fits or not 0 < np.prod(block) <= 1024:
             raise RuntimeError(f"{self.name}: grid {grid} of blocks {block} cannot be launched")
         if shared_mem > min(self.max_dynamic_shared_size_bytes, 227 * 1024):
             raise RuntimeError(f"{self.name}: {shared_mem} bytes of shared memory were not allowed")
