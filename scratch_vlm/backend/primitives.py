@@ -3,7 +3,7 @@
 import numpy as np
 
 from scratch_vlm.backend.arrays import floating, namespace
-from scratch_vlm.backend.fused import fused
+from scratch_vlm.backend.dispatch import fused
 
 
 def rows(x):

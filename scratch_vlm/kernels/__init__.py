@@ -4,7 +4,7 @@ A ``.cu`` file is to be read beside the op that it does the work of. ``docs/kern
 they save, how they are tested without a GPU, and what has not been run on one yet.
 """
 
-from scratch_vlm.backend.fused import set_kernels
+from scratch_vlm.backend.dispatch import set_kernels
 from scratch_vlm.backend.launch import has_compiler, set_compiler
 from scratch_vlm.kernels import (
     activation,

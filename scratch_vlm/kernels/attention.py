@@ -3,7 +3,7 @@
 import math
 
 from scratch_vlm.backend import namespace
-from scratch_vlm.backend.fused import Saved
+from scratch_vlm.backend.dispatch import Saved
 from scratch_vlm.backend.launch import MOST_BLOCKS, View, address, can_launch, launch
 from scratch_vlm.ops.masks import check_mask
 

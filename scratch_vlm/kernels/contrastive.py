@@ -1,7 +1,7 @@
 """Launch the kernels of `contrastive.cu`."""
 
 from scratch_vlm.backend import namespace
-from scratch_vlm.backend.fused import Saved
+from scratch_vlm.backend.dispatch import Saved
 from scratch_vlm.backend.launch import can_launch, launch, one_number
 
 ROWS, THREADS = 16, 256

@@ -1,7 +1,7 @@
 """Launch the kernels of `cross_entropy.cu`."""
 
 from scratch_vlm.backend import namespace
-from scratch_vlm.backend.fused import Saved
+from scratch_vlm.backend.dispatch import Saved
 from scratch_vlm.backend.launch import can_launch, launch, one_number
 
 THREADS = 256

@@ -1,7 +1,7 @@
 """Launch the kernels of `norm.cu`: layer norm and RMS norm."""
 
 from scratch_vlm.backend import namespace
-from scratch_vlm.backend.fused import Saved
+from scratch_vlm.backend.dispatch import Saved
 from scratch_vlm.backend.launch import BLOCK_BYTES, can_launch, launch
 
 WARPS = 8  # tokens that a block of the forward takes side by side

@@ -4,7 +4,7 @@ import emulator
 import numpy as np
 import pytest
 
-from scratch_vlm.backend.fused import set_kernels
+from scratch_vlm.backend.dispatch import set_kernels
 from scratch_vlm.backend.launch import set_compiler
 from scratch_vlm.kernels import norm
 

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from scratch_vlm.backend import add_at
-from scratch_vlm.backend.fused import Saved
+from scratch_vlm.backend.dispatch import Saved
 from scratch_vlm.kernels import activation, contrastive, norm
 from scratch_vlm.layers import norm as norms
 from scratch_vlm.ops import activations, attend, losses, masks

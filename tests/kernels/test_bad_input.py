@@ -7,7 +7,7 @@ import pytest
 
 from scratch_vlm import kernels
 from scratch_vlm.backend import add_at
-from scratch_vlm.backend.fused import Saved
+from scratch_vlm.backend.dispatch import Saved
 from scratch_vlm.backend.launch import MOST_BLOCKS
 from scratch_vlm.kernels import activation, attention, embedding, norm
 from scratch_vlm.layers.norm import layer_norm_backward, layer_norm_forward

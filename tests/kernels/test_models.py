@@ -6,7 +6,7 @@ import pytest
 import test_pairs
 
 from scratch_vlm import kernels
-from scratch_vlm.backend.fused import Saved, kernels_in_use, set_kernels
+from scratch_vlm.backend.dispatch import Saved, kernels_in_use, set_kernels
 from scratch_vlm.cases import make_case
 from scratch_vlm.layers.block import BlockConfig
 from scratch_vlm.layers.norm import layer_norm_backward, layer_norm_forward
