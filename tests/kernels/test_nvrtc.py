@@ -67,6 +67,13 @@ def test_no_spills_and_few_registers(compiler, file, number, constants, architec
         assert used["registers"] <= CEILING[kernel], f"{kernel}: {used}"
 
 
+def test_the_page_says_how_many_registers_attention_takes(compiler):
+    options = ["--std=c++17", "-DNUMBER=__nv_bfloat16", "-DWIDTH=64", "-ftz=true"]
+    report = compiler.compile(source("attention_backward.cu"), options, "sm_90")
+    page = (FOLDER.parents[1] / "docs" / "kernels.md").read_text(encoding="utf-8")
+    assert f"takes {report['attention_dkdv']['registers']} registers" in page
+
+
 def test_attention_uses_tensor_cores():
     for way in ("forward", "backward"):
         assert "mma.sync" in source(f"attention_{way}.cu")
