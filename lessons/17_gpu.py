@@ -135,74 +135,78 @@ show(figure, "17_gpu")
 # Layer norm written with arrays (lesson 04) takes the mean, subtracts, squares, takes the mean
 # again, multiplies, scales, shifts. Each step reads an array from memory and writes one. A *kernel*
 # is a function that runs on the card as thousands of threads, and it can do all of it while a row
-# is at hand: read once, write once. Threads of a *block* share a row; each adds up every 32nd
-# number, and then their sums are added in a tree, half of them at a time. Between two rounds all
-# must have finished: a *barrier*. Here the threads of one block are one axis of an array:
+# is at hand: read once, write once.
+#
+# 32 threads make a *warp*, which goes in step. In the library's kernel a warp has a row: each of
+# its *lanes* adds up every 32nd number, and then lanes hand their sums around. First each adds that
+# of the lane 16 away, then of the one 8 away, and so on to 1: after five rounds every lane has the
+# sum of all. Here the lanes are one axis of an array:
 
-THREADS = 32
-
-
-def block_sum(partial):
-    half = THREADS // 2
-    while half:
-        partial[:half] += partial[half : 2 * half]  # barrier: all have added
-        half //= 2
-    return partial[0]
+LANES = 32
 
 
-def layer_norm_kernel(row, gamma, beta, eps):
-    mine = row.reshape(-1, THREADS)  # thread t has numbers t, t + 32, t + 64, ...
-    mean = block_sum(mine.sum(axis=0)) / row.size
-    centred = mine - mean
-    rstd = (block_sum((centred**2).sum(axis=0)) / row.size + eps) ** -0.5
-    return (centred * rstd).reshape(-1) * gamma + beta
+def warp_sum(mine):
+    lane, apart = np.arange(LANES), LANES // 2
+    while apart:
+        mine = mine + mine[lane ^ apart]  # ^ turns one bit: 16 away, then 8, 4, 2, 1
+        apart //= 2
+    return mine
 
 
-# %%
-# In CUDA C++ the same lines say what *one* thread does. Where there is a card, CuPy compiles them.
+def layer_norm_warp(row, gamma, beta, eps):
+    mine = row.reshape(-1, LANES)  # lane i has numbers i, i + 32, i + 64, ...
+    centre = warp_sum(mine.sum(axis=0)) / row.size
+    square = ((mine - centre) ** 2).sum(axis=0)
+    scale = 1 / np.sqrt(warp_sum(square) / row.size + eps)
+    return ((mine - centre) * scale).reshape(-1) * gamma + beta
 
-SOURCE = r"""
-__device__ float block_sum(float mine) {
-    __shared__ float partial[32];               // memory that the threads of a block share
-    partial[threadIdx.x] = mine;
-    __syncthreads();                            // the barrier
-    for (int half = 16; half; half /= 2) {
-        if (threadIdx.x < half) partial[threadIdx.x] += partial[threadIdx.x + half];
-        __syncthreads();
-    }
-    float total = partial[0];
-    __syncthreads();                            // nobody overwrites it before all have read
-    return total;
-}
-extern "C" __global__ void layer_norm(
-    const float* x, const float* gamma, const float* beta, float* y, int d, float eps) {
-    x += blockIdx.x * d;                        // one block for each row
-    y += blockIdx.x * d;
-    float sum = 0, squares = 0;
-    for (int i = threadIdx.x; i < d; i += 32) sum += x[i];
-    float mean = block_sum(sum) / d;
-    for (int i = threadIdx.x; i < d; i += 32) squares += (x[i] - mean) * (x[i] - mean);
-    float rstd = rsqrtf(block_sum(squares) / d + eps);
-    for (int i = threadIdx.x; i < d; i += 32)
-        y[i] = (x[i] - mean) * rstd * gamma[i] + beta[i];
-}
-"""
+
 from scratch_vlm.layers.norm import layer_norm_forward
 
 x = rng.normal(size=(4, 96)).astype("float32")
 gamma, beta = rng.normal(size=(2, 96)).astype("float32")
 expected, _ = layer_norm_forward(x, {"gamma": gamma, "beta": beta})
-imitated = np.stack([layer_norm_kernel(row, gamma, beta, 1e-5) for row in x])
+imitated = np.stack([layer_norm_warp(row, gamma, beta, 1e-5) for row in x])
 assert np.allclose(imitated, expected, atol=1e-5)
-if not problem:
-    cupy = load("cupy")
-    kernel, y = cupy.RawKernel(SOURCE, "layer_norm"), cupy.empty_like(cupy.asarray(x))
-    on_card = [cupy.asarray(array) for array in (x, gamma, beta)]
-    kernel((4,), (THREADS,), (*on_card, y, np.int32(96), np.float32(1e-5)))
-    assert np.allclose(to_host(y), expected, atol=1e-5)
+everywhere = warp_sum(np.arange(LANES))
+assert (everywhere == 31 * 32 / 2).all(), "one lane lacks a number"
 
 # %%
-# Six steps with arrays read and write each number six times, the kernel once.
+# In CUDA C++ the same lines say what *one* lane does. This is the library's file, which is compiled
+# on the card as it stands here, and on any machine by its tests, which run it on the processor:
+
+from scratch_vlm.backend.launch import source
+
+lines_of_file = source("norm.cu").splitlines()
+first = next(i for i, line in enumerate(lines_of_file) if "void norm_forward(" in line)
+last = lines_of_file.index("}", first)
+print("\n".join(lines_of_file[first : last + 1]))
+
+# %%
+# Where there is a card, ``use_kernels`` puts it in the place of the lines of
+# ``layer_norm_forward``, which stay what they are: the text that says what the kernel computes.
+
+from scratch_vlm.kernels import use_kernels
+
+if not problem:
+    cupy = load("cupy")
+    use_kernels(cupy, ["layer_norm_forward"])
+    on_card = {"gamma": cupy.asarray(gamma), "beta": cupy.asarray(beta)}
+    y, _ = layer_norm_forward(cupy.asarray(x), on_card)
+    assert np.allclose(to_host(y), expected, atol=1e-5)
+    use_kernels(cupy, [])
+
+# %%
+# The steps with arrays go through memory 11 times, the kernel twice. The arithmetic is the same, so
+# the kernel stands further to the right under the roof:
+
+for how, passes in (("lines", 11), ("kernel", 2)):
+    share = BANDWIDTH * 8 / (passes * 2) / PEAK
+    print(f"layer norm by {how:6}: at most {share:.2%} of the peak")
+
+# %%
+# The page on kernels shows the same for cross-entropy, attention and the optimizer, and tells how
+# they are tested without a card.
 #
 # Sixteen bits
 # ------------
@@ -263,8 +267,8 @@ def check_size(n):
 
 
 # %%
-# **2. A fused softmax.** Write a softmax of one row as a kernel would: 32 threads, a tree for the
-# maximum and one for the sum.
+# **2. A fused softmax.** Write a softmax of one row as a kernel would: a warp that hands the
+# maximum around, and then the sum.
 
 
 def check_softmax(kernel):

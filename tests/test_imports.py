@@ -16,6 +16,7 @@ ORDER = [
     "recompute",
     "gradcheck",
     "ops",
+    "kernels",
     "layers",
     "models",
     "costs",

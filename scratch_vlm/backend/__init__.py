@@ -6,6 +6,7 @@ The only package that knows CuPy exists. Nothing here imports it before it is as
 from scratch_vlm.backend.arrays import floating, namespace, to_device, to_host
 from scratch_vlm.backend.blocks import in_blocks, in_turns
 from scratch_vlm.backend.choose import BackendError, cupy_problem, load
+from scratch_vlm.backend.dispatch import fused
 from scratch_vlm.backend.memory import keep_freed_memory
 from scratch_vlm.backend.primitives import add_at, erf, project, row_dot, row_mean, rows
 
@@ -15,6 +16,7 @@ __all__ = [
     "cupy_problem",
     "erf",
     "floating",
+    "fused",
     "in_blocks",
     "in_turns",
     "keep_freed_memory",

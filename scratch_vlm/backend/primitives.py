@@ -3,6 +3,7 @@
 import numpy as np
 
 from scratch_vlm.backend.arrays import floating, namespace
+from scratch_vlm.backend.dispatch import fused
 
 
 def rows(x):
@@ -105,6 +106,7 @@ def row_dot(a, b):
     return (a * b).sum(-1, keepdims=True)
 
 
+@fused
 def add_at(target, index, values):
     """Add rows of `values` to the rows of `target` that `index` names; repeats add up.
 

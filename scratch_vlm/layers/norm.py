@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from scratch_vlm.backend import floating, namespace, row_dot, row_mean, rows
+from scratch_vlm.backend import floating, fused, namespace, row_dot, row_mean, rows
 
 
 def layer_norm_init(width):
@@ -21,6 +21,7 @@ def layer_norm_init(width):
     return {"gamma": np.ones(width, "float32"), "beta": np.zeros(width, "float32")}
 
 
+@fused
 def layer_norm_forward(x, p, *, eps=1e-5, out=None):
     r"""Normalise each token to mean 0 and variance 1, then scale and shift it.
 
@@ -79,6 +80,7 @@ def layer_norm_forward(x, p, *, eps=1e-5, out=None):
     return y, (xhat, rstd, p["gamma"])
 
 
+@fused
 def layer_norm_backward(dy, saved, g, *, out=None):
     r"""Gradient of `layer_norm_forward`.
 
@@ -136,6 +138,7 @@ def rms_norm_init(width):
     return {"gamma": np.ones(width, "float32")}
 
 
+@fused
 def rms_norm_forward(x, p, *, eps=1e-5, out=None):
     r"""Scale each token to a root mean square of 1, then scale its channels.
 
@@ -182,6 +185,7 @@ def rms_norm_forward(x, p, *, eps=1e-5, out=None):
     return namespace(x).multiply(xhat, p["gamma"], out=out), (xhat, rstd, p["gamma"])
 
 
+@fused
 def rms_norm_backward(dy, saved, g, *, out=None):
     r"""Gradient of `rms_norm_forward`.
 

@@ -485,7 +485,7 @@ def cross_modal_loss_forward(ids, labels, media, p, *, config, **options):
     cross_modal_loss_backward : The gradient of this function.
     """
     logits, saved = cross_modal_forward(ids, media, p, config=config, **options)
-    loss, s_loss = next_token_forward(logits, labels)
+    loss, s_loss = next_token_forward(logits, labels, overwrite=True)
     return loss, (saved, s_loss)
 
 

@@ -509,7 +509,7 @@ def lm_loss_forward(ids, labels, p, *, config, real=None, rng=None):
     lm_loss_backward : The gradient of this function.
     """
     logits, s_lm = lm_forward(ids, p, config=config, real=real, rng=rng)
-    loss, s_loss = next_token_forward(logits, labels)
+    loss, s_loss = next_token_forward(logits, labels, overwrite=True)
     return loss, (s_lm, s_loss)
 
 
@@ -529,7 +529,7 @@ def lm_loss_backward(dloss, saved, g):
     lm_backward(next_token_backward(dloss, s_loss), s_lm, g)
 
 
-def next_token_forward(logits, labels):
+def next_token_forward(logits, labels, *, overwrite=False):
     """Mean negative log-probability of the token that comes next.
 
     Parameters
@@ -539,6 +539,8 @@ def next_token_forward(logits, labels):
     labels : integer array of shape (B, T)
         The token that stands *at* each place, not the one after: what is shifted is shifted
         here. -100 where it is not to be learned, as for questions, images and padding.
+    overwrite : bool, default False
+        Whether the memory of the logits may be used for what is saved: nobody reads them again.
 
     Returns
     -------
@@ -566,7 +568,7 @@ def next_token_forward(logits, labels):
         )
     targets = xp.full_like(labels, IGNORE)
     targets[:, :-1] = labels[:, 1:]
-    return cross_entropy_forward(logits, targets)
+    return cross_entropy_forward(logits, targets, overwrite=overwrite)
 
 
 def next_token_backward(dloss, saved):

@@ -314,7 +314,7 @@ def unified_loss_forward(ids, labels, media, p, *, config, **options):
     unified_loss_backward : The gradient of this function.
     """
     logits, saved = unified_forward(ids, media, p, config=config, **options)
-    loss, s_loss = next_token_forward(logits, labels)
+    loss, s_loss = next_token_forward(logits, labels, overwrite=True)
     return loss, (saved, s_loss)
 
 

@@ -6,7 +6,7 @@ backward is then one multiplication. `out` may be the input itself.
 
 import math
 
-from scratch_vlm.backend import erf, floating, in_blocks, namespace
+from scratch_vlm.backend import erf, floating, fused, in_blocks, namespace
 from scratch_vlm.ops import rarer_activations as rarer
 
 SQRT_HALF = math.sqrt(0.5)
@@ -15,6 +15,7 @@ TANH_CUBIC = 0.044715  # coefficient of x^3 in the approximation, Hendrycks & Gi
 HIGHEST = 10  # of `clipped_gelu_forward`
 
 
+@fused
 @in_blocks
 def gelu_forward(x, *, out=None):
     r"""Gaussian error linear unit, exact: x times the chance that a standard normal is below x.
@@ -145,6 +146,7 @@ def clipped_gelu_backward(dy, slope, *, out=None):
     return namespace(dy).multiply(dy, slope, out=out)
 
 
+@fused
 @in_blocks
 def gelu_tanh_forward(x, *, out=None):
     r"""Gaussian error linear unit with a tanh in place of the error function.
@@ -220,6 +222,7 @@ def gelu_tanh_backward(dy, slope, *, out=None):
     return namespace(dy).multiply(dy, slope, out=out)
 
 
+@fused
 @in_blocks
 def quick_gelu_forward(x, *, out=None):
     r"""Multiply by a sigmoid: the activation of OpenAI's CLIP models.

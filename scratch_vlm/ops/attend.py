@@ -2,12 +2,13 @@
 
 import math
 
-from scratch_vlm.backend import floating, namespace, row_dot
+from scratch_vlm.backend import floating, fused, namespace, row_dot
 from scratch_vlm.ops.masks import check_mask
 
 BLIND = ("zero", "mean")
 
 
+@fused
 def attend_forward(q, k, v, *, mask=None, scale=None, blind="zero", out=None):
     r"""Let every query read the values, weighted by how well it matches their keys.
 
@@ -89,6 +90,7 @@ def attend_forward(q, k, v, *, mask=None, scale=None, blind="zero", out=None):
     return y, saved if lost is None else {**saved, "lost": lost}
 
 
+@fused
 def attend_backward(dy, saved):
     r"""Gradient of `attend_forward`.
 
@@ -148,6 +150,9 @@ def attention_weights(saved):
     weights : array of shape (B, A, T, S)
         Rows that sum to 1, or are 0 where nothing may be attended.
     """
+    if "e" not in saved:  # a kernel did not keep them
+        q, k, v = (saved[name].astype("float32") for name in "qkv")
+        _, saved = attend_forward(q, k, v, mask=saved["mask"], scale=saved["scale"])
     return saved["e"] * saved["norm"]
 
 

@@ -4,12 +4,13 @@ import math
 
 import numpy as np
 
-from scratch_vlm.backend import floating, namespace
+from scratch_vlm.backend import floating, fused, namespace
 
 IGNORE = -100  # a label that stands for "no label here", as in PyTorch and LLaVA
 
 
-def cross_entropy_forward(logits, labels, *, smoothing=0.0, ignore=IGNORE):
+@fused
+def cross_entropy_forward(logits, labels, *, smoothing=0.0, ignore=IGNORE, overwrite=False):
     r"""Mean negative log-probability of the right class.
 
     Parameters
@@ -22,6 +23,8 @@ def cross_entropy_forward(logits, labels, *, smoothing=0.0, ignore=IGNORE):
         Share of the target spread evenly over all classes, from 0 to below 1.
     ignore : int, default -100
         Rows with this label count neither in the loss nor in the mean.
+    overwrite : bool, default False
+        Whether the memory of the logits may be used for what is saved: nobody reads them again.
 
     Returns
     -------
@@ -72,18 +75,18 @@ def cross_entropy_forward(logits, labels, *, smoothing=0.0, ignore=IGNORE):
     # No synchronisation: the number of counted rows stays an array.
     weight = counted / xp.maximum(counted.sum(), 1)  # (n,)
     weight = weight.astype(logits.real.dtype)
-    z = z - z.real.max(-1, keepdims=True)
-    exps = xp.exp(z)
+    z = xp.subtract(z, z.real.max(-1, keepdims=True), out=z if overwrite else None)
+    right = z[xp.arange(len(z)), target]  # (n,)
+    mean = z.mean(-1) if smoothing else 0
+    exps = xp.exp(z, out=z)
     total = exps.sum(-1)  # (n,)
-    right = z[xp.arange(len(z)), target]
-    row_loss = xp.log(total) - (1 - smoothing) * right
-    if smoothing:
-        row_loss -= smoothing * z.mean(-1)
+    row_loss = xp.log(total) - (1 - smoothing) * right - smoothing * mean
     loss = (row_loss * weight).sum()
     exps /= total[:, None]
     return xp.asarray(loss), (exps, target, weight, smoothing, logits.shape)
 
 
+@fused
 def cross_entropy_backward(dloss, saved):
     r"""Gradient of `cross_entropy_forward`.
 
@@ -124,6 +127,7 @@ def _check_classes(labels, classes, ignore):
         )
 
 
+@fused
 def contrastive_forward(images, texts, log_scale):
     r"""CLIP's loss: each image must find its text among all texts, and each text its image.
 
@@ -175,6 +179,7 @@ def contrastive_forward(images, texts, log_scale):
     return xp.asarray((by_image + by_text) / 2), (images, texts, scale, z, s_image, s_text)
 
 
+@fused
 def contrastive_backward(dloss, saved):
     r"""Gradient of `contrastive_forward`.
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from scratch_vlm.backend import namespace, to_device
+from scratch_vlm.backend import fused, namespace, to_device
 from scratch_vlm.tree import ALIGN, arena, by_rule, freeze, leaves, zeros_like
 
 EVERYTHING = ((".*", True),)
@@ -60,7 +60,6 @@ class Optimizer:
         xp = namespace(flat_p)
         rows = max(1, (chunk or (2**16 if xp is np else 2**22)) // ALIGN)
         rows = min(rows, len(vectors[0]))
-        self._chunks = [slice(i, i + rows) for i in range(0, len(vectors[0]), rows)]
         self._scratch = [xp.empty((rows, ALIGN), flat_p.dtype) for _ in range(2)]
 
     def gradient_norm(self):
@@ -98,14 +97,11 @@ class Optimizer:
             raise ValueError(f"the gradient's norm is {norm}; the parameters were not changed")
         self.steps += 1
         shorten = self.clip / norm if self.clip is not None and norm > self.clip else 1.0
-        for rows in self._chunks:
-            *vectors, factor, decay = (vector[rows] for vector in self._vectors)
-            scratch = [each[: len(vectors[0])] for each in self._scratch]
-            self._move(rate, shorten, vectors, scratch, factor, decay)
+        self._move(rate, shorten)
         return norm
 
-    def _move(self, rate, shorten, vectors, scratch, factor, decay):
-        # Move a chunk: vectors are parameters, gradients, to be emptied, and moments.
+    def _move(self, rate, shorten):
+        # Move the parameters and empty the gradients, which are to be multiplied by `shorten`.
         raise NotImplementedError
 
     @property
@@ -234,15 +230,47 @@ class AdamW(Optimizer):
         super().__init__(p, ("m", "v"), **how, chunk=chunk)
         self.betas, self.eps, self.coupled = betas, eps, coupled
 
-    def _move(self, rate, shorten, vectors, scratch, factor, decay):
-        (p, g, m, v), (a, b) = vectors, scratch
-        xp = namespace(p)
+    def _move(self, rate, shorten):
         beta1, beta2 = self.betas
         rate_over_bias1 = rate / (1 - beta1**self.steps)
         root_over_bias2 = 1 / math.sqrt(1 - beta2**self.steps)
+        adamw_update(
+            self._vectors,
+            (rate, rate_over_bias1, root_over_bias2, shorten),
+            betas=self.betas,
+            eps=self.eps,
+            scratch=self._scratch,
+            coupled=self.coupled,
+        )
+
+
+@fused
+def adamw_update(vectors, now, *, betas, eps, scratch, coupled=False):
+    """Move parameters by one step of AdamW and set their gradients to zero, in place.
+
+    Parameters
+    ----------
+    vectors : tuple of array
+        Parameters, gradients and the two moments, all of shape (rows, ALIGN); then factors of the
+        rate and rates of the decay, of shape (rows, 1).
+    now : tuple of float, or array of shape (4,)
+        What changes from step to step: the rate, the rate over ``1 - beta1^t``, one over the root
+        of ``1 - beta2^t``, and what to multiply the gradients with.
+    betas : (float, float)
+        How much of the two running means a step keeps.
+    eps : float
+        Added to the root of the second moment.
+    scratch : sequence of array
+        Two arrays to compute in; as many rows as they have are updated at a time.
+    coupled : bool, default False
+        Whether the decay is added to the gradient.
+    """
+    xp, (beta1, beta2) = namespace(vectors[0]), betas
+    rate, rate_over_bias1, root_over_bias2, shorten = now
+    for (p, g, m, v, factor, decay), (a, b) in _chunks(vectors, scratch):
         xp.multiply(g, shorten, out=a)
         g[...] = 0
-        if self.coupled:
+        if coupled:
             xp.multiply(p, decay, out=b)
             a += b
         xp.multiply(a, 1 - beta1, out=b)
@@ -254,10 +282,10 @@ class AdamW(Optimizer):
         v += a
         xp.sqrt(v, out=a)
         a *= root_over_bias2
-        a += self.eps  # sqrt(vhat) + eps
+        a += eps  # sqrt(vhat) + eps
         xp.divide(m, a, out=b)
         b *= rate_over_bias1 * factor
-        if not self.coupled:
+        if not coupled:
             p *= 1 - rate * factor * decay
         p -= b
 
@@ -330,20 +358,28 @@ class SGD(Optimizer):
         super().__init__(p, ("m",), **how, chunk=chunk)
         self.momentum, self.nesterov = momentum, nesterov
 
-    def _move(self, rate, shorten, vectors, scratch, factor, decay):
-        (p, g, m), (a, b) = vectors, scratch
-        xp = namespace(p)
-        xp.multiply(g, shorten, out=a)
-        g[...] = 0
-        xp.multiply(p, decay, out=b)
-        a += b
-        m *= self.momentum
-        m += a
-        xp.multiply(m, rate * factor * (self.momentum if self.nesterov else 1), out=b)
-        p -= b
-        if self.nesterov:
-            a *= rate * factor
-            p -= a
+    def _move(self, rate, shorten):
+        xp = namespace(self._flat_g)
+        for (p, g, m, factor, decay), (a, b) in _chunks(self._vectors, self._scratch):
+            xp.multiply(g, shorten, out=a)
+            g[...] = 0
+            xp.multiply(p, decay, out=b)
+            a += b
+            m *= self.momentum
+            m += a
+            xp.multiply(m, rate * factor * (self.momentum if self.nesterov else 1), out=b)
+            p -= b
+            if self.nesterov:
+                a *= rate * factor
+                p -= a
+
+
+def _chunks(vectors, scratch):
+    # As many rows at a time as there is room to compute in: what fits the cache.
+    at_a_time = len(scratch[0])
+    for start in range(0, len(vectors[0]), at_a_time):
+        rows = [vector[start : start + at_a_time] for vector in vectors]
+        yield rows, [room[: len(rows[0])] for room in scratch]
 
 
 def decays(name):

@@ -1,5 +1,6 @@
 """Work in blocks and in turns is the same work, on one core or on several."""
 
+import inspect
 import threading
 
 import numpy as np
@@ -25,7 +26,7 @@ def test_blocks_are_the_whole_to_the_bit(threads, name, dtype, layout):
     forward = ACTIVATIONS[name][0]
     x = np.random.default_rng(0).standard_normal((2, LARGE // 62, 62)).astype(dtype)
     x = x[..., :31] if layout == "half" else np.ascontiguousarray(x[..., :40])
-    y, slope = forward.__wrapped__(x)
+    y, slope = inspect.unwrap(forward)(x)
     out = {"out": np.full_like(x, np.nan), "in place": x}.get(layout)
     y_blocks, slope_blocks = forward(x, out=out)
     assert np.array_equal(y_blocks, y) and np.array_equal(slope_blocks, slope)

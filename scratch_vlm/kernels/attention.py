@@ -1,0 +1,179 @@
+"""Launch the kernels of `attention_forward.cu` and `attention_backward.cu`."""
+
+import math
+
+from scratch_vlm.backend import namespace
+from scratch_vlm.backend.dispatch import Saved
+from scratch_vlm.backend.launch import MOST_BLOCKS, View, address, can_launch, launch
+from scratch_vlm.ops.masks import check_mask
+
+TILE = 64  # tokens of a tile, as in tiles.cuh
+THREADS, WARPS = 128, 4
+WIDTHS = (32, 64)  # that the files are compiled for
+
+
+def attend_forward(q, k, v, *, mask=None, scale=None, blind="zero", out=None):
+    """Do the work of `ops.attend.attend_forward` without its T x S matrix.
+
+    Parameters
+    ----------
+    q : array of shape (B, A, T, K)
+        Queries in bfloat16; K a multiple of 8, at most 64.
+    k : array of shape (B, G, S, K)
+        Keys.
+    v : array of shape (B, G, S, K)
+        Values.
+    mask : boolean array broadcastable to (B, A, T, S), optional
+        True where a token may attend; a row without any True gives exactly zero.
+    scale : float, optional
+        What scores are multiplied by, positive. Default 1 / sqrt(K).
+    blind : {"zero", "mean"}
+        What a row without any True gives; a mean under a mask is left to the lines of the op.
+    out : array of shape (B, A, T, K), optional
+        Where to write `y`.
+
+    Returns
+    -------
+    y : array of shape (B, A, T, K)
+    saved : Saved
+        For `ops.attend.attend_backward`. In place of the weights it holds the logarithm of their
+        sum for each query.
+    """
+    if not _takes(q, k, v, out) or (blind != "zero" and mask is not None):
+        return NotImplemented
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    if not scale > 0:
+        return NotImplemented  # the largest score is taken before it is scaled
+    xp = namespace(q)
+    images, heads, queries, width = q.shape
+    groups, keys = k.shape[1:3]
+    if mask is not None:
+        check_mask(mask, (images, heads, queries, keys))
+        if _reach(mask) >= 2**31:
+            return NotImplemented
+    y = _heads_in_tokens(xp, q.shape, q.dtype) if out is None else out
+    log_sum = xp.empty((images, heads, queries), "float32")
+    kinds, of_mask = _kinds(xp, mask, (images, heads, queries, keys), q.dtype)
+    launch(
+        "attention_forward.cu",
+        "attention_forward",
+        (-(-queries // TILE), heads, images),
+        THREADS,
+        *(View(q), View(k), View(v), View(y), log_sum, None if mask is None else View(mask), kinds),
+        *(heads, heads // groups, queries, keys, width),
+        *(*_steps(q), *_steps(k), *_steps(v), *_steps(y), *of_mask, scale),
+        number=q.dtype,
+        shared=_shared(5, width),
+        WIDTH=_padded(width),
+    )
+    saved = {"q": q, "k": k, "v": v, "y": y, "log_sum": log_sum, "mask": mask, "kinds": kinds}
+    return y, Saved(_backward, **saved, of_mask=of_mask, scale=scale)
+
+
+def _backward(dy, saved):
+    q, k, v, y, mask = (saved[name] for name in ("q", "k", "v", "y", "mask"))
+    xp = namespace(q)
+    images, heads, queries, width = q.shape
+    groups, keys = k.shape[1:3]
+    if dy.shape != q.shape:
+        raise ValueError(f"dy is {dy.shape} and must be {q.shape}, like q")
+    if not _aligned(dy):
+        dy = xp.ascontiguousarray(dy)
+    delta = xp.empty(saved["log_sum"].shape, "float32")
+    dq = _heads_in_tokens(xp, q.shape, q.dtype)
+    dk = _heads_in_tokens(xp, k.shape, q.dtype)
+    dv = _heads_in_tokens(xp, k.shape, q.dtype)
+    options = {"number": q.dtype, "shared": _shared(4, width), "WIDTH": _padded(width)}
+    launch(
+        "attention_backward.cu",
+        "attention_delta",
+        -(-delta.size // WARPS),
+        THREADS,
+        *(View(dy), View(y), delta, heads, queries, width, delta.size, *_steps(dy), *_steps(y)),
+        number=q.dtype,
+        WIDTH=_padded(width),
+    )
+    before = (View(q), View(k), View(v), View(dy), saved["log_sum"], delta)
+    after = (
+        *(None if mask is None else View(mask), saved["kinds"]),
+        *(heads, heads // groups, queries, keys, width),
+        *(*_steps(q), *_steps(k), *_steps(v), *_steps(dy), *saved["of_mask"]),
+        saved["scale"],
+    )
+    grid = (-(-keys // TILE), groups, images)
+    arguments = (*before, View(dk), View(dv), *after)
+    launch("attention_backward.cu", "attention_dkdv", grid, THREADS, *arguments, **options)
+    grid = (-(-queries // TILE), heads, images)
+    arguments = (*before, View(dq), *after)
+    launch("attention_backward.cu", "attention_dq", grid, THREADS, *arguments, **options)
+    return dq, dk, dv
+
+
+def _takes(q, k, v, out):
+    arrays = (q, k, v) if out is None else (q, k, v, out)
+    return (
+        can_launch(q)
+        and q.dtype.name == "bfloat16"
+        and all(x.ndim == 4 and x.size and x.dtype == q.dtype and _aligned(x) for x in arrays)
+        and max(q.shape[:2]) <= MOST_BLOCKS
+        and q.size // q.shape[3] < 2**31
+        and k.shape == v.shape
+        and (q.shape[0], q.shape[3]) == (k.shape[0], k.shape[3])
+        and q.shape[1] % k.shape[1] == 0
+        and q.shape[3] % 8 == 0
+        and q.shape[3] <= WIDTHS[-1]
+        and (out is None or out.shape == q.shape)
+    )
+
+
+def _aligned(x):  # rows of 16 bytes that an asynchronous copy can take
+    rows = all(step % 16 == 0 for step in x.strides[:-1])
+    return rows and x.strides[-1] == x.itemsize and address(x) % 16 == 0
+
+
+def _padded(width):
+    return next(padded for padded in WIDTHS if width <= padded)
+
+
+def _shared(tiles, width):
+    return tiles * TILE * (_padded(width) + 8) * 2
+
+
+def _heads_in_tokens(xp, shape, dtype):  # (B, A, T, K) whose heads lie side by side in a token
+    images, heads, tokens, width = shape
+    return xp.empty((images, tokens, heads, width), dtype).swapaxes(1, 2)
+
+
+def _steps(x):  # between images, heads and tokens, in numbers
+    return tuple(step // x.itemsize for step in x.strides[:-1])
+
+
+def _reach(mask):  # bytes from the first pair of tokens to the last, which the kernel counts by int
+    sides = zip(mask.shape[-2:], mask.strides[-2:], strict=True)
+    return sum(abs(step) * (n - 1) for n, step in sides)
+
+
+def _kinds(xp, mask, shape, dtype):
+    # The kind of each tile, and the steps that lead through the mask and through the kinds.
+    if mask is None:
+        return None, (0,) * 6
+    queries, keys = shape[2:]
+    mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
+    own_images, own_heads = mask.shape[:2]
+    steps = tuple(
+        0 if n == 1 else step for n, step in zip(mask.shape, mask.strides, strict=True)
+    )  # booleans take one byte
+    key_tiles, query_tiles = -(-keys // TILE), -(-queries // TILE)
+    kinds = xp.empty((own_images, own_heads, query_tiles, key_tiles), "uint8")
+    launch(
+        "attention_forward.cu",
+        "attention_kinds",
+        (own_images * own_heads * key_tiles, query_tiles),
+        THREADS,
+        *(View(mask), kinds, own_heads, queries, keys, *steps),
+        number=dtype,
+        WIDTH=WIDTHS[0],
+    )
+    image = 0 if own_images == 1 else own_heads * query_tiles * key_tiles
+    head = 0 if own_heads == 1 else query_tiles * key_tiles
+    return kinds, (*steps, image, head)

@@ -1,0 +1,169 @@
+// Attention without its T x S matrix, backward.
+// Twin: attend_backward in scratch_vlm/ops/attend.py.
+//
+// What it saves. NumPy's lines keep the T x S weights from the forward and go through matrices of
+// that size 10 more times. The forward kernel kept one number per query, L = log sum exp(z), and
+// from it any tile of the weights is computed again when it is needed: P = exp(z - L). More
+// arithmetic (7 products of tiles instead of 4), and hundreds of times fewer bytes.
+//
+//   dv = P' dy      dP = dy v'      dz = P (dP - delta)      dq = dz k scale      dk = dz' q scale
+//
+// with delta = sum(dy * y) per query. dk and dv are sums over queries, dq is one over keys. So
+// there are two kernels, one with a block per tile of keys and one with a block per tile of
+// queries, and each sums in an order of its own that never changes: no atomics, the same bits in
+// every run. A single kernel would need 5 products, and atomic sums for dq.
+#include "tiles.cuh"
+
+// delta (images, heads, queries) = sum over channels of dy * y. One warp per query and head.
+extern "C" __global__ void attention_delta(const number* dy, const number* y, float* delta,
+                                           int heads, int queries, int width, int rows,
+                                           long long dy_image, long long dy_head,
+                                           long long dy_step, long long y_image, long long y_head,
+                                           long long y_step) {
+  int row = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, lane = threadIdx.x % WARP;
+  if (row >= rows) return;
+  long long query = row % queries, head = row / queries % heads, image = row / queries / heads;
+  dy += image * dy_image + head * dy_head + query * dy_step;
+  y += image * y_image + head * y_head + query * y_step;
+  float sum = 0.0f;
+  for (int i = lane; i < width; i += WARP) sum += load(dy, i) * load(y, i);
+  sum = warp_sum(sum);
+  if (lane == 0) delta[row] = sum;
+}
+
+// dk and dv of 64 keys: blockIdx = (tile of keys, head of keys, image). Queries and their dy come
+// by, of all heads that share these keys. Scores are computed transposed here: rows are keys.
+// dk and dv are (images, keys, groups, width), without gaps.
+extern "C" __global__ void __launch_bounds__(THREADS) attention_dkdv(
+    const number* q, const number* k, const number* v, const number* dy, const float* log_sum,
+    const float* delta, number* dk, number* dv, const bool* mask, const unsigned char* kinds,
+    int heads, int sharers, int queries, int keys, int width, long long q_image, long long q_head,
+    long long q_step, long long k_image, long long k_head, long long k_step, long long v_image,
+    long long v_head, long long v_step, long long dy_image, long long dy_head, long long dy_step,
+    long long mask_image, long long mask_head,
+    int mask_query, int mask_key, long long kinds_image, long long kinds_head,
+    float scale) {
+  extern __shared__ __align__(16) number shared[];
+  number *k_tile = shared, *v_tile = k_tile + TILE * PITCH;
+  number *q_tile = v_tile + TILE * PITCH, *dy_tile = q_tile + TILE * PITCH;
+  __shared__ float logs[TILE], deltas[TILE];
+  int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+  long long key_tile = blockIdx.x, group = blockIdx.y, image = blockIdx.z;
+  int first = key_tile * TILE, query_tiles = (queries + TILE - 1) / TILE;
+  Tokens K = {k + image * k_image + group * k_head, k_step, keys};
+  Tokens V = {v + image * v_image + group * v_head, v_step, keys};
+
+  float sum_k[WIDTH / 8][4] = {}, sum_v[WIDTH / 8][4] = {};
+  load_tile(k_tile, K, first, width);  // waited for with the first queries
+  load_tile(v_tile, V, first, width);
+  for (long long head = group * sharers; head < (group + 1) * sharers; head++) {
+    Tokens Q = {q + image * q_image + head * q_head, q_step, queries};
+    Tokens DY = {dy + image * dy_image + head * dy_head, dy_step, queries};
+    Mask may = {mask ? mask + image * mask_image + head * mask_head : mask, mask_query, mask_key,
+                kinds + (mask ? image * kinds_image + head * kinds_head : 0),
+                (keys + TILE - 1) / TILE};
+    long long of_head = (image * heads + head) * queries;
+    for (int tile = 0; tile < query_tiles; tile++) {
+      int kind = kind_of(may, tile, key_tile);
+      if (kind == NOTHING) continue;
+      __syncthreads();  // all warps are done with the tiles before
+      load_tile(q_tile, Q, tile * TILE, width);
+      load_tile(dy_tile, DY, tile * TILE, width);
+      copy_commit();
+      if (threadIdx.x < TILE) {
+        int query = tile * TILE + threadIdx.x;
+        logs[threadIdx.x] = query < queries ? log_sum[of_head + query] * LOG2_E : INFINITE;
+        deltas[threadIdx.x] = query < queries ? delta[of_head + query] : 0.0f;
+      }
+      copy_wait<0>();
+      __syncthreads();
+      float weights[TILE / 8][4], dz[TILE / 8][4];
+      pair_up(weights, k_tile, warp * 16, q_tile);  // scores, until the loop below
+      bool whole = kind == EVERYTHING && first + TILE <= keys;
+#pragma unroll
+      for (int n = 0; n < TILE / 8; n++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+          int column = n * 8 + lane % 4 * 2 + j % 2, query = tile * TILE + column;
+          int key = first + warp * 16 + lane / 4 + j / 2 * 8;
+          weights[n][j] = exp2f(weights[n][j] * (scale * LOG2_E) - logs[column]);
+          if (!whole && !may_read(may, kind, query, key, queries, keys)) weights[n][j] = 0.0f;
+        }
+      weigh(sum_v, weights, dy_tile);
+      pair_up(dz, v_tile, warp * 16, dy_tile);  // dL/dP, until the loop below
+#pragma unroll
+      for (int n = 0; n < TILE / 8; n++)
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+          dz[n][j] = weights[n][j] * (dz[n][j] - deltas[n * 8 + lane % 4 * 2 + j % 2]);
+      weigh(sum_k, dz, q_tile);
+    }
+  }
+  long long step = (long long)gridDim.y * width, start = image * keys * step + group * width;
+  put_rows(dk + start, step, first + warp * 16, keys, width, sum_k, scale, scale);
+  put_rows(dv + start, step, first + warp * 16, keys, width, sum_v, 1.0f, 1.0f);
+}
+
+// dq of 64 queries: blockIdx = (tile of queries, head, image). Keys and values come by.
+// dq is (images, queries, heads, width), without gaps.
+extern "C" __global__ void __launch_bounds__(THREADS) attention_dq(
+    const number* q, const number* k, const number* v, const number* dy, const float* log_sum,
+    const float* delta, number* dq, const bool* mask, const unsigned char* kinds, int heads,
+    int sharers, int queries, int keys, int width, long long q_image, long long q_head,
+    long long q_step, long long k_image, long long k_head, long long k_step, long long v_image,
+    long long v_head, long long v_step, long long dy_image, long long dy_head, long long dy_step,
+    long long mask_image, long long mask_head,
+    int mask_query, int mask_key, long long kinds_image, long long kinds_head,
+    float scale) {
+  extern __shared__ __align__(16) number shared[];
+  number *q_tile = shared, *dy_tile = q_tile + TILE * PITCH;
+  number *k_tile = dy_tile + TILE * PITCH, *v_tile = k_tile + TILE * PITCH;
+  int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+  long long query_tile = blockIdx.x, head = blockIdx.y, image = blockIdx.z;
+  int first = query_tile * TILE, key_tiles = (keys + TILE - 1) / TILE;
+  Tokens Q = {q + image * q_image + head * q_head, q_step, queries};
+  Tokens DY = {dy + image * dy_image + head * dy_head, dy_step, queries};
+  Tokens K = {k + image * k_image + head / sharers * k_head, k_step, keys};
+  Tokens V = {v + image * v_image + head / sharers * v_head, v_step, keys};
+  Mask may = {mask ? mask + image * mask_image + head * mask_head : mask, mask_query, mask_key,
+              kinds + (mask ? image * kinds_image + head * kinds_head : 0), key_tiles};
+
+  float sum[WIDTH / 8][4] = {}, log_2[2], shift[2];
+  load_tile(q_tile, Q, first, width);  // waited for with the first keys
+  load_tile(dy_tile, DY, first, width);
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    int query = first + warp * 16 + lane / 4 + 8 * half;
+    long long at = (image * heads + head) * queries + query;
+    log_2[half] = query < queries ? log_sum[at] * LOG2_E : INFINITE;
+    shift[half] = query < queries ? delta[at] : 0.0f;
+  }
+
+  for (int tile = 0; tile < key_tiles; tile++) {
+    int kind = kind_of(may, query_tile, tile);
+    if (kind == NOTHING) continue;
+    __syncthreads();  // all warps are done with the tiles before
+    load_tile(k_tile, K, tile * TILE, width);
+    load_tile(v_tile, V, tile * TILE, width);
+    copy_commit();
+    copy_wait<0>();
+    __syncthreads();
+    float weights[TILE / 8][4], dz[TILE / 8][4];
+    pair_up(weights, q_tile, warp * 16, k_tile);  // scores, until the loop below
+    pair_up(dz, dy_tile, warp * 16, v_tile);      // dL/dP, until the loop below
+    bool whole = kind == EVERYTHING && (tile + 1) * TILE <= keys;
+#pragma unroll
+    for (int n = 0; n < TILE / 8; n++)
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        int query = first + warp * 16 + lane / 4 + j / 2 * 8;
+        int key = tile * TILE + n * 8 + lane % 4 * 2 + j % 2;
+        float weight = exp2f(weights[n][j] * (scale * LOG2_E) - log_2[j / 2]);
+        if (!whole && !may_read(may, kind, query, key, queries, keys)) weight = 0.0f;
+        dz[n][j] = weight * (dz[n][j] - shift[j / 2]);
+      }
+    weigh(sum, dz, k_tile);
+  }
+  long long step = (long long)heads * width, start = image * queries * step + head * width;
+  put_rows(dq + start, step, first + warp * 16, queries, width, sum, scale, scale);
+}

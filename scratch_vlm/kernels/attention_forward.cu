@@ -1,0 +1,146 @@
+// Attention without its T x S matrix (FlashAttention), forward.
+// Twin: attend_forward in scratch_vlm/ops/attend.py.
+//
+// What it saves. NumPy's lines write the scores of every pair of tokens, and go through them 9
+// times: 32 texts of 1,024 tokens with 12 heads have 403 million pairs, 805 MB in bfloat16, for
+// outputs of 50 MB. All these bytes exist only between two products. Here 64 queries stay in a
+// block while the keys and values come by, 64 at a time: their 64 x 64 scores live in registers
+// and are gone before the next tile. What is read and written is q, k, v, y (k and v once for each
+// block of queries, mostly from the cache), and one number per query for the backward.
+//
+// How a softmax is computed before all scores are known. Keep the largest score m so far, the sum
+// l of exp(score - m), and the weighted sum of values a. When a tile brings a larger score m', all
+// that was summed is too large by exp(m' - m): l and a shrink by exp(m - m'), and the tile is
+// added. At the end y = a / l, exactly the softmax. (T. Dao et al., 2022, arXiv:2205.14135,
+// algorithm 1; T. Dao, 2023, arXiv:2307.08691, section 3.1.)
+#include "tiles.cuh"
+
+// What a tile of the mask holds: nothing, everything, or some of both. One block per tile: along y
+// the queries, along x the keys of the first head of the first image, then those of the next. Tiles
+// with nothing are never loaded, which halves the work under a causal mask without anybody having
+// said that it is causal; in tiles with everything the mask is not read again.
+extern "C" __global__ void __launch_bounds__(THREADS) attention_kinds(
+    const bool* mask, unsigned char* kinds, int heads, int queries, int keys, long long image_step,
+    long long head_step, int query_step, int key_step) {
+  __shared__ float of_warps[WARP];
+  int key_tiles = (keys + TILE - 1) / TILE, copy = blockIdx.x / key_tiles;
+  int key_tile = blockIdx.x % key_tiles;
+  int first_key = key_tile * TILE, first_query = blockIdx.y * TILE;
+  mask += copy / heads * image_step + copy % heads * head_step;
+  float any = 0.0f, lack = 0.0f;
+  for (int i = threadIdx.x; i < TILE * TILE; i += THREADS) {
+    int query = first_query + i / TILE, key = first_key + i % TILE;
+    if (query >= queries || key >= keys) continue;
+    bool may = mask[query * query_step + key * key_step];
+    any = may ? 1.0f : any;
+    lack = may ? lack : 1.0f;
+  }
+  any = block_max(any, of_warps);
+  lack = block_max(lack, of_warps);
+  long long tile = ((long long)copy * gridDim.y + blockIdx.y) * key_tiles + key_tile;
+  if (threadIdx.x == 0) kinds[tile] = any == 0.0f ? NOTHING : lack == 0.0f ? EVERYTHING : SOME;
+}
+
+__device__ __forceinline__ int next_tile(Mask mask, int query_tile, int key_tile, int key_tiles) {
+  while (key_tile < key_tiles && kind_of(mask, query_tile, key_tile) == NOTHING) key_tile++;
+  return key_tile;
+}
+
+// One block for 64 queries of one head of one image: blockIdx = (tile of queries, head, image).
+// `sharers` query heads read each head of keys and values. Steps count numbers, not bytes.
+// log_sum (images, heads, queries) gets log sum exp(scores), or +infinity for a query that may
+// read nothing: its weights exp(score - infinity) are then exactly 0 in the backward.
+extern "C" __global__ void __launch_bounds__(THREADS) attention_forward(
+    const number* q, const number* k, const number* v, number* y, float* log_sum, const bool* mask,
+    const unsigned char* kinds, int heads, int sharers, int queries, int keys, int width,
+    long long q_image, long long q_head, long long q_step, long long k_image, long long k_head,
+    long long k_step, long long v_image, long long v_head, long long v_step, long long y_image,
+    long long y_head, long long y_step, long long mask_image, long long mask_head,
+    int mask_query, int mask_key, long long kinds_image, long long kinds_head,
+    float scale) {
+  extern __shared__ __align__(16) number shared[];
+  number *q_tile = shared, *k_tiles = q_tile + TILE * PITCH, *v_tiles = k_tiles + 2 * TILE * PITCH;
+  int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+  long long query_tile = blockIdx.x, head = blockIdx.y, image = blockIdx.z;
+  int key_tiles = (keys + TILE - 1) / TILE, first = query_tile * TILE;
+  Tokens Q = {q + image * q_image + head * q_head, q_step, queries};
+  Tokens K = {k + image * k_image + head / sharers * k_head, k_step, keys};
+  Tokens V = {v + image * v_image + head / sharers * v_head, v_step, keys};
+  Mask may = {mask ? mask + image * mask_image + head * mask_head : mask, mask_query, mask_key,
+              kinds + (mask ? image * kinds_image + head * kinds_head : 0), key_tiles};
+
+  float sum[WIDTH / 8][4] = {}, largest[2] = {-INFINITE, -INFINITE}, total[2] = {0.0f, 0.0f};
+  float to_log2 = scale * LOG2_E;  // exp(scale * x) = 2^(to_log2 * x); exp2f is one instruction
+
+  int tile = next_tile(may, query_tile, 0, key_tiles);
+  load_tile(q_tile, Q, first, width);
+  if (tile < key_tiles) {
+    load_tile(k_tiles, K, tile * TILE, width);
+    load_tile(v_tiles, V, tile * TILE, width);
+  }
+  copy_commit();
+  for (int turn = 0; tile < key_tiles; turn ^= 1) {
+    const number *k_tile = k_tiles + turn * TILE * PITCH, *v_tile = v_tiles + turn * TILE * PITCH;
+    int following = next_tile(may, query_tile, tile + 1, key_tiles);
+    if (following < key_tiles) {  // comes in while this one is computed
+      load_tile(k_tiles + (turn ^ 1) * TILE * PITCH, K, following * TILE, width);
+      load_tile(v_tiles + (turn ^ 1) * TILE * PITCH, V, following * TILE, width);
+    }
+    copy_commit();
+    copy_wait<1>();  // this one, which was started before, has come
+    __syncthreads();
+
+    float scores[TILE / 8][4];
+    pair_up(scores, q_tile, warp * 16, k_tile);
+    int kind = kind_of(may, query_tile, tile);
+    bool whole = kind == EVERYTHING && (tile + 1) * TILE <= keys;
+    float before[2] = {largest[0], largest[1]};
+#pragma unroll
+    for (int n = 0; n < TILE / 8; n++)
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        int query = first + warp * 16 + lane / 4 + j / 2 * 8;
+        int key = tile * TILE + n * 8 + lane % 4 * 2 + j % 2;
+        if (!whole && !may_read(may, kind, query, key, queries, keys)) scores[n][j] = -INFINITE;
+        largest[j / 2] = fmaxf(largest[j / 2], scores[n][j]);
+      }
+    float shrink[2], base[2];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {  // the four lanes that share a row agree
+      largest[half] = fmaxf(largest[half], __shfl_xor_sync(ALL_LANES, largest[half], 1));
+      largest[half] = fmaxf(largest[half], __shfl_xor_sync(ALL_LANES, largest[half], 2));
+      // Nothing to read yet: any finite base will do, since exp2(-infinity - base) is 0.
+      base[half] = largest[half] == -INFINITE ? 0.0f : largest[half] * to_log2;
+      shrink[half] = exp2f(before[half] * to_log2 - base[half]);
+      total[half] *= shrink[half];
+    }
+#pragma unroll
+    for (int n = 0; n < TILE / 8; n++)
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        scores[n][j] = exp2f(scores[n][j] * to_log2 - base[j / 2]);
+        total[j / 2] += scores[n][j];
+      }
+#pragma unroll
+    for (int n = 0; n < WIDTH / 8; n++)
+#pragma unroll
+      for (int j = 0; j < 4; j++) sum[n][j] *= shrink[j / 2];
+    weigh(sum, scores, v_tile);
+    __syncthreads();  // all warps are done with this tile, and it may be written over
+    tile = following;
+  }
+
+  float times[2];
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    total[half] += __shfl_xor_sync(ALL_LANES, total[half], 1);
+    total[half] += __shfl_xor_sync(ALL_LANES, total[half], 2);
+    times[half] = total[half] > 0.0f ? 1.0f / total[half] : 0.0f;  // nothing to read: zeros
+    int query = first + warp * 16 + lane / 4 + 8 * half;
+    if (query < queries && lane % 4 == 0)
+      log_sum[(image * heads + head) * queries + query] =
+          total[half] > 0.0f ? largest[half] * scale + logf(total[half]) : INFINITE;
+  }
+  put_rows(y + image * y_image + head * y_head, y_step, first + warp * 16, queries, width, sum,
+           times[0], times[1]);
+}

@@ -1,0 +1,98 @@
+"""NVIDIA's own compiler takes every kernel, and finds registers enough for it."""
+
+import nvrtc
+import pytest
+
+from scratch_vlm.backend.launch import FOLDER, NUMBERS, signatures, source
+from scratch_vlm.kernels.attention import WIDTHS
+
+BUILDS = [
+    *((file, number, {}) for file in ("norm.cu", "cross_entropy.cu") for number in NUMBERS),
+    *(("activation.cu", number, {"ACTIVATION": kind}) for number in NUMBERS for kind in range(3)),
+    ("adamw.cu", "float32", {}),
+    *(("embedding.cu", number, {}) for number in NUMBERS),
+    *(("contrastive.cu", "float32", {"SLICES": slices}) for slices in (1, 4)),
+    *(
+        (f"attention_{way}.cu", "bfloat16", {"WIDTH": width})
+        for way in ("forward", "backward")
+        for width in WIDTHS
+    ),
+]
+# Of a multiprocessor's 65,536 registers; what is here leaves room for the blocks that hide the
+# time that memory takes: eight of 256 threads at 32, two of 128 threads at 255.
+CEILING = {
+    "norm_forward": 40,
+    "norm_backward": 40,
+    "norm_gather": 40,
+    "cross_entropy_rows": 40,
+    "cross_entropy_gradient": 40,
+    "activation_forward": 40,
+    "adamw": 48,
+    "order_tokens": 40,
+    "add_rows": 40,
+    "contrastive_rows": 64,
+    "contrastive_gradient": 168,
+    "attention_kinds": 40,
+    "attention_forward": 168,
+    "attention_delta": 40,
+    "attention_dkdv": 232,
+    "attention_dq": 200,
+}
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    if problem := nvrtc.missing():
+        pytest.skip(problem)
+    return nvrtc.Nvrtc()
+
+
+def test_every_file_is_compiled_and_every_kernel_has_a_ceiling():
+    files = {path.name for path in FOLDER.glob("*.cu")}
+    assert {file for file, _, _ in BUILDS} == files
+    assert set(CEILING) == {name for file in files for name in signatures(source(file))}
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+@pytest.mark.parametrize(
+    ("file", "number", "constants"), BUILDS, ids=lambda x: str(x).replace("'", "")
+)
+def test_no_spills_and_few_registers(compiler, file, number, constants, architecture):
+    options = ["--std=c++17", f"-DNUMBER={NUMBERS[number]}", "-ftz=true"]  # CuPy adds the last
+    options += [f"-D{name}={value}" for name, value in constants.items()]
+    report = compiler.compile(source(file), options, architecture)
+    assert set(report) == set(signatures(source(file)))
+    for kernel, used in report.items():
+        assert used["spills"] == 0, f"{kernel}: {used}"
+        assert used["registers"] <= CEILING[kernel], f"{kernel}: {used}"
+
+
+def test_the_page_says_how_many_registers_attention_takes(compiler):
+    options = ["--std=c++17", "-DNUMBER=__nv_bfloat16", "-DWIDTH=64", "-ftz=true"]
+    report = compiler.compile(source("attention_backward.cu"), options, "sm_90")
+    page = (FOLDER.parents[1] / "docs" / "kernels.md").read_text(encoding="utf-8")
+    assert f"takes {report['attention_dkdv']['registers']} registers" in page
+
+
+def test_attention_uses_tensor_cores():
+    for way in ("forward", "backward"):
+        assert "mma.sync" in source(f"attention_{way}.cu")
+
+
+def test_a_spill_is_noticed(compiler):
+    sums = "".join(f"s{i} += x[t * {i + 3}]; " for i in range(300))
+    names = ", ".join(f"s{i} = x[{i}]" for i in range(300))
+    writes = "".join(f"y[{i} * t] = s{i};" for i in range(300))
+    text = (
+        'extern "C" __global__ void hungry(const float* x, float* y, int n) {'
+        f"float {names}; for (int t = threadIdx.x; t < n; t++) {{ {sums} __syncthreads(); }}"
+        f"int t = n; {writes} }}"
+    )
+    assert compiler.compile(text, [], "sm_90")["hungry"]["spills"] > 0
+
+
+def test_an_error_names_the_file_and_the_line(compiler, tmp_path):
+    (tmp_path / "a.cu").write_text('#include "b.cuh"\n')
+    (tmp_path / "b.cuh").write_text("int fine;\nnonsense\n")
+    with pytest.raises(SyntaxError, match=r"b\.cuh\(2\)"):
+        compiler.compile(source("a.cu", tmp_path), [], "sm_90")

@@ -1,0 +1,60 @@
+"""Errors planted in the kernels; the comparison with their twins notices each."""
+
+import emulator
+import numpy as np
+import pytest
+from kernel_cases import CASES, ROUNDING, agrees
+
+from scratch_vlm import kernels
+from scratch_vlm.backend import launch
+
+NORM = {"number": "float32", "rows": 5, "width": 40}
+ROWS = {"number": "float32", "classes": 600}
+RULED_OUT = {"number": "float32", "classes": 600, "ruled_out": 0.7}
+FEW = {"number": "float32"}
+ATTENTION = {"number": "bfloat16", "queries": 70, "keys": 140, "mask": "random"}
+PLANTED = [  # file, what it says, what it should not say, case, sizes
+    ("norm.cu", "- xhat * along_xhat", "", "norm", NORM),
+    ("norm.cu", "of_gamma += parts", "of_gamma = parts", "norm", NORM),
+    ("norm.cu", "dgamma[i] += ", "dgamma[i] = ", "norm", NORM),
+    ("norm.cu", "centre = warp_sum(centre) / width", "centre = centre / width", "norm", NORM),
+    ("common.cuh", "apart = WARP / 2", "apart = WARP / 4", "norm", NORM),
+    ("cross_entropy.cu", "sum *= expf(largest - score);", "", "cross_entropy", ROWS),
+    ("cross_entropy.cu", "weight * dloss[0]", "dloss[0]", "cross_entropy", ROWS),
+    ("cross_entropy.cu", "if (score != -INFINITE) ", "", "cross_entropy", RULED_OUT),
+    ("cross_entropy.cu", "weight * dloss[0]", "weight", "cross_entropy", ROWS | {"dloss": 0.3}),
+    ("adamw.cu", "root_over_bias2 + eps", "root_over_bias2", "adamw", FEW),
+    ("adamw.cu", "* factor[row] * decay[row]", "* decay[row]", "adamw", FEW),
+    ("embedding.cu", "i < count && sorted[i] == id", "i == blockIdx.x", "add_at", FEW),
+    ("embedding.cu", " && start + i < token", "", "add_at", FEW),
+    ("contrastive.cu", "row == column ? 2.0f", "row == column ? 1.0f", "contrastive", FEW),
+    ("contrastive.cu", "sums[half] *= expf(largest[half] - score);", "", "contrastive", FEW),
+    ("tiles.cuh", "a[1], b + 2", "a[0], b + 2", "attention", ATTENTION),
+    ("attention_forward.cu", "sum[n][j] *= shrink[j / 2]", ";", "attention", ATTENTION),
+    ("attention_forward.cu", "total[half] *= shrink[half];", "", "attention", ATTENTION),
+    ("attention_forward.cu", "lack = may ? lack : 1.0f;", "", "attention", ATTENTION),
+    ("attention_backward.cu", " - shift[j / 2]", "", "attention", ATTENTION),
+    ("attention_backward.cu", " - deltas[n", " + deltas[n", "attention", ATTENTION),
+]
+
+
+@pytest.mark.parametrize(("file", "right", "wrong", "case", "sizes"), PLANTED)
+def test_a_planted_error_is_noticed(emulated, monkeypatch, file, right, wrong, case, sizes):
+    def planted(name, folder=launch.FOLDER):
+        text = source(name, folder)
+        return text.replace(right, wrong)
+
+    source = launch.source
+    assert right in (launch.FOLDER / file).read_text(encoding="utf-8")
+    monkeypatch.setattr(launch, "source", planted)
+    launch.library.cache_clear()
+    kernels.use_kernels(np)
+    with emulator.running(flags=("-O0",)):  # quicker to build
+        assert not agrees(CASES[case], ROUNDING[sizes["number"]], **sizes)
+    launch.library.cache_clear()
+
+
+def test_without_an_error_they_agree(emulated):
+    kernels.use_kernels(np)
+    for case, sizes in {case: sizes for _, _, _, case, sizes in PLANTED}.items():
+        assert agrees(CASES[case], ROUNDING[sizes["number"]], **sizes), case
