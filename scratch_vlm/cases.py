@@ -8,7 +8,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
 import numpy as np
@@ -104,11 +104,15 @@ class Case:
         wrong backwards pass.
     options : dict
         Keyword arguments. A callable is called for a fresh value on each use.
+    on_host : tuple of str
+        Options that are read on the host wherever the inputs are, since they decide what is
+        computed.
     """
 
     inputs: tuple
     p: dict | None = None
     options: dict = field(default_factory=dict)
+    on_host: tuple = ("lengths",)
 
     def fresh_options(self):
         """Return the keyword arguments of one call."""
@@ -132,15 +136,15 @@ class Case:
             return x.astype(dtype) if x.dtype.kind == "f" else x
 
         p = None if self.p is None else tree_map(cast, self.p)
-        return Case(tuple(map(cast, self.inputs)), p, self.options)
+        return replace(self, inputs=tuple(map(cast, self.inputs)), p=p)
 
     def to(self, xp):
-        """Return the case with its arrays, those among the options too, on a device.
+        """Return the case with its arrays, most of those among the options too, on a device.
 
         Parameters
         ----------
         xp : module
-            `numpy` or `cupy`.
+            As `backend.load` returns it.
 
         Returns
         -------
@@ -151,8 +155,8 @@ class Case:
             return to_device(x, xp) if isinstance(x, np.ndarray) else x
 
         p = None if self.p is None else tree_map(move, self.p)
-        options = {name: move(option) for name, option in self.options.items()}
-        return Case(tuple(map(move, self.inputs)), p, options)
+        options = {k: x if k in self.on_host else move(x) for k, x in self.options.items()}
+        return replace(self, inputs=tuple(map(move, self.inputs)), p=p, options=options)
 
 
 def find_pairs():
@@ -843,7 +847,8 @@ def _(rng, n):
     options["mask"] = _either(rng, None, random_mask(rng, (n.B, n.S)))
     if rng.random() < 0.5:
         options["wrap"] = partial(chunked, size=2, recompute=True)
-    return Case((_videos(rng, n, (1, *case.options["config"].patch)),), case.p, options)
+    videos = _videos(rng, n, (1, *case.options["config"].patch))
+    return Case((videos,), case.p, options, on_host=("mask",))
 
 
 @_case("models.video.tubelet_embedding")

@@ -3,6 +3,7 @@
 import inspect
 import re
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 
 from scratch_vlm import cases
 from scratch_vlm.backend import cupy_problem, load, to_device, to_host
-from scratch_vlm.cases import Case, Sizes, check_case, find_pairs, make_case, whole_models
+from scratch_vlm.cases import Sizes, check_case, find_pairs, make_case, whole_models
 from scratch_vlm.gradcheck import strategies
 from scratch_vlm.layers import linear
 from scratch_vlm.recompute import recomputed
@@ -319,7 +320,7 @@ def without_dropout(case):
     """Return the case with no dice: two calls would throw them in another order, or library."""
     if "rng" not in case.options:
         return case
-    return Case(case.inputs, case.p, {**case.options, "rng": None})
+    return replace(case, options={**case.options, "rng": None})
 
 
 def batch_slice(case, part):
@@ -327,7 +328,7 @@ def batch_slice(case, part):
         return x[part] if isinstance(x, np.ndarray) and x.shape[:1] == (BATCH,) else x
 
     options = {name: cut(option) for name, option in case.options.items()}
-    return Case(tuple(map(cut, case.inputs)), case.p, options)
+    return replace(case, inputs=tuple(map(cut, case.inputs)), options=options)
 
 
 def test_pairs_that_mix_samples_are_pairs():

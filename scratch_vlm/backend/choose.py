@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import os
 
-BACKENDS = ("numpy", "cupy", "auto")
+BACKENDS = ("numpy", "cupy", "strict", "auto")
 
 
 class BackendError(RuntimeError):
@@ -48,14 +48,15 @@ def load(name=None):
 
     Parameters
     ----------
-    name : {"numpy", "cupy", "auto"}, optional
+    name : {"numpy", "cupy", "strict", "auto"}, optional
         ``"auto"`` takes CuPy where it works and NumPy elsewhere; an explicit name never falls
-        back. By default the environment variable ``SCRATCH_VLM_BACKEND``, else ``"numpy"``.
+        back. ``"strict"`` computes with NumPy and refuses what CuPy would, for tests. By default
+        the environment variable ``SCRATCH_VLM_BACKEND``, else ``"numpy"``.
 
     Returns
     -------
     module
-        `numpy` or `cupy`.
+        `numpy`, `cupy` or `scratch_vlm.backend.strict`.
 
     Raises
     ------
@@ -65,8 +66,8 @@ def load(name=None):
     name = name or os.environ.get("SCRATCH_VLM_BACKEND") or "numpy"
     if name not in BACKENDS:
         raise BackendError(f"unknown backend {name!r}; choose one of {', '.join(BACKENDS)}")
-    if name == "numpy":
-        return importlib.import_module("numpy")
+    if name in ("numpy", "strict"):
+        return importlib.import_module({"strict": "scratch_vlm.backend.strict"}.get(name, name))
     problem = cupy_problem()
     if problem is None:
         return importlib.import_module("cupy")

@@ -206,6 +206,9 @@ def train_fusion(folder, model, p, batch, config, *, identity, watch=None, xp=np
         Its parameters.
     """
     loss_forward, loss_backward = OBJECTIVES[type(model)]
+    options = {"config": model}
+    if isinstance(model, CrossModalConfig):
+        options["slots"] = 1  # each conversation is about one image or video
 
     def rows(step):
         media, asked = batch(step)
@@ -214,7 +217,7 @@ def train_fusion(folder, model, p, batch, config, *, identity, watch=None, xp=np
         return *chat_batch(tokenizer(), chats, placeholders=places, apart=True), media
 
     def forward(ids, labels, turns, media, p):
-        return loss_forward(ids, labels, media, p, config=model, turns=turns)
+        return loss_forward(ids, labels, media, p, turns=turns, **options)
 
     return train(
         forward,

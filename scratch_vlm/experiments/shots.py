@@ -110,7 +110,7 @@ def train_model(folder, *, clip, lm, seed=0, steps=None, xp=np, progress=True):
         return ids, labels, scenes.prepare(images)[:, None]
 
     p = train(
-        partial(cross_modal_loss_forward, config=MODEL),
+        partial(cross_modal_loss_forward, config=MODEL, slots=SHOTS + 1),
         cross_modal_loss_backward,
         cross_modal_init(np.random.default_rng(seed), MODEL, vit=clip["image"], lm=lm),
         batch,

@@ -136,7 +136,8 @@ def bert_forward(ids, p, *, config, segments=None, lengths=None, rng=None):
     namespace(ids)  # refuses a list
     segments = np.zeros(ids.shape, int) if segments is None else segments
     _check_texts(ids, segments, lengths, p, config)
-    mask = None if lengths is None else padding_mask(lengths, ids.shape[1])
+    xp = namespace(p["tokens"]["w"])
+    mask = None if lengths is None else xp.asarray(padding_mask(lengths, ids.shape[1]))
     x, s["tokens"] = embedding_forward(ids, p["tokens"])  # (B, T, D)
     h, s["segments"] = embedding_forward(segments, p["segments"])
     x += h

@@ -5,7 +5,7 @@ from numbers import Integral
 
 import numpy as np
 
-from scratch_vlm.backend import namespace, to_host
+from scratch_vlm.backend import namespace
 from scratch_vlm.layers.block import (
     BlockConfig,
     check_blocks,
@@ -127,8 +127,8 @@ def text_forward(ids, p, *, config, rng=None):
     TypeError
         If the ids are not an array of integers.
     ValueError
-        If a text is too long, has no end, or holds an id outside the vocabulary, or the
-        parameters do not fit the config.
+        If a text is too long, has no end, or holds an id outside the vocabulary (ids are looked
+        at only on the host), or the parameters do not fit the config.
 
     See Also
     --------
@@ -180,17 +180,16 @@ def text_backward(dy, s, g):
 
 
 def _ends(ids, config):
-    namespace(ids)  # refuses a list
+    xp = namespace(ids)  # refuses a list
     if ids.ndim != 2:
         raise ValueError(f"ids must be (B, T), got {ids.shape}")
     if ids.shape[1] > config.context:
         raise ValueError(
             f"texts of {ids.shape[1]} tokens do not fit the context of {config.context}"
         )
-    ids = to_host(ids)
     is_end = ids == config.end
-    missing = np.flatnonzero(~is_end.any(1))
-    if missing.size:
+    if xp is np and not is_end.any(1).all():
+        missing = np.flatnonzero(~is_end.any(1))
         raise ValueError(
             f"text {missing[0]} has no end token {config.end}: {ids[missing[0]].tolist()}"
         )

@@ -32,7 +32,7 @@ def test_the_environment_chooses_when_nobody_else_does(monkeypatch, broken_cupy)
 
 @pytest.mark.parametrize("name", ["torch", "NumPy", " numpy"])
 def test_an_unknown_name_is_refused_with_those_that_there_are(name):
-    with pytest.raises(BackendError, match=f"'{name}'; choose one of numpy, cupy, auto"):
+    with pytest.raises(BackendError, match=f"'{name}'; choose one of numpy, cupy, strict, auto"):
         load(name)
 
 
