@@ -186,7 +186,7 @@ def main(arguments=None):
 
 
 def _run(options):
-    from scratch_vlm.backend import BackendError, keep_freed_memory
+    from scratch_vlm.backend import BackendError, keep_freed_memory, memory_shortage
 
     keep_freed_memory()
     try:
@@ -194,8 +194,14 @@ def _run(options):
     except (BackendError, ImportError, OSError, ValueError, ArithmeticError) as error:
         if os.environ.get("SCRATCH_VLM_TRACEBACK"):
             raise
-        print(f"scratch-vlm {options.command}: {error}", file=sys.stderr)
-        return 2
+        message = error
+    except MemoryError as error:
+        if os.environ.get("SCRATCH_VLM_TRACEBACK"):
+            raise
+        explained = type(error).__module__.startswith("scratch_vlm.")
+        message = error if explained else memory_shortage(error)
+    print(f"scratch-vlm {options.command}: {message}", file=sys.stderr)
+    return 2
 
 
 def _parser():
@@ -221,8 +227,8 @@ def _parser():
         sub.add_argument(
             "--backend",
             default=None,
-            help="numpy, cupy, or auto for cupy where it works (default numpy, or "
-            "SCRATCH_VLM_BACKEND)",
+            help="numpy, cupy for an NVIDIA GPU, or auto for cupy where it works (default numpy, "
+            "or SCRATCH_VLM_BACKEND); strict is numpy that refuses what cupy would, for tests",
         )
         sub.add_argument(
             "--seed", type=_at_least(0), default=0, help="of all random numbers (default 0)"
@@ -248,6 +254,12 @@ def _parser():
     )
     train.add_argument("model", choices=tuple(EXPERIMENTS), help="which model")
     train.add_argument("--steps", type=_at_least(1), default=None, help="training steps")
+    train.add_argument(
+        "--batch-size",
+        type=_at_least(1),
+        metavar="N",
+        help="samples in a step; fewer need less memory",
+    )
     train.add_argument(
         "--style", choices=("gpt", "llama"), help="kind of language model (default gpt)"
     )
@@ -357,18 +369,26 @@ def _at_least(least):
     return whole_number
 
 
+def _backend(options):
+    from scratch_vlm.backend import cupy_problem, load
+
+    xp = load(options.backend)
+    if (options.backend or os.environ.get("SCRATCH_VLM_BACKEND")) == "auto":
+        problem = cupy_problem()
+        print(f"backend: {xp.__name__}" + (f" ({problem})" if problem else ""), file=sys.stderr)
+    return xp
+
+
 def _demo(options):
-    from scratch_vlm.backend import load
     from scratch_vlm.experiments.demo import run_demo
 
     name = f"demo-quick-{options.seed}" if options.quick else f"demo-{options.seed}"
     out = options.out or Path("runs") / name
-    run_demo(out, seed=options.seed, quick=options.quick, xp=load(options.backend))
+    run_demo(out, seed=options.seed, quick=options.quick, xp=_backend(options))
     return 0
 
 
 def _train(options):
-    from scratch_vlm.backend import load
     from scratch_vlm.training.run import RunFolder, write_metrics
     from scratch_vlm.viz.table import results_table
 
@@ -377,7 +397,7 @@ def _train(options):
     style = _style(options)
     name = "-".join([options.model, *style.values()])
     out = options.out or Path("runs") / f"{name}-{options.seed}"
-    how = {"seed": options.seed, "xp": load(options.backend)}
+    how = {"seed": options.seed, "xp": _backend(options)}
     start = {}
     if before:
         from scratch_vlm.experiments.stages import STAGES, train_stages
@@ -386,7 +406,8 @@ def _train(options):
         trained = train_stages(base, before, **how)
         stage = next(stage for stage in STAGES.values() if stage.module is experiment)
         start = {argument: trained[source] for argument, source in stage.starts.items()}
-    p = experiment.train_model(out, steps=options.steps, **how, **start, **style)
+    training = {} if options.batch_size is None else {"batch_size": options.batch_size}
+    p = experiment.train_model(out, steps=options.steps, training=training, **how, **start, **style)
     metrics = {name: experiment.measure(p, name="val", **style)}
     write_metrics(RunFolder(out).metrics, metrics)
     print(results_table(metrics))
@@ -412,12 +433,11 @@ def _style(options):
 
 
 def _compare(options):
-    from scratch_vlm.backend import load
     from scratch_vlm.experiments.compare import run_compare
 
     name = f"compare-quick-{options.seed}" if options.quick else f"compare-{options.seed}"
     out = options.out or Path("runs") / name
-    run_compare(out, seed=options.seed, quick=options.quick, xp=load(options.backend))
+    run_compare(out, seed=options.seed, quick=options.quick, xp=_backend(options))
     return 0
 
 
@@ -484,7 +504,6 @@ def _classify(options):
 
 
 def _model(options, job):
-    from scratch_vlm.backend import load
     from scratch_vlm.experiments.ask import JOBS, model_for
     from scratch_vlm.experiments.runs import load_model
     from scratch_vlm.training.run import prepare_file
@@ -495,7 +514,7 @@ def _model(options, job):
     if folder is None:
         folder = model_for(job, options.file)
         print(f"model: {folder}", file=sys.stderr)
-    return load_model(folder, kinds=JOBS[job][0], xp=load(options.backend))
+    return load_model(folder, kinds=JOBS[job][0], xp=_backend(options))
 
 
 def _files(options, job):

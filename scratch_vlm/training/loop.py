@@ -27,7 +27,7 @@ from time import perf_counter
 import numpy as np
 from tqdm import tqdm
 
-from scratch_vlm.backend import namespace, to_device, to_host
+from scratch_vlm.backend import memory_shortage, namespace, to_device, to_host
 from scratch_vlm.training.checkpoint import (
     CheckpointError,
     has_checkpoint,
@@ -47,6 +47,10 @@ COLUMNS = ("step", "loss", "gradient_norm", "learning_rate", "seconds")
 
 class TrainingDiverged(ArithmeticError):
     """A loss, a gradient or a parameter is no longer finite; the message says where it began."""
+
+
+class OutOfMemory(MemoryError):
+    """Memory ran out in a step; the message says how much was asked for, and what needs less."""
 
 
 class TrainingInterrupted(SystemExit):
@@ -113,13 +117,14 @@ class TrainConfig:
             )
         self.rate(0)
 
-    def for_run(self, seed, steps=None):
-        """Return the same training with another seed and, perhaps, other steps.
+    def for_run(self, seed, steps=None, changes=None):
+        """Return the same training with another seed and, perhaps, other steps and `changes`.
 
-        A shorter one warms up in a quarter of its steps at most.
+        A shorter one warms up in a quarter of its steps at most; `changes` is a dict of attributes.
         """
         steps = self.steps if steps is None else steps
-        return replace(self, seed=seed, steps=steps, warmup=min(self.warmup, steps // 4))
+        warmup = min(self.warmup, steps // 4)
+        return replace(self, seed=seed, steps=steps, warmup=warmup, **(changes or {}))
 
     def rate(self, step):
         """Learning rate of one step.
@@ -224,6 +229,8 @@ def train(
         Ctrl-C stops at once.
     CheckpointError
         If the folder's checkpoint is damaged or of another model, or its curve is missing.
+    OutOfMemory
+        If a step needs more memory than there is. The checkpoint is that of before.
     RunFolderError
         If the folder cannot be written or has no room for three checkpoints, or the disk is full
         when a row is added to the curve.
@@ -266,6 +273,7 @@ def train(
         save_checkpoint(run.checkpoint, p, optimizer.state, {"step": step, "run": identity})
 
     with (
+        _explaining_memory(run, config),
         _open_curve(run.curve, columns, start) as curve,
         closing(_drawn_ahead(batch, range(start, config.steps))) as batches,
         tqdm(
@@ -432,6 +440,19 @@ def _writing(curve, run, step):
         kept = f"the checkpoint {run.checkpoint} is intact" if saved else "there is no checkpoint"
         raise RunFolderError(
             f"step {step}: cannot write {run.curve} ({error.strerror}); {kept}"
+        ) from error
+
+
+@contextmanager
+def _explaining_memory(run, config):
+    try:
+        yield
+    except MemoryError as error:
+        saved = has_checkpoint(run.checkpoint)
+        kept = f"the checkpoint {run.checkpoint} is intact" if saved else "there is no checkpoint"
+        raise OutOfMemory(
+            f"{memory_shortage(error)}; a smaller batch_size than {config.batch_size} needs less "
+            f"(scratch-vlm train --batch-size {max(1, config.batch_size // 2)}); {kept}"
         ) from error
 
 
