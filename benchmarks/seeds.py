@@ -3,7 +3,7 @@
     python benchmarks/seeds.py demo --out benchmarks/results/demo.json
     python benchmarks/seeds.py compare --out benchmarks/results/compare.json --runs runs/seeds
 
-Reads the test forms once for each seed. On two cores the demo takes about five minutes a seed and
+Reads the test forms once for each seed. On two cores the demo takes about seven minutes a seed and
 the comparison about half an hour. With --runs the trainings are kept, and what was trained there
 before is not trained again: the seconds of trainings are those of when they were done.
 """

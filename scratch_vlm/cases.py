@@ -30,8 +30,20 @@ from scratch_vlm.layers import (
     pool,
     resampler,
 )
-from scratch_vlm.models import bert, clip, cross_modal, lm, text, unified, video, vision, vit
+from scratch_vlm.models import (
+    bert,
+    clip,
+    cross_modal,
+    lm,
+    mllama,
+    text,
+    unified,
+    video,
+    vision,
+    vit,
+)
 from scratch_vlm.models import perceiver as perceivers
+from scratch_vlm.ops import activations, resize, rotary
 from scratch_vlm.recompute import chunked
 from scratch_vlm.tree import tree_map
 
@@ -409,16 +421,19 @@ def _block_config(rng, n, **fixed):
     options = {
         "kv_heads": _kv_heads(rng, n.A),
         "norm": _either(rng, "layer", "rms"),
-        "mlp": _either(rng, "gelu", "gelu_tanh", "quick_gelu", "squared_relu", "swiglu"),
-        "bias": _either(rng, True, False),
+        "mlp": _either(rng, "gelu", "gelu_tanh", "quick_gelu", "squared_relu", "swiglu", "geglu"),
+        "bias": _either(rng, True, False, ("qkv", "kv", "fc"), ("q", "out", "proj")),
         "dropout": _either(rng, 0.0, 0.2),
         "eps": 1e-2,
         "rotary_base": _either(rng, None, 20.0) if n.K % 2 == 0 else None,
+        "scale": _either(rng, None, 0.7),
+        "depth_scale": _either(rng, True, False),
+        "blind": _either(rng, "zero", "mean"),
     }
     return block.BlockConfig(n.D, n.A, n.M, **{**options, **fixed})
 
 
-for _name in ("gelu", "gelu_tanh", "quick_gelu", "silu", "squared_relu"):
+for _name in activations.ACTIVATIONS:
     CASES[f"ops.activations.{_name}"] = lambda rng, n: Case((2 * _normal(rng, n.B, n.T),))
 
 for _name in ("softmax", "l2_normalize"):
@@ -433,7 +448,12 @@ def _(rng, n):
         _normal(rng, n.B, groups, n.S, n.K),
         _normal(rng, n.B, groups, n.S, n.E),
     )
-    return Case((q, k, v), options={"mask": _maybe_mask(rng, n, n.S)})
+    options = {
+        "mask": _maybe_mask(rng, n, n.S),
+        "scale": _either(rng, None, 0.3),
+        "blind": _either(rng, "zero", "mean"),
+    }
+    return Case((q, k, v), options=options)
 
 
 @_case("ops.dropout.dropout")
@@ -493,7 +513,7 @@ def _(rng, n):
     options = {
         "old": (n.rows, n.columns),
         "new": new,
-        "method": _either(rng, "bicubic", "bilinear"),
+        "method": _either(rng, *resize.METHODS),
     }
     extra = _either(rng, 0, 1)
     return Case((_normal(rng, extra + n.rows * n.columns, n.D),), options=options)
@@ -501,7 +521,14 @@ def _(rng, n):
 
 @_case("ops.rotary.rotary")
 def _(rng, n):
-    options = {"positions": _positions(rng, n), "base": 20.0}
+    scaling = _either(
+        rng,
+        None,
+        rotary.RotaryScaling("linear", 2.0),
+        rotary.RotaryScaling("llama3", 8.0, trained=16),
+        rotary.RotaryScaling("yarn", 4.0, trained=64, low=1, high=32, size=1.1),
+    )
+    options = {"positions": _positions(rng, n), "base": 20.0, "scaling": scaling}
     return Case((_normal(rng, n.B, n.A, n.T, 2 * n.K),), options=options)
 
 
@@ -509,7 +536,7 @@ def _(rng, n):
 def _(rng, n):
     options = {
         "size": (int(rng.integers(1, 9)), int(rng.integers(1, 9))),
-        "method": _either(rng, "bicubic", "bilinear"),
+        "method": _either(rng, *resize.METHODS),
         "antialias": _either(rng, True, False),
     }
     return Case((_normal(rng, n.B, n.T, n.S, n.C),), options=options)
@@ -565,7 +592,8 @@ def _(rng, n):
         rng, trained, n.D, extra=extra, axial=_either(rng, True, False)
     )
     x = _normal(rng, n.B, extra + grid[0] * grid[1], n.D)
-    return Case((x,), random_parameters(rng, p), {"grid": grid, "trained": trained})
+    options = {"grid": grid, "trained": trained, "method": _either(rng, *resize.METHODS)}
+    return Case((x,), random_parameters(rng, p), options)
 
 
 @_case("layers.attention.self_attention")
@@ -573,9 +601,15 @@ def _(rng, n):
     options = {"heads": n.A, "kv_heads": _kv_heads(rng, n.A)}
     width = _either(rng, n.K, 2 * n.K)  # of a head, perhaps not D / A
     p = attention.self_attention_init(
-        rng, n.D, **options, head_width=width, bias=_either(rng, True, False)
+        rng,
+        n.D,
+        **options,
+        head_width=width,
+        value_width=_either(rng, None, n.K + 1),
+        bias=_either(rng, True, False, ("qkv",), ("out",)),
     )
-    options["mask"] = _maybe_mask(rng, n, n.T)
+    options |= {"mask": _maybe_mask(rng, n, n.T), "scale": _either(rng, None, 0.3)}
+    options["blind"] = _either(rng, "zero", "mean")
     if width % 2 == 0 and rng.random() < 0.5:
         options |= {"rotary_base": 20.0, "positions": _either(rng, None, _positions(rng, n))}
     return Case((_normal(rng, n.B, n.T, n.D),), random_parameters(rng, p), options)
@@ -590,10 +624,12 @@ def _(rng, n):
         n.E,
         **options,
         head_width=n.K + 1,
-        bias=_either(rng, True, False),
-        qk_norm=_either(rng, True, False),
+        value_width=_either(rng, None, n.K),
+        bias=_either(rng, True, False, ("q",), ("kv", "out")),
+        qk_norm=_either(rng, None, "rms", "layer"),
     )
     options |= {"mask": _maybe_mask(rng, n, n.S), "eps": 1e-2}
+    options["blind"] = _either(rng, "zero", "mean")
     inputs = (_normal(rng, n.B, n.T, n.D), _normal(rng, n.B, n.S, n.E))
     return Case(inputs, random_parameters(rng, p), options)
 
@@ -602,14 +638,15 @@ def _(rng, n):
 def _(rng, n):
     outputs = _either(rng, None, n.E)
     p = mlp.mlp_init(rng, n.D, n.M, outputs=outputs, bias=_either(rng, True, False))
-    kind = _either(rng, "gelu", "gelu_tanh", "quick_gelu", "silu", "squared_relu")
+    kind = _either(rng, *activations.ACTIVATIONS)
     return Case((_normal(rng, n.B, n.T, n.D),), random_parameters(rng, p), {"kind": kind})
 
 
 @_case("layers.mlp.swiglu")
 def _(rng, n):
     p = mlp.swiglu_init(rng, n.D, n.M, bias=_either(rng, True, False))
-    return Case((_normal(rng, n.B, n.T, n.D),), random_parameters(rng, p))
+    options = {"kind": _either(rng, *mlp.GATED.values())}
+    return Case((_normal(rng, n.B, n.T, n.D),), random_parameters(rng, p), options)
 
 
 def _block_case(order, rng, n, init=block.block_init, **init_options):
@@ -655,6 +692,7 @@ def _vit_config(rng, n, **fixed):
         "patch_bias": _either(rng, True, False),
         "head_bias": _either(rng, True, False),
         "norm_first": _either(rng, True, False),
+        "stretch": _either(rng, *resize.METHODS),
     }
     return vit.ViTConfig(
         image=(n.rows * patch[0], n.columns * patch[1], n.C),
@@ -702,6 +740,7 @@ def _text_config(rng, n):
         depth=2,
         causal=_either(rng, True, False),
         head_bias=_either(rng, True, False),
+        pool=_either(rng, *text.POOLS),
     )
 
 
@@ -717,7 +756,14 @@ def _text_case(rng, n):
     return Case((_texts(rng, n),), p, {"config": config, **_maybe_dice(rng)})
 
 
-CASES["models.text.text"] = _text_case
+@_case("models.text.text")
+def _(rng, n):
+    case = _text_case(rng, n)
+    real = _either(rng, None, random_mask(rng, (n.B, n.T)))
+    return Case(case.inputs, case.p, {**case.options, "real": real})
+
+
+CASES["models.text.text_features"] = CASES["models.text.text"]
 CASES["models.clip.encode_texts"] = _text_case
 
 
@@ -744,6 +790,15 @@ def _(rng, n):
         **_maybe_dice(rng),
     }
     return Case((rng.integers(0, n.V, (n.B, n.T)),), p, options)
+
+
+@_case("models.bert.bert_words")
+def _(rng, n):
+    block = _block_config(rng, n, order="post", mlp=_either(rng, "gelu", "tanh"))
+    config = bert.BERTConfig(n.V, n.T, block, depth=1, head="words")
+    p = random_parameters(rng, bert.bert_init(rng, config))
+    p = {name: p[name] for name in ("tokens", "words")}
+    return Case((_normal(rng, n.B, n.T, n.D),), p, {"config": config})
 
 
 @_case("models.bert.bert_pool")
@@ -863,7 +918,13 @@ def _(rng, n):
     config = _block_config(rng, n, rotary_base=None)
     beside = _either(rng, True, False)  # whether the latents are read, too
     width, answers = (n.D, n.S + n.T) if beside else (n.E, n.S)
-    p = perceiver.cross_block_init(rng, config, width, head_width=_either(rng, None, n.K + 1))
+    p = perceiver.cross_block_init(
+        rng,
+        config,
+        width,
+        head_width=_either(rng, None, n.K + 1),
+        qk_norm=_either(rng, None, "rms", "layer"),
+    )
     options = {
         "config": config,
         "mask": _maybe_mask(rng, n, answers),
@@ -885,9 +946,78 @@ def _(rng, n):
         gate=0.5,
         gate_width=_either(rng, "one", "channel"),
         skip_blind=_either(rng, True, False),
+        blind=_either(rng, "zero", *gated.BLIND),
     )
     p = random_parameters(rng, gated.gated_block_init(rng, config))
     options = {"config": config, "mask": _maybe_mask(rng, n, n.S), **_maybe_dice(rng)}
+    inputs = (_normal(rng, n.B, n.T, n.D), _normal(rng, n.B, n.S, n.E))
+    return Case(inputs, p, options)
+
+
+@_case("layers.gated.gated_self")
+def _(rng, n):
+    config = _block_config(rng, n, rotary_base=None)
+    gates = gated.gated_self_init(rng, config)
+    if rng.random() < 0.5:  # one for each channel
+        gates |= {name: np.zeros(n.D) for name in ("attn_gate", "mlp_gate")}
+    p = random_parameters(rng, gates)
+    options = {"config": config, "mask": _maybe_mask(rng, n, n.T)}
+    return Case((_normal(rng, n.B, n.T, n.D),), p, options)
+
+
+def _tiled_case(rng, n, name):
+    patch, tiles = (2, 3), _either(rng, 1, 2)
+    image = (n.rows * patch[0], n.columns * patch[1], n.C)
+    block = _block_config(rng, n, rotary_base=None, dropout=0.0)
+    layers = _either(rng, (), (1,), (0, 1, 1))
+    config = mllama.TiledConfig(image, patch, tiles, 3, block, 2, 3, layers)
+    p = random_parameters(rng, mllama.tiled_vit_init(rng, config))
+    options = {"config": config, "ratios": rng.integers(0, 3, n.B)}
+    if name == "tiled_vit":
+        options["real"] = np.arange(tiles) < rng.integers(1, tiles + 1, (n.B, 1))
+    return Case((_normal(rng, n.B, tiles, *image),), p, options)
+
+
+CASES["models.mllama.tiled_vit"] = partial(_tiled_case, name="tiled_vit")
+CASES["models.mllama.tiles_embed"] = partial(_tiled_case, name="tiles_embed")
+
+
+@_case("models.mllama.tile_embedding")
+def _(rng, n):
+    p = {"w": _normal(rng, n.V, n.S, n.D), "gate": _normal(rng)}
+    options = {"ratios": rng.integers(0, n.V, n.B)}
+    return Case((_normal(rng, n.B, n.S, n.T, n.D),), random_parameters(rng, p), options)
+
+
+@_case("models.mllama.tile_positions")
+def _(rng, n):
+    p = {"w": _normal(rng, n.T, n.D), "tiles": _normal(rng, n.V, n.S, n.T, n.D)}
+    p["gate"] = _normal(rng)
+    options = {"ratios": rng.integers(0, n.V, n.B)}
+    return Case((_normal(rng, n.B, n.S, n.T, n.D),), random_parameters(rng, p), options)
+
+
+@_case("models.mllama.interleaved_trunk")
+def _(rng, n):
+    fixed = {"order": "pre", "dropout": 0.0, "depth_scale": False}
+    language = lm.LMConfig(n.V, n.T + 1, _block_config(rng, n, rotary_base=None, **fixed), 3)
+    config = mllama.InterleavedConfig(
+        language,
+        gated.GatedConfig(
+            _block_config(rng, n, rotary_base=None, **fixed),
+            n.E,
+            qk_norm=_either(rng, True, False),
+            skip_blind=True,
+            blind=_either(rng, *gated.BLIND),
+        ),
+        _either(rng, (0,), (2,), (0, 1), (1, 2)),
+    )
+    p = random_parameters(rng, mllama.interleaved_init(rng, config))
+    options = {
+        "config": config,
+        "seen": _either(rng, None, random_mask(rng, (n.B, 1, n.T, n.S))),
+        "mask": _either(rng, None, random_mask(rng, (n.B, 1, n.T, n.T))),
+    }
     inputs = (_normal(rng, n.B, n.T, n.D), _normal(rng, n.B, n.S, n.E))
     return Case(inputs, p, options)
 
@@ -913,6 +1043,7 @@ def _(rng, n):
         frames=int(rng.integers(0, 2 * n.T + 1)),
         stretch=_either(rng, "longer", "always"),
         head_width=_either(rng, None, n.K + 1),
+        qk_norm=_either(rng, None, "rms", "layer"),
     )
     p = random_parameters(rng, resampler.resampler_init(rng, config))
     options = {"config": config, "lengths": _lengths(rng, n), **_maybe_dice(rng)}
@@ -921,7 +1052,7 @@ def _(rng, n):
 
 @_case("layers.connector.connector")
 def _(rng, n):
-    kind = _either(rng, *connector.OPTIONS)
+    kind = _either(rng, *(kind for kind in connector.OPTIONS if kind != "none"))  # has no pair
     by = _either(rng, 1, 2)
     grid = (n.rows * by, n.columns * by)
     options = {
@@ -960,12 +1091,22 @@ def _perceiver_case(rng, n):
         variant=variant,
         crosses=int(rng.integers(1, repeats + 1)) if variant == "original" else 1,
         towers=int(rng.integers(1, repeats + 1)),
-        bands=_either(rng, None, 0, 2),
+        **_either(
+            rng,
+            {"bands": None},
+            {"bands": 0},
+            {"bands": 2, "order": "axes", "highest": 3.0},
+            {"bands": None, "learned": n.E},
+        ),
         cross_heads=_either(rng, 1, n.A),
         cross_head_width=_either(rng, None, n.K + 1),
+        cross_value_width=_either(rng, None, n.K + 2),
         cross_hidden=_either(rng, None, n.M + 1),
         query_residual=_either(rng, True, False),
-        decoder=_either(rng, "mean", "query"),
+        decoder=_either(rng, *perceivers.DECODERS),
+        decoder_heads=_either(rng, None, n.A),
+        decoder_hidden=_either(rng, None, n.M + 2),
+        decoder_residual=_either(rng, True, False),
     )
     p = random_parameters(rng, perceivers.perceiver_init(rng, config))
     shape = _either(rng, None, (n.rows + 1, n.columns))
@@ -973,6 +1114,19 @@ def _perceiver_case(rng, n):
     real = _either(rng, None, random_mask(rng, (n.B, places)))
     options = {"config": config, "shape": shape, "real": real, **_maybe_dice(rng)}
     return Case((_normal(rng, n.B, places, n.C),), p, options)
+
+
+@_case("models.perceiver.places")
+def _(rng, n):
+    shape = _either(rng, (n.rows, n.columns), (n.rows + 1, n.columns))
+    p = {
+        "input": linear.linear_init(rng, n.C, n.D),
+        "positions": embedding.embedding_init(rng, n.rows * n.columns, n.D),
+        "position": linear.linear_init(rng, n.D, n.D),
+    }
+    options = {"trained": (n.rows, n.columns), "shape": shape}
+    x = _normal(rng, n.B, shape[0] * shape[1], n.C)
+    return Case((x,), random_parameters(rng, p), options)
 
 
 CASES["models.perceiver.perceiver"] = _perceiver_case
@@ -1045,7 +1199,7 @@ def _shown_texts(rng, n, image, spans, width=0):
 def _fusion_parts(rng, n, kind):
     config = _sight_config(rng, n, kind)
     media, lengths = _media(rng, n, config, int(rng.integers(0, n.B + 2)))
-    language = lm.LMConfig(n.V, 64, _block_config(rng, n), 2, tied=_either(rng, True, False))
+    language = lm.LMConfig(n.V, 256, _block_config(rng, n), 2, tied=_either(rng, True, False))
     return config, language, media, lengths
 
 

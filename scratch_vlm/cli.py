@@ -18,13 +18,16 @@ EXPERIMENTS = {  # module of experiments, and the stages that must have been tra
     "shots": ("shots", ("clip", "lm")),
 }
 
+USES = ("ask", "caption", "classify", "embed", "search")  # commands that train nothing
+
 DESCRIPTION = """\
 Vision language models from scratch: every forward with its backward, no autograd.
 
 Start with
-  scratch-vlm demo            train a ViT, a CLIP and models that see and speak, look at all (5 min)
+  scratch-vlm demo            train a ViT, a CLIP and models that see and speak, look at all (7 min)
   scratch-vlm compare         train two vision language models, and ask them (30 min)
   scratch-vlm gradcheck       check the gradient of every layer and model to machine precision
+  scratch-vlm lessons         read how all of it works, and run what you read
   scratch-vlm info            what is installed here, and whether a GPU can be used
 """
 
@@ -33,7 +36,7 @@ An error is one line that says what to do. To see where it comes from, set SCRAT
 """
 
 DEMO = """\
-Train one model of each kind on real handwritten digits, on two cores in about five minutes:
+Train one model of each kind on real handwritten digits, on two cores in about seven minutes:
 
   1. a Vision Transformer that names single digits,
   2. a CLIP that matches scenes of two coloured digits with captions such as
@@ -117,20 +120,39 @@ status 1 if a pair is wrong. To check a layer of your own:
   print(check(my_forward, my_backward, [x], p))
 """
 
+LESSONS = """\
+Read, run and look at the lessons: from "what is an array" to a model that answers questions about
+videos, every gradient included. Each is a script that proves what it says.
+
+  scratch-vlm lessons            all of them, with the question that each answers
+  scratch-vlm lessons run 02     run one; its figures go to runs/lessons
+  scratch-vlm lessons run        run all
+  scratch-vlm lessons open 02    open its page in the browser, or its script if no pages are built
+
+To build the pages: pip install -e ".[docs]" && python -m sphinx -b html docs docs/_build/html
+"""
+
 ASK = """\
-Ask a trained vision language model about an image or a video.
+Ask a vision language model about an image or a video.
 
   scratch-vlm ask board.png "what colour is seven"
   scratch-vlm ask board.png "what digit is left of three?" --model runs/vqa-0
   scratch-vlm ask clip.mp4 "which way does the red one move" --frames 8
+  scratch-vlm ask photo.jpg "What is the man holding?" --model llava-1.5-7b-hf
   scratch-vlm ask board.png "what digit is red" --temperature 1 --seed 3
 
-The answer is followed by the probability that the model gave to it: how sure it was. It knows
-only the words, and only the kind of image, that it was trained with.
+The answer is followed by the probability that the model gave to it: how sure it was. A model that
+was trained here knows only the words, and only the kind of image, that it was trained with: the
+middle of an image is cut out in the shape of its images, and resized to 24 x 24 pixels.
 
-Images are PNG, JPEG, WebP, ...; videos are MP4, WebM, animated GIF, ... The middle of the image is
-cut out in the shape of the model's images, and resized to their size, 24 x 24 pixels. Of a video,
-frames at equal distances are taken. Reading files needs: pip install "scratch-vlm[io]"
+--model may also name the folder of a published LLaVA, Idefics or Llama 3.2 Vision. Photographs are
+then prepared as its own processor does; of a video it is shown --frames frames (default 4), each as
+an image. Such folders hold config.json, model.safetensors,
+tokenizer.json and preprocessor_config.json: the Transformers library writes them with
+save_pretrained, and the Hugging Face Hub offers many. Nothing is downloaded by scratch-vlm.
+
+Images are PNG, JPEG, WebP, ...; videos are MP4, WebM, animated GIF, ... Of a video, frames at equal
+distances are taken. Reading files needs: pip install "scratch-vlm[io]"
 """
 
 CAPTION = """\
@@ -143,16 +165,61 @@ That is one question, which models that were trained to describe know the words 
 see scratch-vlm ask --help, which also says what files are read and how.
 """
 
+PARITY = """\
+Run our models beside what the published implementations computed, in folders that hold a model as
+its library saves it, its inputs, and everything that came of them in double precision.
+
+  scratch-vlm parity cases/clip                  a row for each group of arrays
+  scratch-vlm parity cases/*                     a row for each case
+  scratch-vlm parity cases/* --dtype float32     in single precision, to 1e-4
+  scratch-vlm parity cases/* --json parity.json  the error of every array
+
+The error of an array is the length of the difference over the length of the reference's array;
+of gradients that are zero by symmetry, over the largest gradient of the case. Exit status 1 if one
+is larger than --tolerance.
+"""
+
 CLASSIFY = """\
 Classify an image zero-shot, with a CLIP: the classes are texts, and it was trained on none of them
 as a class. Each text is compared with the image, and a softmax makes probabilities of it.
 
-  scratch-vlm classify scene.png --labels "red seven,blue seven,red three"
+  scratch-vlm classify scene.png --labels "red seven" "blue seven" "red three"
   scratch-vlm classify scene.png --labels "red seven above blue three,blue three above red seven"
-  scratch-vlm classify scene.png --labels one,seven --template "red {}" --template "blue {}"
+  scratch-vlm classify scene.png --labels one seven --template "red {}" --template "blue {}"
+  scratch-vlm classify photo.jpg --labels "a cat" "a dog" --model clip-vit-base-patch32
 
 Several templates make one class of several texts, the mean of their embeddings. The probabilities
-sum to 1: one label always wins, even if none is right. Train a CLIP with scratch-vlm train clip.
+sum to 1: one label always wins, even if none is right. Train a CLIP with scratch-vlm train clip, or
+name the folder of a published CLIP or SigLIP. Such folders hold config.json, model.safetensors,
+tokenizer.json and preprocessor_config.json: the Transformers library writes them with
+save_pretrained, and the Hugging Face Hub offers many. Nothing is downloaded by scratch-vlm.
+"""
+
+EMBED = """\
+Turn images into vectors with a CLIP, and write them as rows of a NumPy file: of float32, each of
+length 1, in the order of the files. The product of two is the cosine of the angle between them.
+
+  scratch-vlm embed photos/*.jpg --model clip-vit-base-patch32 --out photos.npy
+  scratch-vlm embed scene.png --out scene.npy
+
+--model names the run of a CLIP, or the folder of a published CLIP or SigLIP, which also takes
+videos: the mean of --frames of their frames. Such folders hold config.json, model.safetensors,
+tokenizer.json and preprocessor_config.json: the Transformers library writes them with
+save_pretrained, and the Hugging Face Hub offers many. Nothing is downloaded by scratch-vlm.
+"""
+
+SEARCH = """\
+Find the images in a folder, and in those below it, that a text describes best.
+
+  scratch-vlm search photos "a red car" --model clip-vit-base-patch32
+  scratch-vlm search photos "people at a table" --model clip-vit-base-patch32 --top 20
+
+The first search looks at every image and keeps their vectors in an index, in ~/.cache/scratch-vlm
+unless --index says where; the next ones look only at what is new or changed. In front of each name
+stands the cosine of image and text: only its order means something. --model names the run of a
+CLIP, or the folder of a published CLIP or SigLIP. Such folders hold config.json, model.safetensors,
+tokenizer.json and preprocessor_config.json: the Transformers library writes them with
+save_pretrained, and the Hugging Face Hub offers many. Nothing is downloaded by scratch-vlm.
 """
 
 
@@ -170,10 +237,12 @@ def main(arguments=None):
         Exit status: 0, 1 if a check failed, 2 if the request could not be carried out, 130 if
         it was stopped by Ctrl-C.
     """
+    options = _parser().parse_args(arguments)
     # One BLAS thread: several wait for each other on a busy machine, and the second core is needed
     # to draw batches. NumPy reads this when it is first imported, so it must not have been yet.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    options = _parser().parse_args(arguments)
+    # What only uses a model draws none, and takes all cores for its products.
+    if options.command not in USES:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         return _run(options)
     except SystemExit as stop:  # TrainingInterrupted, which only the training commands import
@@ -216,7 +285,7 @@ def _parser():
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name, run, summary, description, out):
+    def command(name, run, summary, description, out, kind="DIR"):
         sub = commands.add_parser(
             name,
             help=summary,
@@ -233,7 +302,7 @@ def _parser():
         sub.add_argument(
             "--seed", type=_at_least(0), default=0, help="of all random numbers (default 0)"
         )
-        sub.add_argument("--out", type=Path, default=None, metavar="DIR", help=out)
+        sub.add_argument("--out", type=Path, default=None, metavar=kind, help=out)
         return sub
 
     demo = command(
@@ -300,19 +369,64 @@ def _parser():
     )
     check.add_argument("--json", type=Path, default=None, metavar="FILE", help="write results here")
 
+    lessons = commands.add_parser(
+        "lessons",
+        help="list, run and open the lessons",
+        description=LESSONS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    lessons.set_defaults(run=_lessons)
+    lessons.add_argument("action", nargs="?", choices=("list", "run", "open"), default="list")
+    lessons.add_argument("lesson", nargs="?", metavar="NN", help="its number (default all)")
+
+    parity = command(
+        "parity",
+        _parity,
+        "run our models beside what published implementations computed",
+        PARITY,
+        "folder to write parity.json into",
+    )
+    parity.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="folders of cases")
+    parity.add_argument(
+        "--dtype", choices=("float64", "float32"), default="float64", help="(default float64)"
+    )
+    parity.add_argument(
+        "--tolerance",
+        type=float,
+        default=None,
+        metavar="E",
+        help="largest error that passes (default 1e-9, in float32 1e-4)",
+    )
+    parity.add_argument("--json", type=Path, default=None, metavar="FILE", help="write errors here")
+
     for name, run, summary, description in (
         ("ask", _ask, "ask a model about an image or a video", ASK),
         ("caption", _caption, "let a model describe an image or a video", CAPTION),
         ("classify", _classify, "classify an image with labels of your own", CLASSIFY),
+        ("embed", _embed, "turn images into vectors", EMBED),
+        ("search", _search, "find the images that a text describes", SEARCH),
     ):
-        sub = command(name, run, summary, description, f"folder to write {name}.json into")
-        what = "an image" if name == "classify" else "an image or a video"
-        sub.add_argument("file", type=Path, metavar="FILE", help=what)
+        out = f"folder to write {name}.json into", "DIR"
+        if name == "embed":
+            out = "file of the vectors (default embeddings.npy)", "FILE"
+        sub = command(name, run, summary, description, *out)
+        if name == "embed":
+            sub.add_argument("files", type=Path, nargs="+", metavar="FILE", help="images or videos")
+        elif name == "search":
+            sub.add_argument("folder", type=Path, metavar="FOLDER", help="of images")
+            sub.add_argument("text", metavar="TEXT", help="in quotes")
+        else:
+            what = "an image" if name == "classify" else "an image or a video"
+            sub.add_argument("file", type=Path, metavar="FILE", help=what)
         if name == "ask":
             sub.add_argument("question", metavar="QUESTION", help="in quotes")
         if name == "classify":
             sub.add_argument(
-                "--labels", required=True, metavar="A,B,...", help="at least two, between commas"
+                "--labels",
+                required=True,
+                nargs="+",
+                metavar="LABEL",
+                help="at least two, each in quotes; or one text with commas between them",
             )
             sub.add_argument(
                 "--template",
@@ -320,7 +434,7 @@ def _parser():
                 metavar="TEXT",
                 help="a text with {} in the place of the label; may be given several times",
             )
-        else:
+        if name in ("ask", "caption"):
             sub.add_argument(
                 "--temperature",
                 type=float,
@@ -329,20 +443,38 @@ def _parser():
                 help="0 for the most probable answer (default), above to draw one with --seed",
             )
             sub.add_argument(
+                "--tokens",
+                type=_at_least(1),
+                default=None,
+                metavar="N",
+                help="most tokens of the answer (default 32, of a published model 256)",
+            )
+        if name in ("ask", "caption", "embed"):
+            sub.add_argument(
                 "--frames",
                 type=_at_least(1),
                 default=None,
                 metavar="N",
-                help="most frames of a video (default: as many as the model was trained with)",
+                help="most frames of a video (default: as many as the model was trained with, 4 "
+                "of a published one)",
             )
+        if name == "search":
+            sub.add_argument(
+                "--top", type=_at_least(1), default=10, metavar="N", help="how many (default 10)"
+            )
+            sub.add_argument("--index", type=Path, metavar="FILE", help="file of the index")
         sub.add_argument(
             "--model",
             type=Path,
             default=None,
-            metavar="RUN",
-            help="folder of its run (default: under runs/, the newest that fits)",
+            metavar="DIR",
+            help="folder of a run (default: under runs/, the newest that fits) or of a published "
+            "model",
         )
-        sub.add_argument("--json", type=Path, default=None, metavar="FILE", help="write it here")
+        if name != "embed":
+            sub.add_argument(
+                "--json", type=Path, default=None, metavar="FILE", help="write it here"
+            )
 
     command(
         "info",
@@ -458,6 +590,34 @@ def _gradcheck(options):
     return 0 if passed else 1
 
 
+def _lessons(options):
+    from scratch_vlm.experiments import lessons
+
+    if options.action == "open" and not options.lesson:
+        raise ValueError("which lesson? scratch-vlm lessons open 02")
+    chosen = [lessons.find_lesson(options.lesson)] if options.lesson else lessons.find_lessons()
+    for lesson in chosen:
+        print(f"{lesson.number}  {lesson.question}", flush=True)
+        if options.action == "open":
+            print(f"    {lessons.open_lesson(lesson)}")
+        if options.action == "run" and (status := lessons.run_lesson(lesson)):
+            return status
+    return 0
+
+
+def _parity(options):
+    from scratch_vlm.parity.run import check_cases
+    from scratch_vlm.training.run import prepare_file
+
+    files = _files(options, "parity")
+    for file in files:
+        prepare_file(file)
+    passed = check_cases(
+        options.folders, dtype=options.dtype, tolerance=options.tolerance, files=files
+    )
+    return 0 if passed else 1
+
+
 def _ask(options):
     return _answer(options, "ask", options.question)
 
@@ -468,22 +628,26 @@ def _caption(options):
 
 def _answer(options, job, *question):
     from scratch_vlm.experiments import ask
+    from scratch_vlm.experiments.runs import Model
 
-    model = _model(options, job)
-    for word, near in ask.unread_words(model, *question) if question else ():
+    model = _model(options, job, options.file)
+    for word, near in (
+        ask.unread_words(model, *question) if question and isinstance(model, Model) else ()
+    ):
         hint = f"; do you mean {near!r}?" if near else ""
         print(f"the model has not met the word {word!r} in training{hint}", file=sys.stderr)
     said = getattr(ask, job)(
         model,
         options.file,
         *question,
+        new=options.tokens,
         temperature=options.temperature,
         seed=options.seed,
         frames=options.frames,
         on_text=lambda text: print(text, end="", flush=True),
     )
     print("" if said.text else "(an empty answer)")
-    print(f"probability {said.probability:.3f}")
+    print(f"probability {said.probability:.3g}")
     about = {"question": question[0]} if question else {}
     answer = {"answer": said.text, "logprob": said.logprob, "probability": said.probability}
     _write(options, job, {**about, **answer}, model)
@@ -493,9 +657,11 @@ def _answer(options, job, *question):
 def _classify(options):
     from scratch_vlm.experiments.ask import classify
 
-    model = _model(options, "classify")
+    model = _model(options, "classify", options.file)
+    labels = options.labels
+    labels = labels[0].split(",") if len(labels) == 1 else labels
     templates = options.template or ["{}"]
-    found = classify(model, options.file, options.labels.split(","), templates=templates)
+    found = classify(model, options.file, labels, templates=templates)
     width = max(len(label) for label, _ in found)
     for label, probability in found:
         print(f"{label:{width}}  {probability:6.3f}  {'#' * round(40 * probability)}".rstrip())
@@ -503,18 +669,80 @@ def _classify(options):
     return 0
 
 
-def _model(options, job):
-    from scratch_vlm.experiments.ask import JOBS, model_for
-    from scratch_vlm.experiments.runs import load_model
+def _embed(options):
+    import numpy as np
+    from tqdm import tqdm
+
+    from scratch_vlm.experiments.ask import embed
+    from scratch_vlm.pretrained.tensors import replacing
     from scratch_vlm.training.run import prepare_file
 
-    for file in _files(options, job):
-        prepare_file(file)
+    out = options.out or Path("embeddings.npy")
+    prepare_file(out)
+    model = _model(options, "embed", options.files[0])
+    files = tqdm(options.files, unit="image", disable=len(options.files) == 1)
+    found = np.stack([embed(model, file, frames=options.frames) for file in files])
+    with replacing(out) as file:
+        np.save(file, found)
+    print(f"{out}: {found.shape[0]} x {found.shape[1]}, {found.dtype}")
+    return 0
+
+
+def _search(options):
+    from tqdm import tqdm
+
+    from scratch_vlm.experiments.ask import embed, embed_text
+    from scratch_vlm.inference.index import best_matches, index_file, model_mark, update_index
+
+    if not options.folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {options.folder}")
+    if not options.text.strip():
+        raise ValueError("the text to search for is empty")
+    model = _model(options, "search")
+    file = options.index or index_file(options.folder, model.folder)
+    with tqdm(unit="image", leave=False) as bar:
+
+        def see(count):
+            bar.total = count
+            bar.update()
+
+        index = update_index(
+            options.folder,
+            file,
+            lambda path: embed(model, path),
+            mark=model_mark(model.folder),
+            on_image=see,
+        )
+    print(f"{len(index.names)} images, {index.new} new; index: {file}", file=sys.stderr)
+    for name, why in index.skipped.items():
+        print(f"passed over {name}: {why}", file=sys.stderr)
+    (query,) = embed_text(model, [options.text])
+    found = best_matches(index, query, options.top)
+    for name, cosine in found:
+        print(f"{cosine:6.3f}  {options.folder / name}")
+    _write(options, "search", {"text": options.text, "found": dict(found)}, model)
+    return 0
+
+
+def _model(options, job, file=None):
+    from tqdm import tqdm
+
+    from scratch_vlm.experiments.ask import model_for, open_model
+    from scratch_vlm.training.run import prepare_file
+
+    for wanted in () if job == "embed" else _files(options, job):
+        prepare_file(wanted)
     folder = options.model
     if folder is None:
-        folder = model_for(job, options.file)
+        folder = model_for(job, file)
         print(f"model: {folder}", file=sys.stderr)
-    return load_model(folder, kinds=JOBS[job][0], xp=_backend(options))
+    with tqdm(unit="tensor", desc="loading", leave=False, delay=0.5) as bar:
+
+        def read(name, count):
+            bar.total = count
+            bar.update()
+
+        return open_model(folder, job, xp=_backend(options), on_tensor=read)
 
 
 def _files(options, job):
@@ -525,7 +753,8 @@ def _write(options, job, result, model):
     from scratch_vlm.training.run import write_json
 
     for file in _files(options, job):
-        write_json(file, {"model": str(model.folder), "file": str(options.file), **result})
+        about = options.folder if job == "search" else options.file
+        write_json(file, {"model": str(model.folder), "file": str(about), **result})
 
 
 def _info(options):

@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from scratch_vlm.layers.linear import has_bias
+from scratch_vlm.layers.mlp import GATED
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -144,7 +147,7 @@ def norm_cost(kind, width, tokens):
     return Cost((2 if kind == "layer" else 1) * width, activations=tokens * (width + 1))
 
 
-def attend_cost(heads, head_width, tokens, answers):
+def attend_cost(heads, head_width, tokens, answers, *, value_width=None):
     """Cost of attention without its linear layers: the only part that grows with T times S.
 
     Parameters
@@ -153,6 +156,8 @@ def attend_cost(heads, head_width, tokens, answers):
         A and K.
     tokens, answers : int
         T that ask and S that answer.
+    value_width : int, optional
+        J, channels of a head's values. Default K.
 
     Returns
     -------
@@ -163,7 +168,8 @@ def attend_cost(heads, head_width, tokens, answers):
     Scores and what they read, ``q @ k.T`` and ``e @ v``; saved are q, e and a sum for each row.
     A causal mask hides half of the scores, but they are computed.
     """
-    flops = 4 * heads * tokens * answers * head_width
+    j = head_width if value_width is None else value_width
+    flops = 2 * heads * tokens * answers * (head_width + j)
     return Cost(0, flops, 2 * flops, heads * tokens * (head_width + answers + 1))
 
 
@@ -183,14 +189,15 @@ def self_attention_cost(block, tokens, *, past=0):
     -------
     Cost
     """
-    k, kv = block.width // block.heads, _kv_heads(block)
-    joined = (block.heads + 2 * kv) * k
+    k, kv = block.per_head, _kv_heads(block)
+    j = k if block.value_width is None else block.value_width
+    joined, inside = (block.heads + kv) * k + kv * j, block.heads * j
     turned = kv * k if block.rotary_base is not None else 0  # the keys again, rotated
     return (
-        linear_cost(block.width, joined, tokens, bias=block.bias)
+        linear_cost(block.width, joined, tokens, bias=has_bias(block.bias, "qkv"))
         + Cost(activations=tokens * (joined + turned))  # keys and values are views of the product
-        + attend_cost(block.heads, k, tokens, past + tokens)
-        + linear_cost(block.width, block.width, tokens, bias=block.bias)
+        + attend_cost(block.heads, k, tokens, past + tokens, value_width=j)
+        + linear_cost(inside, block.width, tokens, bias=has_bias(block.bias, "out"))
     )
 
 
@@ -214,14 +221,17 @@ def cross_attention_cost(block, tokens, answers, source_width, *, head_width=Non
     -------
     Cost
     """
-    k = block.width // block.heads if head_width is None else head_width
-    inside, keys_values = block.heads * k, 2 * _kv_heads(block) * k
+    k = block.per_head if head_width is None else head_width
+    j = k if block.value_width is None else block.value_width
+    inside, keys_values = block.heads * j, _kv_heads(block) * (k + j)
     return (
-        linear_cost(block.width, inside, tokens, bias=block.bias)
-        + linear_cost(source_width, keys_values, 0 if kept else answers, bias=block.bias)
+        linear_cost(block.width, block.heads * k, tokens, bias=has_bias(block.bias, "q"))
+        + linear_cost(
+            source_width, keys_values, 0 if kept else answers, bias=has_bias(block.bias, "kv")
+        )
         + Cost(activations=answers * keys_values)
-        + attend_cost(block.heads, k, tokens, answers)
-        + linear_cost(inside, block.width, tokens, bias=block.bias)
+        + attend_cost(block.heads, k, tokens, answers, value_width=j)
+        + linear_cost(inside, block.width, tokens, bias=has_bias(block.bias, "out"))
     )
 
 
@@ -243,11 +253,12 @@ def mlp_cost(block, tokens):
     -----
     Saved are the slope of the activation, and in SwiGLU both halves of the product and the gate.
     """
-    wide = 2 if block.mlp == "swiglu" else 1
+    gated = block.mlp in GATED
+    wide = 2 if gated else 1
     return (
-        linear_cost(block.width, wide * block.hidden, tokens, bias=block.bias)
-        + Cost(activations=tokens * block.hidden * (4 if block.mlp == "swiglu" else 1))
-        + linear_cost(block.hidden, block.width, tokens, bias=block.bias)
+        linear_cost(block.width, wide * block.hidden, tokens, bias=has_bias(block.bias, "fc"))
+        + Cost(activations=tokens * block.hidden * (4 if gated else 1))
+        + linear_cost(block.hidden, block.width, tokens, bias=has_bias(block.bias, "proj"))
     )
 
 
@@ -275,7 +286,9 @@ def block_cost(block, tokens, *, past=0):
     )
 
 
-def cross_block_cost(block, latents, inputs, source_width, *, head_width=None, with_latents=False):
+def cross_block_cost(
+    block, latents, inputs, source_width, *, head_width=None, qk_norm=None, with_latents=False
+):
     """Cost of a block in which latents read inputs: linear in the inputs.
 
     Parameters
@@ -288,6 +301,8 @@ def cross_block_cost(block, latents, inputs, source_width, *, head_width=None, w
         E, channels of an input.
     head_width : int, optional
         K. Default D / A.
+    qk_norm : {"rms", "layer"}, optional
+        How the queries and keys of each head are normalised. Default not at all.
     with_latents : bool, default False
         Whether the latents are read, too, as in the Resampler.
 
@@ -296,8 +311,11 @@ def cross_block_cost(block, latents, inputs, source_width, *, head_width=None, w
     Cost
     """
     answers = inputs + latents if with_latents else inputs
+    k = block.per_head if head_width is None else head_width
+    normed = _qk_norm_cost(qk_norm, block, k, latents, answers) if qk_norm else Cost()
     return (
-        2 * norm_cost(block.norm, block.width, latents)
+        normed
+        + 2 * norm_cost(block.norm, block.width, latents)
         + norm_cost(block.norm, source_width, inputs)
         + cross_attention_cost(block, latents, answers, source_width, head_width=head_width)
         + mlp_cost(block, latents)
@@ -336,9 +354,7 @@ def gated_block_cost(config, tokens, answers, *, kept=False):
         + 2 * Cost(math.prod(config.gate_shape), activations=tokens * block.width)
     )
     if config.qk_norm:
-        cost += norm_cost("rms", k, block.heads * tokens)
-        cost += norm_cost("rms", k, _kv_heads(block) * answers)
-        cost += Cost(activations=_kv_heads(block) * answers * k)
+        cost += _qk_norm_cost("rms", block, k, tokens, answers)
     return cost
 
 
@@ -515,7 +531,7 @@ def clip_cost(config, *, image=None, tokens=None):
 
 
 def bert_cost(config, *, tokens=None):
-    """Cost of BERT with its pooler, of one text.
+    """Cost of BERT with its pooler or its head of masked words, of one text.
 
     Parameters
     ----------
@@ -529,14 +545,20 @@ def bert_cost(config, *, tokens=None):
     Cost
     """
     block, tokens = config.block, config.context if tokens is None else tokens
-    return (
+    answered = 1 if config.head == "pool" else tokens
+    cost = (
         Cost((config.vocabulary + config.context + config.segments) * block.width)
         + norm_cost(block.norm, block.width, tokens)
         + _dropout_cost(block, tokens)
         + config.depth * block_cost(block, tokens)
-        + linear_cost(block.width, block.width, 1)
-        + Cost(activations=block.width)  # tanh
+        + linear_cost(block.width, block.width, answered)
+        + Cost(activations=answered * block.width)  # the slope of the activation
     )
+    if config.head == "words":  # scored by the table of the words
+        scores = linear_cost(block.width, config.vocabulary, tokens, bias=False)
+        cost += norm_cost(block.norm, block.width, tokens) + replace(scores, parameters=0)
+        cost += Cost(config.vocabulary)
+    return cost
 
 
 def language_model_cost(config, *, tokens=None, past=0):
@@ -588,7 +610,7 @@ def kv_cache_numbers(config):
         2 L G K.
     """
     block = config.block
-    return 2 * config.depth * _kv_heads(block) * (block.width // block.heads)
+    return 2 * config.depth * _kv_heads(block) * block.per_head
 
 
 def resampler_cost(config, *, frames, patches):
@@ -618,6 +640,7 @@ def resampler_cost(config, *, frames, patches):
         frames * patches,
         block.width,
         head_width=config.head_width,
+        qk_norm=config.qk_norm,
         with_latents=True,
     )
     times = config.frames * block.width
@@ -642,19 +665,26 @@ def perceiver_cost(config, *, inputs):
     Returns
     -------
     Cost
+
+    Notes
+    -----
+    Learned positions go through their linear layer once for a whole batch, which is not counted.
     """
     block, latents = config.block, config.latents
-    cross = cross_block_cost(
-        config.cross, latents, inputs, config.input_width, head_width=config.cross_head_width
-    )
+    cross = cross_block_cost(config.cross, latents, inputs, config.input_width)
     tower = config.depth * block_cost(block, latents)
     cost = Cost(latents * block.width)
+    if config.learned is not None:
+        wide, places = config.learned, math.prod(config.shape)
+        cost += linear_cost(config.channels, wide, inputs)
+        cost += Cost((places + wide + 1) * wide)
     cost += cross.run(config.reads, kinds=config.crosses)
     cost += tower.run(config.repeats, kinds=config.towers)
     if config.decoder == "query":
-        cost += Cost(block.width) + cross_block_cost(config.cross, 1, latents, block.width)
+        cost += Cost(block.width) + cross_block_cost(config.decoding, 1, latents, block.width)
     else:
-        cost += norm_cost(block.norm, block.width, latents) + Cost(activations=latents)
+        normed = 1 if config.decoder == "mean_first" else latents
+        cost += norm_cost(block.norm, block.width, normed) + Cost(activations=latents)
     return cost + linear_cost(block.width, config.outputs, 1) if config.outputs else cost
 
 
@@ -746,6 +776,70 @@ def cross_modal_cost(config, *, tokens, media=1, frames=1, past=0):
     return cost + Cost(activations=-(count - 1) * answers * config.gated.source)
 
 
+def tiled_vit_cost(config):
+    """Cost of a tiled Vision Transformer, of one image with all its tiles.
+
+    Parameters
+    ----------
+    config : TiledConfig
+        The model.
+
+    Returns
+    -------
+    Cost
+
+    Notes
+    -----
+    Tiles that an image lacks, and what fills a tile up, cost as much as others.
+    """
+    c, width, real = config, config.block.width, config.tiles * config.tokens
+    tokens = c.tiles * c.padded
+    places = Cost(c.ratios * c.tiles * width + 1, activations=c.tiles * width)
+    gates = 2 * Cost(1, activations=tokens * width)
+    return (
+        linear_cost(c.patch[0] * c.patch[1] * c.image[2], width, real - c.tiles, bias=False)
+        + 2 * places  # of tiles, before and behind the blocks
+        + Cost(width)  # CLS
+        + Cost((1 + c.ratios * c.tiles) * c.tokens * width + 1, activations=real * width)
+        + norm_cost("layer", width, real)
+        + c.depth * block_cost(c.block, tokens)
+        + norm_cost("layer", width, tokens)
+        + c.global_depth * (block_cost(c.block, tokens) + gates)
+    )
+
+
+def interleaved_cost(config, *, tokens, answers):
+    """Cost of a language model some of whose blocks look at images, of one text.
+
+    Parameters
+    ----------
+    config : InterleavedConfig
+        The model.
+    tokens, answers : int
+        T of the text, and S visual tokens beside it.
+
+    Returns
+    -------
+    Cost
+
+    Notes
+    -----
+    All blocks that look read the same visual tokens, which are kept once.
+    """
+    lm, count = config.lm, len(config.crosses)
+    width = lm.block.width
+    looking = count * gated_block_cost(config.gated, tokens, answers)
+    shared = max(count - 1, 0) * answers * config.gated.source
+    return (
+        Cost((lm.vocabulary + config.added) * width)
+        + (lm.depth - count) * block_cost(lm.block, tokens)
+        + looking
+        + Cost(activations=-shared)
+        + norm_cost(lm.block.norm, width, tokens)
+        + linear_cost(width, lm.vocabulary, tokens, bias=False)
+    )
+
+
 def seen_cache_numbers(config):
     """Numbers that each visual token leaves in the gated blocks while a text is written.
 
@@ -766,6 +860,12 @@ def seen_cache_numbers(config):
 
 def _dropout_cost(block, tokens):  # what is kept and what is not
     return Cost(activations=tokens * block.width if block.dropout else 0)
+
+
+def _qk_norm_cost(kind, block, k, tokens, answers):  # the keys are scaled copies then, no views
+    copies = Cost(activations=_kv_heads(block) * answers * k)
+    queries, keys = block.heads * tokens, _kv_heads(block) * answers
+    return norm_cost(kind, k, queries) + norm_cost(kind, k, keys) + copies
 
 
 def _kv_heads(block):

@@ -24,12 +24,14 @@ from scratch_vlm.layers import (
     resampler,
 )
 from scratch_vlm.layers.block import BlockConfig
+from scratch_vlm.layers.mlp import GATED
 from scratch_vlm.layers.resampler import resampler_init
 from scratch_vlm.models import (
     bert,
     clip,
     cross_modal,
     lm,
+    mllama,
     perceiver,
     text,
     unified,
@@ -195,16 +197,26 @@ def clip_measured(seed):
 
 def bert_measured(seed):
     config = config_of("models.bert.bert", seed)
+    if seed % 2:
+        block = replace(config.block, mlp="gelu" if config.block.mlp in GATED else config.block.mlp)
+        config = replace(config, block=block, head="words")
     p = bert.bert_init(dice(), config)
 
     def forward(batch):
         ids = ids_of(config, batch, config.context)
         x, s_bert = bert.bert_forward(ids, p, config=config, rng=dice())
-        y, s_pool = bert.bert_pool_forward(x, p["pool"])
-        return y, (s_bert, s_pool)
+        if config.head == "pool":
+            y, s_head = bert.bert_pool_forward(x, p["pool"])
+        else:
+            y, s_head = bert.bert_words_forward(x, p, config=config)
+        return y, (s_bert, s_head)
 
     def backward(dy, saved, g):
-        bert.bert_backward(bert.bert_pool_backward(dy, saved[1], g["pool"]), saved[0], g)
+        if config.head == "pool":
+            dx = bert.bert_pool_backward(dy, saved[1], g["pool"])
+        else:
+            dx = bert.bert_words_backward(dy, saved[1], g)
+        bert.bert_backward(dx, saved[0], g)
 
     return costs.bert_cost(config), measured(forward, p, backward)
 
@@ -237,9 +249,10 @@ def perceiver_measured(seed):
     config = config_of("models.perceiver.perceiver", seed)
     p = perceiver.perceiver_init(dice(), config)
     inputs = int(np.prod(config.shape))
-    x = normal(3, inputs, config.channels)
     cost = measured(
-        lambda b: perceiver.perceiver_forward(x[:b], p, config=config, rng=dice()),
+        lambda b: perceiver.perceiver_forward(
+            normal(b, inputs, config.channels), p, config=config, rng=dice()
+        ),
         p,
         perceiver.perceiver_backward,
     )
@@ -248,8 +261,10 @@ def perceiver_measured(seed):
 
 def attention_measured(seed):
     block = config_of("layers.block.pre_block", seed)
+    wide = {"head_width": (None, 6)[seed % 2], "value_width": (None, 3)[seed // 2 % 2]}
+    block = replace(block, **wide)
     heads = {"heads": block.heads, "kv_heads": block.kv_heads}
-    p = attention.self_attention_init(dice(), block.width, **heads, bias=block.bias)
+    p = attention.self_attention_init(dice(), block.width, **heads, **wide, bias=block.bias)
     options = {**heads, "rotary_base": block.rotary_base}
     cost = measured(
         lambda b: attention.self_attention_forward(normal(b, 7, block.width), p, **options),
@@ -381,6 +396,36 @@ def cross_modal_measured(seed, tokens=7, frames=2):
     return costs.cross_modal_cost(config, tokens=tokens, media=media, frames=frames), cost
 
 
+def tiled_vit_measured(seed):
+    config = config_of("models.mllama.tiled_vit", seed)
+    p = mllama.tiled_vit_init(dice(), config)
+
+    def forward(batch):
+        x = normal(batch, config.tiles, *config.image)
+        options = {"ratios": np.ones(batch, int), "real": np.ones((batch, config.tiles), bool)}
+        return mllama.tiled_vit_forward(x, p, config=config, **options)
+
+    return costs.tiled_vit_cost(config), measured(forward, p, mllama.tiled_vit_backward)
+
+
+def interleaved_measured(seed, tokens=5, answers=7):
+    config = config_of("models.mllama.interleaved_trunk", seed)
+    p = mllama.interleaved_init(dice(), config)
+
+    def forward(batch):
+        x = normal(batch, tokens, config.lm.block.width)
+        z = normal(batch, answers, config.gated.source)
+        h, s_trunk = mllama.interleaved_trunk_forward(x, z, p, config=config)
+        y, s_head = lm.lm_head_forward(h, p)
+        return y, (s_trunk, s_head)
+
+    def backward(dy, saved, g):
+        mllama.interleaved_trunk_backward(lm.lm_head_backward(dy, saved[1], g), saved[0], g)
+
+    cost = measured(forward, p, backward)
+    return costs.interleaved_cost(config, tokens=tokens, answers=answers), cost
+
+
 MODELS = [
     attention_measured,
     lora_measured,
@@ -399,6 +444,8 @@ MODELS = [
     sight_measured,
     unified_measured,
     cross_modal_measured,
+    tiled_vit_measured,
+    interleaved_measured,
 ]
 
 

@@ -19,7 +19,7 @@ RESULTS = json.loads(FILE.read_text(encoding="utf-8"))
 SKIPS = "FROZEN swallows what is added to it; skipping it only saves time"
 ANY_NEGATIVE = "reshape takes every negative number for the length that is left"
 PRODUCT = "the backward of an activation is a product, in either order"
-SHAPE_ALIKE = "queries, keys and values have heads of one width, and one dtype"
+SHAPE_ALIKE = "queries, keys and values have as many tokens, and one dtype"
 MERGED = "the two axes lie side by side before and after and are merged again"
 SPEED = "how the product is folded or gathered is a matter of speed"
 ADDED_ALIKE = "both ways of adding give the same; the size of the table decides which is faster"
@@ -29,6 +29,8 @@ IDLE = "more workers or more sums than needed idle, at zero"
 ZERO = "zero it stays"
 TWO_AXES = "patches are counted in two directions"
 NOTHING = "of no media there is no number to change"
+FOUR_AXES = "of four axes 2 is the last but one"
+BOTH_AXES = "a sum over both axes, in either order"
 MATRIX = "the last axis but one of a matrix is its first"
 NO_TOWER = "what does not learn gives no gradient to judge; the tests of the module watch it"
 
@@ -121,13 +123,13 @@ EQUIVALENT = {
     "_mean_times: return (rows(x) @ (gamma * (1.0 / gamma.size))).reshape(*x.shape[:-1], 1)": {
         "return (x @ (gamma * (1.0 / gamma.size))).reshape(*x.shape[:-1], 1)": SPEED
     },
-    "_join: b, _, t, k = parts[0].shape": {
-        "b, _, t, k = parts[1].shape": SHAPE_ALIKE,
-        "b, _, t, k = parts[-1].shape": SHAPE_ALIKE,
+    "_join: b, _, t, _ = parts[0].shape": {
+        "b, _, t, _ = parts[1].shape": SHAPE_ALIKE,
+        "b, _, t, _ = parts[-1].shape": SHAPE_ALIKE,
     },
-    "_join: x = namespace(parts[0]).empty((b, t, sum(counts) * k), parts[0].dtype)": {
-        "x = namespace(parts[0]).empty((b, t, sum(counts) * k), parts[1].dtype)": SHAPE_ALIKE,
-        "x = namespace(parts[0]).empty((b, t, sum(counts) * k), parts[-1].dtype)": SHAPE_ALIKE,
+    "_join: x = namespace(parts[0]).empty((b, t, columns), parts[0].dtype)": {
+        "x = namespace(parts[0]).empty((b, t, columns), parts[1].dtype)": SHAPE_ALIKE,
+        "x = namespace(parts[0]).empty((b, t, columns), parts[-1].dtype)": SHAPE_ALIKE,
     },
     "pre_block_backward: dh = dropout_backward(dx, s['drop1'])": {
         "dh = dropout_backward(dh, s['drop1'])": ALIAS
@@ -135,11 +137,18 @@ EQUIVALENT = {
     "grid_positions_backward: dpatches = dtable[extra:].reshape(*trained, -1)": {
         "dpatches = dtable[extra:].reshape(*trained, -2)": ANY_NEGATIVE
     },
+    "_join: columns = sum((count * width for count, width in heads))": {
+        "columns = sum((count * width for width, count in heads))": "a product, in either order"
+    },
+    "places_backward: if g['positions']:": {"if True:": SKIPS},
+    "bert_words_backward: dh = activation(block.mlp)[1](dh, s['act'], out=dh)": {
+        "dh = activation(block.mlp)[1](s['act'], dh, out=dh)": PRODUCT
+    },
     "mlp_backward: dh = activation(s['kind'])[1](dh, s['act'], out=dh)": {
         "dh = activation(s['kind'])[1](s['act'], dh, out=dh)": PRODUCT
     },
-    "swiglu_backward: dgate = silu_backward(dh * s['up'], s['silu'])": {
-        "dgate = silu_backward(s['silu'], dh * s['up'])": PRODUCT
+    "swiglu_backward: dgate = activation(s['kind'])[1](dh * s['up'], s['act'])": {
+        "dgate = activation(s['kind'])[1](s['act'], dh * s['up'])": PRODUCT
     },
     "pick_backward: dx = namespace(dy).zeros(shape, dy.dtype)": {
         "dx = -namespace(dy).zeros(shape, dy.dtype)": ZERO,
@@ -182,9 +191,7 @@ EQUIVALENT = {
     },
     "time_embedding_backward: "
     "g['w'] += namespace(dy).matmul(matrix.swapaxes(1, 2), dy.sum(2)).sum(0)": {
-        "g['w'] += namespace(dy).matmul(matrix.swapaxes(1, 2), dy.sum(-2)).sum(0)": (
-            "of four axes 2 is the last but one"
-        )
+        "g['w'] += namespace(dy).matmul(matrix.swapaxes(1, 2), dy.sum(-2)).sum(0)": FOUR_AXES
     },
     "vit_embed_backward: g['cls'] += dx[:, 0].sum(0)": {"g['cls'] += dx[:, 0].sum(-2)": MATRIX},
     # models
@@ -228,6 +235,38 @@ EQUIVALENT = {
     "look_backward: return s['nothing']": {
         "return -s['nothing']": NOTHING,
         "return 2.0 * s['nothing']": NOTHING,
+    },
+    "tile_embedding_backward: if g:": {"if True:": SKIPS},
+    "tile_embedding_backward: dvectors = dy.sum(2)": {"dvectors = dy.sum(-2)": FOUR_AXES},
+    "tile_positions_backward: if g:": {"if True:": SKIPS},
+    "tile_positions_backward: g['w'] += (1 - gate) * dy.sum((0, 1))": {
+        "g['w'] += (1 - gate) * dy.sum((1, 0))": BOTH_AXES
+    },
+    "_by_ratio: return xp.tensordot(chosen.astype(x.dtype), x, axes=((0,), (0,)))": {
+        "return xp.tensordot(chosen, x, axes=((0,), (0,)))": SPEED
+    },
+    "tiled_vit_backward: padded = padded.reshape(b, -1, outputs)": {
+        "padded = padded.reshape(b, -2, outputs)": ANY_NEGATIVE
+    },
+    "tiled_vit_backward: dbetween = padded[..., width:].reshape(*dx.shape, -1)": {
+        "dbetween = padded[..., width:].reshape(*dx.shape, -2)": ANY_NEGATIVE
+    },
+    "tiled_vit_backward: "
+    "dx = layer_norm_backward(dx.reshape(b, -1, width), s['ln_post'], g['ln_post'])": {
+        "dx = layer_norm_backward(dx.reshape(b, -2, width), s['ln_post'], g['ln_post'])": (
+            ANY_NEGATIVE
+        )
+    },
+    "tiles_embed_backward: dx = xp.ascontiguousarray(dx[:, :, :config.tokens])": {
+        "dx = dx[:, :, :config.tokens]": SPEED
+    },
+    "tiles_embed_backward: if g:": {"if True:": SKIPS},
+    "tiles_embed_backward: g['cls'] += dx[:, :, 0].sum((0, 1))": {
+        "g['cls'] += dx[:, :, 0].sum((1, 0))": BOTH_AXES
+    },
+    "tiles_embed_backward: dx = xp.ascontiguousarray(dx).reshape(b * config.tiles, -1, width)": {
+        "dx = dx.reshape(b * config.tiles, -1, width)": SPEED,
+        "dx = xp.ascontiguousarray(dx).reshape(b * config.tiles, -2, width)": ANY_NEGATIVE,
     },
     # recompute
     "chunked: return list(_pool(threads).map(work, range(count))) if count > 1 else [work(0)]": {

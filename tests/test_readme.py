@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scratch_vlm.experiments.lessons import find_lessons
 from scratch_vlm.layers.block import BlockConfig
 from scratch_vlm.models.vit import ViTConfig, vit_forward, vit_init
 from scratch_vlm.ops.attend import attention_weights
@@ -46,7 +47,7 @@ def test_results_table_is_the_committed_mean_of_three_seeds(start, name):
 
 def mean(name):
     result = read("compare.json")["results"][name]
-    assert len(result["values"]) == 2
+    assert len(result["values"]) == 3
     return f"{result['mean']:.3f}"
 
 
@@ -106,6 +107,18 @@ def test_sentences_about_results_are_the_committed_ones(said, names):
     assert list(found.groups()) == [mean(name) for name in names]
 
 
+def test_accuracy_on_permuted_pixels_is_the_committed_one():
+    results = read("permuted_pixels.json")["results"]
+    said = re.search(
+        r"(\S+) of the digits are named rightly in order and (\S+) out of order, .* new places, "
+        r"(\S+)\. A ViT, .* from (\S+) to (\S+): digits",
+        " ".join(README.split()),
+    )
+    names = ["perceiver.ordered", "perceiver.permuted", "perceiver.permuted_blind"]
+    names += ["vit.ordered", "vit.permuted"]
+    assert list(said.groups()) == [f"{results[name]['mean']:.3f}" for name in names]
+
+
 def test_speed_table_is_the_committed_one():
     models = read("train_step.json")["models"]
     for start, name in (("ViT,", "vit"), ("CLIP", "clip")):
@@ -139,6 +152,25 @@ def test_example_runs(capsys):
     (example,) = [block for block in blocks if "check(" in block]
     exec(compile(example, "README.md", "exec"), {})
     assert "gamma" in capsys.readouterr().out
+
+
+def test_published_example_runs(tmp_path, monkeypatch):
+    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
+    (example,) = [block for block in blocks if "load_pretrained(" in block]
+    (case,) = re.findall(r'load_pretrained\("(.*?)"\)', example)
+    (tmp_path / case).parent.mkdir(parents=True)
+    (tmp_path / case).symlink_to(ROOT / case)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {})
+    assert {path.name for path in (tmp_path / "trained").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+    }
+
+
+def test_lessons_are_listed_with_their_questions():
+    listed = re.findall(r"^\| (\d\d) \| (.+?) \|$", README, re.M)
+    assert listed == [(lesson.number, lesson.question) for lesson in find_lessons(ROOT)]
 
 
 def test_files_it_names_exist():

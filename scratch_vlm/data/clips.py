@@ -32,7 +32,8 @@ DIRECTIONS = tuple(OPPOSITE)
 TOWARDS = {"left": -1, "right": 1, "up": -1, "down": 1}  # along a row, or along a column
 SPEED = 4  # pixels from frame to frame; at half the torus, 12, both directions look the same
 ROOM = SIZE - CELL  # pixels that a digit can move without wrapping
-TRAVEL = (12, ROOM)  # least and most pixels that digits move in a clip that does not wrap
+KINDS = ("direction", "colour", "which_digit", "digit")  # of questions on the whole clip
+TRAVEL = (12, ROOM)  # fewest and most pixels that digits move in a clip that does not wrap
 FRAME_NAMES = (*DIGIT_NAMES[1:], "ten", "eleven", "twelve")
 PLACES = tuple(
     f"{row}-{column}"
@@ -131,7 +132,7 @@ def draw_clips(rng, *, held_out=False):
         yield Clip(scene.items, (move, OPPOSITE[move]))
 
 
-def draw_positions(rng, clips, frames, *, torus=True, speeds=(SPEED, SPEED)):
+def draw_positions(rng, clips, frames, *, torus=True, travel=TRAVEL, speeds=(SPEED, SPEED)):
     """Draw where the digits are.
 
     Parameters
@@ -143,9 +144,11 @@ def draw_positions(rng, clips, frames, *, torus=True, speeds=(SPEED, SPEED)):
     frames : int
         F, at least 1.
     torus : bool or boolean array of shape (B,), default True
-        True: from anywhere, around the torus. False: 12 to 16 pixels in the whole clip without
-        wrapping, which is easier, as the first frame gives the direction away: for the beginning
-        of a training.
+        True: from anywhere, around the torus. False: without wrapping, which is easier, as the
+        first frame says something about the direction: for the beginning of a training.
+    travel : (int, int), default (12, 16)
+        Fewest and most pixels that digits move in a whole clip without wrapping, drawn for each
+        clip; the more, the more the first frame gives away.
     speeds : (int, int), default (4, 4)
         Fewest and most pixels from frame to frame on the torus, drawn for each clip.
 
@@ -157,7 +160,8 @@ def draw_positions(rng, clips, frames, *, torus=True, speeds=(SPEED, SPEED)):
     Raises
     ------
     ValueError
-        If there are no clips or no frames, or at some speed both directions look the same.
+        If there are no clips or no frames, a way has no room, or at some speed both directions
+        look the same.
     """
     if not len(clips):
         raise ValueError("there are no clips to place digits in")
@@ -166,14 +170,16 @@ def draw_positions(rng, clips, frames, *, torus=True, speeds=(SPEED, SPEED)):
     slowest, fastest = speeds
     if not 1 <= slowest <= fastest < SIZE // 2:
         raise ValueError(f"speeds must be from 1 to {SIZE // 2 - 1} pixels a frame, got {speeds}")
+    if not 1 <= travel[0] <= travel[1] <= ROOM:
+        raise ValueError(f"travel must be from 1 to {ROOM} pixels, got {travel}")
     towards = np.array([[TOWARDS[move] for move in clip.moves] for clip in clips])[..., None]
     steps = np.arange(frames)
     speed = rng.integers(slowest, fastest + 1, size=(len(clips), 1, 1))
     around = rng.integers(SIZE, size=towards.shape) + speed * towards * steps
-    travel = rng.integers(TRAVEL[0], TRAVEL[1] + 1, size=(len(clips), 1, 1))
-    first = rng.integers(ROOM - travel + 1, size=towards.shape)  # edge of the way, not its start
-    gone = np.rint(travel * steps / max(frames - 1, 1)).astype(int)
-    inside = first + np.where(towards > 0, gone, travel - gone)
+    way = rng.integers(travel[0], travel[1] + 1, size=(len(clips), 1, 1))
+    first = rng.integers(ROOM - way + 1, size=towards.shape)  # edge of the way, not its start
+    gone = np.rint(way * steps / max(frames - 1, 1)).astype(int)
+    inside = first + np.where(towards > 0, gone, way - gone)
     return np.where(np.reshape(torus, (-1, 1, 1)), around, inside) % SIZE
 
 
@@ -221,7 +227,9 @@ def paint(ink, clips, lanes, positions):
     return frames, cells
 
 
-def render_clips(rng, clips, pool, frames, *, torus=True, speeds=(SPEED, SPEED), warp=None):
+def render_clips(
+    rng, clips, pool, frames, *, torus=True, travel=TRAVEL, speeds=(SPEED, SPEED), warp=None
+):
     """Paint clips in somebody's handwriting, starting anywhere.
 
     Parameters
@@ -234,7 +242,7 @@ def render_clips(rng, clips, pool, frames, *, torus=True, speeds=(SPEED, SPEED),
         Whose handwriting.
     frames : int
         F, frames of each clip.
-    torus, speeds
+    torus, travel, speeds
         As in `draw_positions`.
     warp : Affine, optional
         Warp each digit at random, alike in all frames; for training.
@@ -249,9 +257,9 @@ def render_clips(rng, clips, pool, frames, *, torus=True, speeds=(SPEED, SPEED),
     Raises
     ------
     ValueError
-        If there are no clips or no frames, or a speed is out of range.
+        If there are no clips or no frames, or a way or a speed is out of range.
     """
-    positions = draw_positions(rng, clips, frames, torus=torus, speeds=speeds)
+    positions = draw_positions(rng, clips, frames, torus=torus, travel=travel, speeds=speeds)
     lanes = rng.random((len(clips), CELLS)).argsort(1)[:, :2]
     digits = np.array([[item.digit for item in clip.items] for clip in clips])
     ink = pool.draw(rng, digits.ravel())
@@ -303,7 +311,16 @@ def questions(clip, cells=None):
 
 
 def training_clips(
-    rng, count, pool, frames, *, torus=1.0, speeds=(SPEED, SPEED), places=4, warp=None
+    rng,
+    count,
+    pool,
+    frames,
+    *,
+    torus=1.0,
+    travel=TRAVEL,
+    speeds=(SPEED, SPEED),
+    kinds=KINDS,
+    warp=None,
 ):
     """Draw a batch of clips, and questions on each in random order.
 
@@ -319,11 +336,13 @@ def training_clips(
         F, 1 to 12 frames of each clip.
     torus : float, default 1
         Share of clips on the torus, 0 to 1. A model that has never seen the easier clips without
-        wrapping learns directions late or never: begin with 0 and go on with 0.8.
-    speeds : (int, int), default (4, 4)
-        Fewest and most pixels from frame to frame on the torus, drawn for each clip.
-    places : int, default 4
-        Questions for places on each clip, of 2 F; they teach to keep frames apart.
+        wrapping learns directions late or never: begin with 0 and go on with more.
+    travel, speeds
+        As in `draw_positions`.
+    kinds : sequence of str, default ("direction", "colour", "which_digit", "digit")
+        What to ask; two questions of each kind, and two for each frame of ``"place"``. A model
+        that is asked for places from the start learns where things are in all frames together,
+        and directions late or never.
     warp : Affine, optional
         Warp each digit at random.
 
@@ -332,7 +351,7 @@ def training_clips(
     frames : array of shape (B, F, 24, 24, 3)
         In [0, 1], in float32.
     questions : list of list of Question
-        8 + `places` for each clip.
+        For each clip.
 
     Raises
     ------
@@ -344,18 +363,18 @@ def training_clips(
     _check_frames(frames)
     if not 0 <= torus <= 1:
         raise ValueError(f"torus is a share of clips, 0 to 1, got {torus}")
-    if not 0 <= places <= 2 * frames:
-        raise ValueError(f"places must be 0 to {2 * frames} for {frames} frames, got {places}")
+    known = (*KINDS, "place")
+    if not kinds or not set(kinds) <= set(known):
+        raise ValueError(f"kinds must be some of {', '.join(known)}, got {kinds}")
     source = draw_clips(rng)
     clips = [next(source) for _ in range(count)]
     on_torus = rng.random(count) < torus
-    images, cells = render_clips(rng, clips, pool, frames, torus=on_torus, speeds=speeds, warp=warp)
+    images, cells = render_clips(
+        rng, clips, pool, frames, torus=on_torus, travel=travel, speeds=speeds, warp=warp
+    )
     asked = []
     for clip, where in zip(clips, cells, strict=True):
-        every = questions(clip, where)
-        of_places = [question for question in every if question.kind == "place"]
-        chosen = [question for question in every if question.kind != "place"]
-        chosen += [of_places[i] for i in rng.permutation(len(of_places))[:places]]
+        chosen = [question for question in questions(clip, where) if question.kind in kinds]
         asked.append([chosen[i] for i in rng.permutation(len(chosen))])
     return images, asked
 

@@ -105,8 +105,56 @@ def read_image(path, *, background=WHITE, max_pixels=MAX_PIXELS):
     MediaError
         If the file is no image, is damaged or cut short, is too large, or is an animation.
     """
+    return _float(_upright(path, background, max_pixels))
+
+
+def read_pixels(path, *, background=WHITE, max_pixels=MAX_PIXELS):
+    """Read an image file as bytes, upright and in colour: as most image files keep it.
+
+    Parameters
+    ----------
+    path, background, max_pixels
+        As in `read_image`.
+
+    Returns
+    -------
+    uint8 array of shape (H, W, 3)
+        RGB from 0 to 255. What has more precision, or is seen through transparent pixels, is
+        rounded.
+
+    Raises
+    ------
+    FileNotFoundError, ImportError, MediaError
+        As `read_image` does.
+
+    See Also
+    --------
+    read_image : The same as numbers from 0 to 1, with full precision.
+    """
+    return to_bytes(_upright(path, background, max_pixels))
+
+
+def to_bytes(pixels):
+    """Round pixels to bytes.
+
+    Parameters
+    ----------
+    pixels : array of shape (H, W, 3)
+        In [0, 1], or bytes already.
+
+    Returns
+    -------
+    uint8 array of shape (H, W, 3)
+        From 0 to 255.
+    """
+    if pixels.dtype == np.uint8:
+        return pixels
+    return np.rint(pixels * 255).clip(0, 255).astype(np.uint8)
+
+
+def _upright(path, background, max_pixels):
     path = _existing(path)
-    ops = _library("PIL.ImageOps")
+    ops = library("PIL.ImageOps")
     with _open_image(path) as image, _damage_of(path, *DAMAGE):
         if _animated(image):
             raise MediaError(
@@ -119,7 +167,7 @@ def read_image(path, *, background=WHITE, max_pixels=MAX_PIXELS):
                 f"{path} is {height} x {width} px, {height * width:,} pixels; at most "
                 f"{max_pixels:,} are read (max_pixels)"
             )
-        return _float(_rgb(ops.exif_transpose(image), background))
+        return _rgb(ops.exif_transpose(image), background)
 
 
 def probe_video(path):
@@ -268,7 +316,23 @@ def read_video(path, *, fps=None, stride=1, size=None, max_frames=None, max_byte
     return Video(np.stack(frames), rate, tuple(times))
 
 
-def _library(name):
+def library(name):
+    """Import a module of Pillow or PyAV, or say what to install.
+
+    Parameters
+    ----------
+    name : str
+        Such as ``"PIL.Image"``.
+
+    Returns
+    -------
+    module
+
+    Raises
+    ------
+    ImportError
+        If it is not installed.
+    """
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -303,7 +367,7 @@ def _damage_of(path, *errors):
 def _opened(path):
     if _is_text(path):
         raise MediaError(f"{path} is a text, not an image or a video")
-    av = _library("av")
+    av = library("av")
     # A title that is not UTF-8 is no reason to refuse a video.
     with _damage_of(path, av.FFmpegError), av.open(str(path), metadata_errors="replace") as file:
         yield file
@@ -318,7 +382,7 @@ def _open_image(path):
 
 def _identify(path):
     """Open what Pillow knows; None for other files."""
-    image = _library("PIL.Image")
+    image = library("PIL.Image")
     try:
         return image.open(path)
     except image.UnidentifiedImageError:
@@ -405,7 +469,7 @@ def _animation_frames(path):
 
 def _pictures(container, path):
     """Find the moving pictures of a file: not its sound, and not the cover of an album."""
-    cover = _library("av.stream").Disposition.attached_pic
+    cover = library("av.stream").Disposition.attached_pic
     for stream in container.streams.video:
         if not stream.disposition & cover:
             return stream

@@ -1,31 +1,60 @@
-"""Trained models and files of the user: ask about an image or a video, describe it, classify it."""
+"""Models and files of the user: ask about an image or a video, describe, classify, embed it.
+
+A model is the folder of a run, trained here, or that of a published model. Both are opened by
+`open_model`, and every function takes either.
+"""
 
 import difflib
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from scratch_vlm.backend import namespace, to_device, to_host
 from scratch_vlm.data.chat import Turn, answer_text, encode_chat
-from scratch_vlm.data.files import MediaError, media_kind, read_image, stream_video
+from scratch_vlm.data.files import (
+    MediaError,
+    media_kind,
+    read_image,
+    read_pixels,
+    stream_video,
+    to_bytes,
+)
 from scratch_vlm.data.tokens import END
 from scratch_vlm.experiments.chats import placeholders
 from scratch_vlm.experiments.runs import ROOT, Model, ModelError, load_model, newest_model
 from scratch_vlm.experiments.scenes import prepare
 from scratch_vlm.inference.answer import answer
 from scratch_vlm.inference.embed import embed_images, embed_texts
+from scratch_vlm.inference.published import (
+    CHATS,
+    CLIPS,
+    WHERE,
+    Published,
+    answer_pictures,
+    embed_pictures,
+    embed_words,
+    is_published,
+    open_published,
+)
 from scratch_vlm.inference.zero_shot import class_embeddings, zero_shot_probabilities
 from scratch_vlm.ops.resize import resize_forward
 
 NEW = 32  # most tokens of an answer: enough for the caption of a full board
+LONGER = 256  # of one of a published model
+FRAMES = 4  # of a video that a published model is shown, each as an image
+DESCRIBE = "Describe the image in a few words."
 SIZE = (24, 24)
 CHAT = ("unified", "cross_modal")
 JOBS = {  # what is asked of a model: the kinds that can, and where to get one
     "ask": (CHAT, "scratch-vlm train --help says what trains one"),
     "caption": (CHAT, "scratch-vlm train --help says what trains one"),
     "classify": (("clip",), "scratch-vlm train clip makes one"),
+    "embed": (("clip",), "scratch-vlm train clip makes one"),
+    "search": (("clip",), "scratch-vlm train clip makes one"),
 }
+RUN_FILES = ("model.json", "checkpoint", "state.json")
 UNFINISHED = "\ufffd"  # where the bytes of a character are not complete
 
 
@@ -90,6 +119,30 @@ def open_media(path, size=SIZE, *, takes="both", frames=None):
     with antialiasing. The models of this library were trained on 24 x 24 pixels and see little of
     a photograph.
     """
+    pictures = read_frames(path, takes=takes, frames=frames)
+    return np.stack([_fitted(picture, size) for picture in pictures])
+
+
+def read_frames(path, *, takes="both", frames=None, bytes=False):
+    """Read an image, or frames of a video at equal distances, as they are in the file.
+
+    Parameters
+    ----------
+    path, takes, frames
+        As in `open_media`.
+    bytes : bool, default False
+        Whether pixels are wanted as bytes, see `read_pixels`.
+
+    Returns
+    -------
+    iterator of array of shape (H, W, 3)
+        One for an image.
+
+    Raises
+    ------
+    FileNotFoundError, ImportError, MediaError, ValueError
+        As `open_media` does; some of them when the files are read.
+    """
     if frames is not None and frames < 1:
         raise ValueError(f"frames must be at least 1, got {frames}")
     kind = media_kind(path)
@@ -97,15 +150,14 @@ def open_media(path, size=SIZE, *, takes="both", frames=None):
         which = "an image" if kind == "image" else "a video"
         raise MediaError(f"{path} is {which}; this model was trained on {takes}s")
     if kind == "image":
-        return _fitted(read_image(path), size)[None]
+        return iter([read_pixels(path) if bytes else read_image(path)])
     # Twice, so that the memory holds one frame as it is in the file and those that are kept.
     count = sum(1 for _ in stream_video(path))
     kept = range(count)
     if frames is not None and frames < count:
         kept = {(2 * i + 1) * count // (2 * frames) for i in range(frames)}
-    return np.stack(
-        [_fitted(frame, size) for i, (frame, _) in enumerate(stream_video(path)) if i in kept]
-    )
+    found = (frame for i, (frame, _) in enumerate(stream_video(path)) if i in kept)
+    return (to_bytes(frame) for frame in found) if bytes else found
 
 
 def is_video(path):
@@ -134,14 +186,14 @@ def is_video(path):
         return False
 
 
-def model_for(job, path, *, root=ROOT):
+def model_for(job, path=None, *, root=ROOT):
     """Choose a model: of those that can do what is asked with a file, the one trained last.
 
     Parameters
     ----------
-    job : {"ask", "caption", "classify"}
+    job : {"ask", "caption", "classify", "embed", "search"}
         What is asked.
-    path : str or path
+    path : str or path, optional
         The image or the video.
     root : str or path, default "runs"
         Where to look.
@@ -163,7 +215,7 @@ def model_for(job, path, *, root=ROOT):
         If there is no such model; the message says where to get one.
     """
     kinds, source = JOBS[job]
-    media = "video" if is_video(path) else "image"
+    media = "video" if path is not None and is_video(path) else "image"
     if job == "classify" and media == "video":
         raise MediaError(f"{path} is a video; a CLIP classifies images")
 
@@ -175,31 +227,70 @@ def model_for(job, path, *, root=ROOT):
         which = f"to describe {media}s" if job == "caption" else f"that takes {media}s"
         raise ModelError(
             f"there is no model under {root} {which}; {source}, and --model names its "
-            "folder if it is elsewhere"
+            "folder if it is elsewhere, or the folder of a published model"
         )
     return found
 
 
-def ask(model, path, question, *, new=NEW, temperature=0.0, seed=0, frames=None, on_text=None):
+def open_model(folder, job, *, xp=np, on_tensor=None):
+    """Open a model: the folder of a run, or that of a published model.
+
+    Parameters
+    ----------
+    folder : str or path
+        The folder.
+    job : {"ask", "caption", "classify", "embed", "search"}
+        What it is for; models that cannot are refused.
+    xp : module, default numpy
+        Where runs are computed.
+    on_tensor : callable, optional
+        ``on_tensor(name, count)`` for each tensor of a published model that was read.
+
+    Returns
+    -------
+    Model or Published
+
+    Raises
+    ------
+    ModelError
+        If it is no such folder; the message says where to get one.
+    FileError, OptionError
+        If a published model is damaged, or not implemented.
+    """
+    kinds, _ = JOBS[job]
+    if is_published(folder):
+        return open_published(folder, kinds=CHATS if kinds == CHAT else CLIPS, on_tensor=on_tensor)
+    try:
+        return load_model(folder, kinds=kinds, xp=xp)
+    except ModelError as error:
+        found = Path(folder)
+        if found.is_dir() and any((found / name).exists() for name in RUN_FILES):
+            raise
+        raise ModelError(f"{error}; nor is it a published model: {WHERE}") from None
+
+
+def ask(model, path, question, *, new=None, temperature=0.0, seed=0, frames=None, on_text=None):
     """Ask a vision language model about an image or a video.
 
     Parameters
     ----------
-    model : Model, str or path
-        The model, or the folder of its run.
+    model : Model, Published, str or path
+        The model, or its folder.
     path : str or path
         An image or a video file, see `open_media`.
     question : str
-        What to ask. Capitals, needless spaces and a question mark are taken away, as in training
-        there are none.
-    new : int, default 32
-        Most tokens of the answer; fewer where the model has no more room.
+        What to ask. For a model that was trained here capitals, needless spaces and a question
+        mark are taken away, as in training there are none.
+    new : int, optional
+        Most tokens of the answer, fewer where the model has no more room; default 32, and of a
+        published model 256.
     temperature : float, default 0
         0 for the most probable words; above, they are drawn.
     seed : int, default 0
         Draws them.
     frames : int, optional
-        Most frames of a video; default as many as the model was trained with.
+        Most frames of a video; default as many as the model was trained with. A published model
+        sees frames, by default 4, as so many images.
     on_text : callable, optional
         Called with each piece of the answer as soon as it is written.
 
@@ -217,6 +308,21 @@ def ask(model, path, question, *, new=NEW, temperature=0.0, seed=0, frames=None,
         If the question is empty or too long, or an option is out of range.
     """
     model = _opened(model, "ask")
+    how = {"temperature": temperature, "rng": np.random.default_rng(seed)}
+    if isinstance(model, Published):
+        if not question.strip():
+            raise ValueError("the question is empty")
+        pictures = read_frames(path, frames=FRAMES if frames is None else frames, bytes=True)
+        heard = Heard(lambda ids: model.reader.text(ids).strip(), on_text)
+        found = answer_pictures(
+            model,
+            list(pictures),
+            question.strip(),
+            new=LONGER if new is None else new,
+            on_token=heard.add,
+            **how,
+        )
+        return heard.answer(found)
     question = plain(question)
     if not question:
         raise ValueError("the question is empty" + _examples(model.about))
@@ -232,31 +338,54 @@ def ask(model, path, question, *, new=NEW, temperature=0.0, seed=0, frames=None,
             f"the question and {media.shape[1]} frames are {len(prompt)} tokens; "
             f"the model reads {model.config.lm.context}, its answer included"
         )
-    written, said = [], ""
-
-    def hear(_, token, __):
-        nonlocal said
-        written.append(token)
-        text = answer_text(bpe, written)
-        if not text.endswith(UNFINISHED):
-            on_text(text[len(said) :])
-            said = text
-
+    heard = Heard(lambda ids: answer_text(bpe, ids), on_text)
     found = answer(
         [prompt],
         media,
         model.p,
         model.config,
-        new=min(new, room),
-        temperature=temperature,
-        rng=np.random.default_rng(seed),
+        new=min(NEW if new is None else new, room),
         stop=(END,),
-        on_token=hear if on_text else None,
+        on_token=heard.add,
+        **how,
     )
-    text = answer_text(bpe, found.ids[0])
-    if on_text and text != said:
-        on_text(text[len(said) :])
-    return Answer(text, float(found.logprobs[0].sum()))
+    return heard.answer(found)
+
+
+class Heard:
+    """An answer while it is written, handed on in pieces of whole characters.
+
+    Parameters
+    ----------
+    text : callable
+        Turns token ids into a text.
+    on_text : callable, optional
+        Called with each piece.
+    """
+
+    def __init__(self, text, on_text=None):
+        self._text, self._on_text, self._ids, self._said = text, on_text, [], ""
+
+    def add(self, row, token, logprob):
+        """Hear one more token; for `decode`."""
+        self._ids.append(token)
+        if self._on_text:
+            text = self._text(self._ids)
+            if not text.endswith(UNFINISHED):
+                self._say(text)
+
+    def answer(self, found):
+        """Say what is left, and return the answer that `found` is."""
+        text = self._text(found.ids[0])
+        if self._on_text:
+            self._say(text)
+        return Answer(text, float(found.logprobs[0].sum()))
+
+    def _say(self, text):
+        # What was said cannot be taken back: only what goes on from it is.
+        if len(text) > len(self._said) and text.startswith(self._said):
+            self._on_text(text[len(self._said) :])
+            self._said = text
 
 
 def caption(model, path, **options):
@@ -264,8 +393,8 @@ def caption(model, path, **options):
 
     Parameters
     ----------
-    model : Model, str or path
-        The model, or the folder of its run.
+    model : Model, Published, str or path
+        The model, or its folder.
     path : str or path
         An image or a video file, see `open_media`.
     **options
@@ -283,6 +412,8 @@ def caption(model, path, **options):
         As `ask` does.
     """
     model = _opened(model, "caption")
+    if isinstance(model, Published):
+        return ask(model, path, DESCRIBE, **options)
     if "caption" not in model.about:
         raise ModelError(
             f"the model in {model.folder} was not trained to describe what it is shown"
@@ -296,12 +427,13 @@ def classify(model, path, labels, *, templates=("{}",)):
 
     Parameters
     ----------
-    model : Model, str or path
-        A CLIP, or the folder of its run.
+    model : Model, Published, str or path
+        A CLIP or a SigLIP, or its folder.
     path : str or path
         An image file, see `open_media`.
     labels : sequence of str
-        At least two, of words in the vocabulary of the model; capitals do not matter.
+        At least two; of words in the vocabulary of the model, if it was trained here, where
+        capitals do not matter.
     templates : sequence of str, default ("{}",)
         Prompts with ``{}`` in the place of the label. Of several, the embeddings are averaged.
 
@@ -327,7 +459,8 @@ def classify(model, path, labels, *, templates=("{}",)):
         if isinstance(texts, str):
             raise TypeError(f"{name} is a list of strings, got {texts!r}")
     model = _opened(model, "classify")
-    labels = [plain(label) for label in labels]
+    written = str.strip if isinstance(model, Published) else plain
+    labels = [written(label) for label in labels]
     if not all(labels):
         raise ValueError("a label is empty; separate labels by single commas")
     if len(labels) < 2:
@@ -341,16 +474,77 @@ def classify(model, path, labels, *, templates=("{}",)):
     without = [template for template in templates if "{}" not in template]
     if without or not len(templates):
         raise ValueError(f"a template needs {{}} in the place of the label, got {without}")
-    prompts = [plain(t.replace("{}", label)) for label in labels for t in templates]
-    ids = model.tokenizer.encode(prompts, model.config.text.context)
-    image = prepare(open_media(path, model.config.image.image[:2], takes="image"))
-    xp = namespace(model.p["log_scale"])
-    image = embed_images(to_device(image, xp), model.p, model.config)  # (1, E)
-    texts = embed_texts(to_device(ids, xp), model.p, model.config)  # (V M, E)
-    classes = class_embeddings(texts.reshape(len(labels), len(templates), -1))
-    probabilities = to_host(zero_shot_probabilities(image, classes, model.p["log_scale"]))[0]
+    prompts = [written(t.replace("{}", label)) for label in labels for t in templates]
+    image = embed(model, path)[None]  # (1, E)
+    classes = class_embeddings(embed_text(model, prompts).reshape(len(labels), len(templates), -1))
+    scale = model.model.p["log_scale"] if isinstance(model, Published) else model.p["log_scale"]
+    probabilities = zero_shot_probabilities(image, classes, to_host(scale))[0]
     best = np.argsort(-probabilities, kind="stable")
     return [(labels[i], float(probabilities[i])) for i in best]
+
+
+def embed(model, path, *, frames=None):
+    """Turn an image or a video file into a vector.
+
+    Parameters
+    ----------
+    model : Model, Published, str or path
+        A CLIP or a SigLIP, or its folder.
+    path : str or path
+        An image file; for a published model also a video, whose vector is the mean of those of
+        its frames.
+    frames : int, optional
+        Most frames of a video, at equal distances; default 4.
+
+    Returns
+    -------
+    numpy.ndarray of shape (E,)
+        A unit vector, in float32.
+
+    Raises
+    ------
+    FileNotFoundError, ImportError, MediaError
+        As `open_media` does.
+    ModelError
+        If the folder holds no such model.
+    """
+    model = _opened(model, "embed")
+    if isinstance(model, Published):
+        pictures = read_frames(path, frames=FRAMES if frames is None else frames, bytes=True)
+        return class_embeddings(embed_pictures(model, list(pictures))[None])[0]
+    media = prepare(open_media(path, model.config.image.image[:2], takes="image"))
+    xp = namespace(model.p["log_scale"])
+    return to_host(embed_images(to_device(media, xp), model.p, model.config))[0]
+
+
+def embed_text(model, texts):
+    """Turn texts into vectors, to compare with those of images.
+
+    Parameters
+    ----------
+    model : Model, Published, str or path
+        A CLIP or a SigLIP, or its folder.
+    texts : sequence of str
+        Texts; of words in the vocabulary of the model, if it was trained here.
+
+    Returns
+    -------
+    numpy.ndarray of shape (B, E)
+        Unit vectors, in float32.
+
+    Raises
+    ------
+    ModelError
+        If the folder holds no such model.
+    ValueError
+        If a text is too long, or a word is not in the vocabulary.
+    """
+    model = _opened(model, "embed")
+    if isinstance(model, Published):
+        return embed_words(model, texts)
+    ids = model.tokenizer.encode([plain(text) for text in texts], model.config.text.context)
+    xp = namespace(model.p["log_scale"])
+    return to_host(embed_texts(to_device(ids, xp), model.p, model.config))
 
 
 def plain(text):
@@ -400,11 +594,13 @@ def unread_words(model, question):
 
 
 def _opened(model, job):
+    if not isinstance(model, Model | Published):
+        return open_model(model, job)
     kinds, _ = JOBS[job]
-    if not isinstance(model, Model):
-        return load_model(model, kinds=kinds)
-    if model.kind not in kinds:
-        raise ModelError(f"to {job} takes a model of kind {' or '.join(kinds)}, not {model.kind}")
+    kind = model.model.kind if isinstance(model, Published) else model.kind
+    wanted = (CHATS if kinds == CHAT else CLIPS) if isinstance(model, Published) else kinds
+    if kind not in wanted:
+        raise ModelError(f"to {job} takes a model of kind {' or '.join(wanted)}, not {kind}")
     return model
 
 

@@ -10,7 +10,6 @@ from functools import partial
 
 import numpy as np
 
-import scratch_vlm
 from scratch_vlm import costs
 from scratch_vlm.backend import namespace, to_device, to_host
 from scratch_vlm.data import boards
@@ -18,7 +17,7 @@ from scratch_vlm.data.chat import chat_batch
 from scratch_vlm.data.tokens import PAD
 from scratch_vlm.experiments import chats, motion, shots, vlm_report, vqa
 from scratch_vlm.experiments.samples import invite
-from scratch_vlm.experiments.stages import STAGES, shortened, train_stages
+from scratch_vlm.experiments.stages import STAGES, shortened, train_stages, training_facts
 from scratch_vlm.models.cross_modal import cross_modal_loss_forward
 from scratch_vlm.models.lm import lm_loss_forward
 from scratch_vlm.models.unified import UnifiedConfig, unified_loss_forward
@@ -87,14 +86,7 @@ def run_compare(folder, *, seed=0, quick=False, xp=np, progress=True):
     print("value: on the test forms, 12 and 13; of 512 boards or clips 0.03 is noise.")
     print("baseline: the nearest training board in pixels. question only: the likeliest answer;")
     print("image only: the likeliest answer of who sees everything and is not told the question.")
-    facts = {
-        "seed": str(seed),
-        "training": ", ".join(f"{name} {len(curves[name]['loss'])} steps" for name in NAMES)
-        + (" (--quick)" if quick else ""),
-        "handwriting": "training forms 0 to 9, test forms 12 and 13; tuned on forms 10 and 11",
-        "backend": f"{xp.__name__} {xp.__version__}",
-        "scratch_vlm": scratch_vlm.__version__,
-    }
+    facts = training_facts(curves, seed=seed, quick=quick, xp=xp)
     write_report(run.report, trained, metrics, curves, facts)
     timing = {name: float(curve["seconds"].sum()) for name, curve in curves.items()}
     timing = {"training": timing, "this_call": time.perf_counter() - started}

@@ -5,13 +5,12 @@ from functools import partial
 
 import numpy as np
 
-import scratch_vlm
 from scratch_vlm.backend import namespace, to_device, to_host
 from scratch_vlm.data.digits import load_digits, nearest_neighbour, split
 from scratch_vlm.data.scenes import DIGIT_NAMES, evaluation_set
 from scratch_vlm.experiments import compare, digits, scenes, vlm_report
 from scratch_vlm.experiments.samples import invite
-from scratch_vlm.experiments.stages import train_stages
+from scratch_vlm.experiments.stages import train_stages, training_facts
 from scratch_vlm.models.clip import encode_images_forward
 from scratch_vlm.ops.attend import attention_weights
 from scratch_vlm.ops.losses import chance_loss
@@ -19,7 +18,7 @@ from scratch_vlm.training.run import RunFolder, write_metrics
 from scratch_vlm.viz.table import results_table
 
 NAMES = ("vit", "clip", "lm", *compare.FUSIONS, "video", "shots")
-STEPS = {"unified": 700, "cross_modal": 700, "video": 900, "shots": 400}  # the others are whole
+STEPS = {"unified": 700, "cross_modal": 700, "video": 1400, "shots": 400}  # the others are whole
 QUICK_STEPS = {
     "vit": 200,
     "clip": 300,
@@ -78,14 +77,7 @@ def run_demo(folder, *, seed=0, quick=False, xp=np, progress=True):
     )
     print("The test has 252 digits and 512 scenes, boards or clips: differences of 0.03 are noise.")
     curves = {name: RunFolder(run.path / PLACES.get(name, name)).read_curve() for name in NAMES}
-    facts = {
-        "seed": str(seed),
-        "training": ", ".join(f"{name} {len(curves[name]['loss'])} steps" for name in NAMES)
-        + (" (--quick)" if quick else ""),
-        "handwriting": "training forms 0 to 9, test forms 12 and 13; tuned on forms 10 and 11",
-        "backend": f"{xp.__name__} {xp.__version__}",
-        "scratch_vlm": scratch_vlm.__version__,
-    }
+    facts = training_facts(curves, seed=seed, quick=quick, xp=xp)
     write_report(run.report, trained, metrics, curves, facts)
     seconds = sum(float(curve["seconds"].sum()) for curve in curves.values())
     timing = {"training": seconds, "this_call": time.perf_counter() - started}

@@ -8,6 +8,7 @@ single frame, the other is not told the order of frames.
 """
 
 from dataclasses import asdict
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,17 +34,39 @@ from scratch_vlm.models.vision import SightConfig
 from scratch_vlm.training.loop import TrainConfig
 
 ARMS = ("clips", "one_frame", "no_time_embedding")
-FRAMES = (3, 8)  # fewest and most of a training clip, but for the first phase
+FRAMES = (3, 8)  # fewest and most of a training clip
 LONGER = 12  # of clips longer than any in training
 LENGTHS = (3, 5, 8)  # of clips to measure on
 LATENTS = 16
-PHASES = (  # until which share of the steps; fewest and most frames; share on the torus; speeds
-    (0.15, (2, 2), 0.0, (4, 4)),  # two frames: to tell one from the other is all there is to learn
-    (0.3, (3, 4), 0.0, (4, 4)),
-    (0.62, (3, 5), 0.8, (4, 4)),
-    (1.0, FRAMES, 0.8, (4, 6)),  # who compares frames that are far apart is misled by the faster
+FIRST = ("direction", "colour", "digit")  # the fewer kinds of question, the sooner time is read
+
+
+class Phase(NamedTuple):
+    """A part of the training.
+
+    Attributes
+    ----------
+    until : float
+        Share of all steps at which it ends.
+    frames : (int, int)
+        Fewest and most of a clip.
+    torus, travel, speeds, kinds
+        As in `clips.training_clips`.
+    """
+
+    until: float
+    frames: tuple
+    torus: float
+    travel: tuple
+    speeds: tuple
+    kinds: tuple
+
+
+PHASES = (
+    Phase(0.3, (3, 4), 0.0, (12, 16), (4, 4), FIRST),  # where a digit starts says where it goes
+    Phase(0.7, (3, 5), 0.4, (4, 16), (4, 4), FIRST),  # where it starts says less and less
+    Phase(1.0, FRAMES, 0.8, (4, 16), (4, 6), clips.KINDS),  # faster: for clips that are longer
 )
-PLACES = 4  # questions on each clip for where something is in a frame
 CHANCE = {  # of guessing along the known axis, or evenly; in the order of the questions on a clip
     "direction": 1 / 2,
     "colour": 1 / len(COLOUR_NAMES),
@@ -51,9 +74,9 @@ CHANCE = {  # of guessing along the known axis, or evenly; in the order of the q
     "digit": 1 / len(DIGIT_NAMES),
 }
 TRAINING = TrainConfig(
-    steps=1900,
+    steps=2200,
     batch_size=32,
-    peak_rate=2e-3,
+    peak_rate=3e-3,
     warmup=100,
     weight_decay=0.1,
     betas=(0.9, 0.98),
@@ -102,7 +125,7 @@ def settings(arm, seed=0, steps=None, *, training=None):
     seed : int, default 0
         Of weights and batches.
     steps : int, optional
-        Training steps; default 1900.
+        Training steps; default 2200.
     training : dict, optional
         Other values of the `TrainConfig`, such as ``{"batch_size": 32}``.
 
@@ -113,7 +136,7 @@ def settings(arm, seed=0, steps=None, *, training=None):
     identity : dict
         The rest: the model and how its clips are drawn.
     """
-    drawn = {"arm": arm, "phases": PHASES, "places": PLACES}
+    drawn = {"arm": arm, "phases": PHASES}
     return TRAINING.for_run(seed, steps, training), {"model": asdict(model_of(arm)), **drawn}
 
 
@@ -134,7 +157,7 @@ def train_model(
     seed : int, default 0
         Of new weights and batches.
     steps : int, optional
-        Training steps; default 1900.
+        Training steps; default 2200.
     training : dict, optional
         Other values of the `TrainConfig`, such as ``{"batch_size": 32}``.
     xp : module, default numpy
@@ -152,15 +175,16 @@ def train_model(
 
     def batch(step):
         rng = np.random.default_rng([seed, step])
-        lengths, torus, speeds = next(how for end, *how in PHASES if step < end * config.steps)
+        phase = next(phase for phase in PHASES if step < phase.until * config.steps)
         frames, asked = clips.training_clips(
             rng,
             config.batch_size,
             pool,
-            int(rng.integers(lengths[0], lengths[1] + 1)),
-            torus=torus,
-            speeds=speeds,
-            places=0 if arm == "one_frame" else PLACES,
+            int(rng.integers(phase.frames[0], phase.frames[1] + 1)),
+            torus=phase.torus,
+            travel=phase.travel,
+            speeds=phase.speeds,
+            kinds=phase.kinds,
             warp=scenes.WARP,
         )
         return shown(frames, arm), asked
@@ -234,7 +258,7 @@ def measure(p, arm, name, *, lengths=LENGTHS, count=512):
     -------
     dict
         ``direction``, ``colour``, ``which_digit`` and ``digit``: accuracy for each kind of
-        question but that for places, beside chance.
+        question on the whole clip, beside chance.
     """
     model, metrics = model_of(arm), {}
     tests = [clips.evaluation_clips(name, count, frames) for frames in lengths]

@@ -77,7 +77,17 @@ def generate(prompts, p, config, *, new, chunk=256, **options):
 
 
 def generate_from(
-    x, p, config, *, new, real=None, chunk=256, trunk=lm_trunk_forward, together=None, **options
+    x,
+    p,
+    config,
+    *,
+    new,
+    real=None,
+    chunk=256,
+    trunk=lm_trunk_forward,
+    cache=None,
+    together=None,
+    **options,
 ):
     """Write on after prompts that are embeddings, in one batch.
 
@@ -99,6 +109,9 @@ def generate_from(
     trunk : callable, default lm_trunk_forward
         What reads tokens, called like the default; for a model that looks at something beside
         its texts.
+    cache : dict of str to KVCache, optional
+        Empty, for prompts and new tokens; for a model not all of whose blocks have one. Default
+        one for each block.
     together : boolean array of shape (B, T, T), optional
         True where a token of a prompt may read another one that stands behind it, as within an
         image; all prompts are then read at once, whatever `chunk` says.
@@ -140,10 +153,11 @@ def generate_from(
     real = xp.asarray(np.concatenate([real, np.ones((b, new), bool)], 1))
     if together is not None:
         chunk = t
-    cache = lm_cache(p, config, b, t + new)
+    cache = lm_cache(p, config, b, t + new) if cache is None else cache
+    first = next(iter(cache.values()))
 
     def read(x):  # (B, T, D) -> the logits after the last token, (B, V)
-        past = cache["0"].length
+        past = first.length
         until = past + x.shape[1]
         mask = positions = None
         if padded:

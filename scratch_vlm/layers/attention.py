@@ -6,14 +6,22 @@ questions at once; fewer heads of keys and values than of queries make grouped-q
 
 from scratch_vlm.backend import namespace
 from scratch_vlm.layers.counts import check_counts
-from scratch_vlm.layers.linear import linear_backward, linear_forward, linear_init
-from scratch_vlm.layers.norm import rms_norm_backward, rms_norm_forward, rms_norm_init
+from scratch_vlm.layers.linear import has_bias, linear_backward, linear_forward, linear_init
+from scratch_vlm.layers.norm import NORMS
 from scratch_vlm.ops.attend import attend_backward, attend_forward
 from scratch_vlm.ops.rotary import rotary_backward, rotary_forward
 
 
 def self_attention_init(
-    rng, width, *, heads, kv_heads=None, head_width=None, bias=True, out_std=None
+    rng,
+    width,
+    *,
+    heads,
+    kv_heads=None,
+    head_width=None,
+    value_width=None,
+    bias=True,
+    out_std=None,
 ):
     """Draw the parameters of `self_attention_forward`.
 
@@ -29,16 +37,18 @@ def self_attention_init(
         G, heads of keys and values; divides `heads`. Default `heads`.
     head_width : int, optional
         K, channels of a head. Default D / A, which must be whole then.
-    bias : bool, default True
-        Whether the linear layers have biases.
+    value_width : int, optional
+        J, channels of a head's values. Default K.
+    bias : bool or tuple of str, default True
+        Whether the linear layers have biases, or the names of those that have.
     out_std : float, optional
         Standard deviation of the output weights; smaller in deep models.
 
     Returns
     -------
     p : dict
-        ``qkv``, queries, keys and values in one matrix of shape (D, (A + 2 G) K), and ``out`` of
-        shape (A K, D).
+        ``qkv``, queries, keys and values in one matrix of shape (D, (A + G) K + G J), and ``out``
+        of shape (A J, D).
 
     Raises
     ------
@@ -46,14 +56,28 @@ def self_attention_init(
         If the heads do not divide.
     """
     k, kv_heads = _head_width(width, heads, kv_heads, head_width)
+    j = k if value_width is None else value_width
+    check_counts(value_width=j)
+    qkv = (heads + kv_heads) * k + kv_heads * j
     return {
-        "qkv": linear_init(rng, width, (heads + 2 * kv_heads) * k, bias=bias),
-        "out": linear_init(rng, heads * k, width, bias=bias, std=out_std),
+        "qkv": linear_init(rng, width, qkv, bias=has_bias(bias, "qkv")),
+        "out": linear_init(rng, heads * j, width, bias=has_bias(bias, "out"), std=out_std),
     }
 
 
 def self_attention_forward(
-    x, p, *, heads, kv_heads=None, mask=None, rotary_base=None, positions=None, cache=None
+    x,
+    p,
+    *,
+    heads,
+    kv_heads=None,
+    mask=None,
+    rotary_base=None,
+    rotary_scaling=None,
+    positions=None,
+    cache=None,
+    scale=None,
+    blind="zero",
 ):
     """Let every token read all tokens of its sequence.
 
@@ -71,11 +95,15 @@ def self_attention_forward(
         True where a token may attend; S is T, and with a cache all tokens so far.
     rotary_base : float, optional
         Turn queries and keys by their positions, see `rotary_forward`. Default not at all.
+    rotary_scaling : RotaryScaling, optional
+        How the rotation was slowed for longer texts. Default not at all.
     positions : integer array of shape (T,) or of shape (B, T), optional
         Where the tokens stand, for `rotary_base`. Default one after another, behind the cache.
     cache : KVCache, optional
         Keys and values of the tokens before; gains those of `x`. For generation: nothing goes
         backward through it, so nothing else is kept.
+    scale, blind
+        As in `attend_forward`.
 
     Returns
     -------
@@ -98,19 +126,20 @@ def self_attention_forward(
     .. [1] A. Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762, section 3.2.2.
     """
     s = {}
-    kv_heads = _check_tokens(x, p, "qkv", heads, kv_heads, parts=(1, 2))
-    qkv, s["qkv"] = linear_forward(x, p["qkv"])  # (B, T, (A + 2 G) K)
-    q, k, v = _split(qkv, (heads, kv_heads, kv_heads))  # (B, A, T, K), twice (B, G, T, K)
+    kv_heads, k, j = _check_tokens(x, p, heads, kv_heads)
+    qkv, s["qkv"] = linear_forward(x, p["qkv"])  # (B, T, (A + G) K + G J)
+    q, k, v = _split(qkv, ((heads, k), (kv_heads, k), (kv_heads, j)))  # each (B, heads, T, width)
     if rotary_base is not None:
         if positions is None:
             past = 0 if cache is None else cache.length
             positions = namespace(x).arange(past, past + x.shape[1])
-        q, s["rotary"] = rotary_forward(q, positions=positions, base=rotary_base)
-        k, _ = rotary_forward(k, positions=positions, base=rotary_base)
+        turn = {"positions": positions, "base": rotary_base, "scaling": rotary_scaling}
+        q, s["rotary"] = rotary_forward(q, **turn)
+        k, _ = rotary_forward(k, **turn)
     if cache is not None:
         k, v = cache.extend(k, v)  # (B, G, S, K)
-    y, s["attend"] = _attend_into_tokens(q, k, v, mask)  # (B, T, D)
-    y, s["out"] = linear_forward(y, p["out"])
+    y, s["attend"] = _attend_into_tokens(q, k, v, mask, scale, blind)  # (B, T, A J)
+    y, s["out"] = linear_forward(y, p["out"])  # (B, T, D)
     return y, s if cache is None else {"cached": True}
 
 
@@ -142,13 +171,12 @@ def self_attention_backward(dy, s, g):
     """
     if "cached" in s:
         raise ValueError("nothing goes backward through a KV cache; run the forward without one")
-    heads, kv_heads = s["attend"]["e"].shape[1], s["attend"]["k"].shape[1]
     dy = linear_backward(dy, s["out"], g["out"])
-    (dy,) = _split(dy, (heads,))
+    (dy,) = _split(dy, (s["attend"]["y"].shape[1::2],))
     dq, dk, dv = attend_backward(dy, s["attend"])
     if "rotary" in s:  # one rotation for both: queries and keys stand at the same positions
         dq, dk = rotary_backward(dq, s["rotary"]), rotary_backward(dk, s["rotary"])
-    return linear_backward(_join((dq, dk, dv), (heads, kv_heads, kv_heads)), s["qkv"], g["qkv"])
+    return linear_backward(_join((dq, dk, dv)), s["qkv"], g["qkv"])
 
 
 def cross_attention_init(
@@ -159,9 +187,10 @@ def cross_attention_init(
     heads,
     kv_heads=None,
     head_width=None,
+    value_width=None,
     bias=True,
     out_std=None,
-    qk_norm=False,
+    qk_norm=None,
 ):
     """Draw the parameters of `cross_attention_forward`.
 
@@ -179,18 +208,20 @@ def cross_attention_init(
         G, heads of keys and values; divides `heads`. Default `heads`.
     head_width : int, optional
         K, channels of a head. Default D / A, which must be whole then.
-    bias : bool, default True
-        Whether the linear layers have biases.
+    value_width : int, optional
+        J, channels of a head's values. Default K.
+    bias : bool or tuple of str, default True
+        Whether the linear layers have biases, or the names of those that have.
     out_std : float, optional
         Standard deviation of the output weights; smaller in deep models.
-    qk_norm : bool, default False
-        Whether the queries and keys of each head are normalised.
+    qk_norm : {"rms", "layer"}, optional
+        How the queries and keys of each head are normalised. Default not at all.
 
     Returns
     -------
     p : dict
         ``q`` of shape (D, A K), ``kv``, keys and values in one matrix, and ``out`` of shape
-        (A K, D); perhaps ``q_norm`` and ``k_norm``, RMS norms over K that all heads share.
+        (A J, D); perhaps ``q_norm`` and ``k_norm``, norms over K that all heads share.
 
     Raises
     ------
@@ -198,17 +229,21 @@ def cross_attention_init(
         If the heads do not divide.
     """
     k, kv_heads = _head_width(width, heads, kv_heads, head_width)
+    j = k if value_width is None else value_width
+    check_counts(value_width=j)
     p = {
-        "q": linear_init(rng, width, heads * k, bias=bias),
-        "kv": linear_init(rng, source_width, 2 * kv_heads * k, bias=bias),
-        "out": linear_init(rng, heads * k, width, bias=bias, std=out_std),
+        "q": linear_init(rng, width, heads * k, bias=has_bias(bias, "q")),
+        "kv": linear_init(rng, source_width, kv_heads * (k + j), bias=has_bias(bias, "kv")),
+        "out": linear_init(rng, heads * j, width, bias=has_bias(bias, "out"), std=out_std),
     }
-    if qk_norm:
-        p |= {"q_norm": rms_norm_init(k), "k_norm": rms_norm_init(k)}
+    if qk_norm is not None:
+        p |= {"q_norm": NORMS[qk_norm][0](k), "k_norm": NORMS[qk_norm][0](k)}
     return p
 
 
-def cross_attention_forward(x, z, p, *, heads, kv_heads=None, mask=None, eps=1e-5, kept=None):
+def cross_attention_forward(
+    x, z, p, *, heads, kv_heads=None, mask=None, eps=1e-5, kept=None, blind="zero"
+):
     """Let every token of one sequence read the tokens of another.
 
     Parameters
@@ -220,18 +255,20 @@ def cross_attention_forward(x, z, p, *, heads, kv_heads=None, mask=None, eps=1e-
         None then.
     p : dict
         ``q``, ``kv`` and ``out``, linear layers, and for queries and keys that are normalised
-        ``q_norm`` and ``k_norm``.
+        ``q_norm`` and ``k_norm``: layer norms if they have a ``beta``, else RMS norms.
     heads : int
         A, heads of queries.
     kv_heads : int, optional
         G, heads of keys and values. Default `heads`.
     mask : boolean array broadcastable to (B, A, T, S), optional
-        True where a token may attend; a token that may attend to nothing reads zeros.
+        True where a token may attend.
     eps : float, default 1e-5
         Of the norms of queries and keys.
     kept : dict, optional
         Gains the keys and values of `z` if it is empty, and stands for them in the calls after.
         For generation: nothing goes backward through it, so nothing else is kept.
+    blind : {"zero", "mean"}
+        What a token reads that may attend to nothing, see `attend_forward`.
 
     Returns
     -------
@@ -262,23 +299,24 @@ def cross_attention_forward(x, z, p, *, heads, kv_heads=None, mask=None, eps=1e-
        arXiv:2302.05442, section 2 (query/key normalization).
     """
     s = {}
-    kv_heads = _check_tokens(x, p, "kv", heads, kv_heads, parts=(0, 2))
+    kv_heads, k, j = _check_tokens(x, p, heads, kv_heads)
     q, s["q"] = linear_forward(x, p["q"])
-    (q,) = _split(q, (heads,))  # (B, A, T, K)
+    (q,) = _split(q, ((heads, k),))  # (B, A, T, K)
     if "q_norm" in p:
-        q, s["q_norm"] = rms_norm_forward(q, p["q_norm"], eps=eps)
+        s["norm"] = "layer" if "beta" in p["q_norm"] else "rms"
+        q, s["q_norm"] = NORMS[s["norm"]][1](q, p["q_norm"], eps=eps)
     if kept:
         k, v = kept["k"], kept["v"]
     else:
         _check_source(x, z)
-        kv, s["kv"] = linear_forward(z, p["kv"])  # (B, S, 2 G K)
-        k, v = _split(kv, (kv_heads, kv_heads))  # (B, G, S, K)
+        kv, s["kv"] = linear_forward(z, p["kv"])  # (B, S, G (K + J))
+        k, v = _split(kv, ((kv_heads, k), (kv_heads, j)))  # (B, G, S, K) and (B, G, S, J)
         if "q_norm" in p:
-            k, s["k_norm"] = rms_norm_forward(k, p["k_norm"], eps=eps)
+            k, s["k_norm"] = NORMS[s["norm"]][1](k, p["k_norm"], eps=eps)
         if kept is not None:
             kept.update(k=k, v=v)
-    y, s["attend"] = _attend_into_tokens(q, k, v, mask)  # (B, T, D)
-    y, s["out"] = linear_forward(y, p["out"])
+    y, s["attend"] = _attend_into_tokens(q, k, v, mask, None, blind)  # (B, T, A J)
+    y, s["out"] = linear_forward(y, p["out"])  # (B, T, D)
     return y, s if kept is None else {"kept": True}
 
 
@@ -310,15 +348,15 @@ def cross_attention_backward(dy, s, g):
         raise ValueError(
             "nothing goes backward through kept keys and values; run the forward without them"
         )
-    heads, kv_heads = s["attend"]["e"].shape[1], s["attend"]["k"].shape[1]
     dy = linear_backward(dy, s["out"], g["out"])
-    (dy,) = _split(dy, (heads,))
+    (dy,) = _split(dy, (s["attend"]["y"].shape[1::2],))
     dq, dk, dv = attend_backward(dy, s["attend"])
-    if "q_norm" in s:
-        dq = rms_norm_backward(dq, s["q_norm"], g["q_norm"])
-        dk = rms_norm_backward(dk, s["k_norm"], g["k_norm"])
-    dz = linear_backward(_join((dk, dv), (kv_heads, kv_heads)), s["kv"], g["kv"])
-    dx = linear_backward(_join((dq,), (heads,)), s["q"], g["q"])
+    if "norm" in s:
+        norm = NORMS[s["norm"]][2]
+        dq = norm(dq, s["q_norm"], g["q_norm"])
+        dk = norm(dk, s["k_norm"], g["k_norm"])
+    dz = linear_backward(_join((dk, dv)), s["kv"], g["kv"])
+    dx = linear_backward(_join((dq,)), s["q"], g["q"])
     return dx, dz
 
 
@@ -329,28 +367,32 @@ def _check_source(x, z):
         raise ValueError(f"z must be (B, S, E) with the B of x; got x {x.shape} and z {z.shape}")
 
 
-def _attend_into_tokens(q, k, v, mask):
+def _attend_into_tokens(q, k, v, mask, scale, blind):
     # The heads write their outputs side by side into tokens, so that nothing is transposed after.
     xp, (b, a, t, _) = namespace(q), q.shape
     y = xp.empty((b, t, a, v.shape[-1]), q.dtype)
-    _, saved = attend_forward(q, k, v, mask=mask, out=y.swapaxes(1, 2))
+    _, saved = attend_forward(q, k, v, mask=mask, scale=scale, blind=blind, out=y.swapaxes(1, 2))
     return y.reshape(b, t, a * v.shape[-1]), saved
 
 
-def _split(x, counts):
-    # (B, T, sum of counts * K) -> a view (B, count, T, K) for each of the counts
-    b, t, width = x.shape
-    total = sum(counts)
-    x = x.reshape(b, t, total, width // total).swapaxes(1, 2)
-    starts = [sum(counts[:i]) for i in range(len(counts))]
-    return [x[:, start : start + count] for start, count in zip(starts, counts, strict=True)]
+def _split(x, heads):
+    # (B, T, sum of count * width) -> a view (B, count, T, width) for each pair in heads
+    b, t, _ = x.shape
+    views, start = [], 0
+    for count, width in heads:
+        end = start + count * width
+        views.append(x[:, :, start:end].reshape(b, t, count, width).swapaxes(1, 2))
+        start = end
+    return views
 
 
-def _join(parts, counts):
-    # the inverse of `_split`, by copying: (B, count, T, K) each -> (B, T, sum of counts * K)
-    b, _, t, k = parts[0].shape
-    x = namespace(parts[0]).empty((b, t, sum(counts) * k), parts[0].dtype)
-    for view, part in zip(_split(x, counts), parts, strict=True):
+def _join(parts):
+    # the inverse of `_split`, by copying: (B, count, T, width) each -> one array of tokens
+    b, _, t, _ = parts[0].shape
+    heads = [part.shape[1::2] for part in parts]
+    columns = sum(count * width for count, width in heads)
+    x = namespace(parts[0]).empty((b, t, columns), parts[0].dtype)
+    for view, part in zip(_split(x, heads), parts, strict=True):
         view[...] = part
     return x
 
@@ -375,17 +417,23 @@ def _check_heads(width, heads, kv_heads):
     return kv_heads
 
 
-def _check_tokens(x, p, name, heads, kv_heads, *, parts):
-    # parts: how often the linear layer of that name makes heads of queries, and of keys or values
+def _check_tokens(x, p, heads, kv_heads):
+    # G, and K and J, channels of a head of queries or keys and of one of values, which the sizes
+    # of the parameters say
     if x.ndim != 3:
         raise ValueError(f"tokens must be (B, T, D), got {x.shape}")
-    joined, columns = len(p["out"]["w"]), p[name]["w"].shape[1]  # A K of the heads side by side
+    joined = len(p["out"]["w"])  # A J of the heads side by side
     kv_heads = _check_heads(joined, heads, kv_heads)
-    wanted = (parts[0] * heads + parts[1] * kv_heads) * (joined // heads)
-    if columns != wanted:
+    j = joined // heads
+    name = "qkv" if "qkv" in p else "kv"
+    columns = p[name]["w"].shape[1]
+    sharers = kv_heads + heads if name == "qkv" else kv_heads  # heads as wide as a key
+    k = (columns - kv_heads * j) // sharers
+    fits = k > 0 and columns == sharers * k + kv_heads * j
+    if not fits or (name == "kv" and p["q"]["w"].shape[1] != heads * k):
         raise ValueError(
-            f"{heads} heads of queries and {kv_heads} of keys and values, {joined // heads} "
-            f"channels wide, need a matrix of {wanted} columns, but {name} has "
-            f"{p[name]['w'].shape}"
+            f"{heads} heads of queries and {kv_heads} of keys and values, those {j} channels wide, "
+            f"do not make up the columns of {name}, {p[name]['w'].shape}"
+            + (f", and of q, {p['q']['w'].shape}" if name == "kv" else "")
         )
-    return kv_heads
+    return kv_heads, k, j

@@ -1,25 +1,22 @@
 """The transformer block, with its norms before the sublayers or after them, and a tower of them."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from scratch_vlm.layers.attention import (
     self_attention_backward,
     self_attention_forward,
     self_attention_init,
 )
-from scratch_vlm.layers.config import check_keys
+from scratch_vlm.layers.config import check_keys, check_type
 from scratch_vlm.layers.counts import check_counts
-from scratch_vlm.layers.mlp import (
-    mlp_backward,
-    mlp_forward,
-    mlp_init,
-    swiglu_backward,
-    swiglu_forward,
-    swiglu_init,
-)
+from scratch_vlm.layers.mlp import feed
 from scratch_vlm.layers.norm import NORMS
-from scratch_vlm.ops.activations import activation
+from scratch_vlm.ops.attend import BLIND
 from scratch_vlm.ops.dropout import dropout_backward, dropout_forward
+from scratch_vlm.ops.rotary import RotaryScaling
+
+BIASES = ("qkv", "q", "kv", "out", "fc", "proj")  # linear layers of a block that may have one
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class BlockConfig:
     width : int
         D, channels of a token.
     heads : int
-        A, heads of queries; divides `width`.
+        A, heads of queries; divides `width`, unless `head_width` is given.
     hidden : int
         M, channels inside the MLP.
     kv_heads : int or None
@@ -43,13 +40,25 @@ class BlockConfig:
     eps : float
         Of the norms.
     mlp : str
-        An activation for a plain MLP, or ``"swiglu"``.
-    bias : bool
-        Whether linear layers have biases.
+        An activation for a plain MLP, or the name of a gated one, such as ``"swiglu"``; see
+        `feed`.
+    bias : bool or tuple of str
+        Whether linear layers have biases, or the names of those that have: ``qkv``, in attention
+        to other tokens ``q`` and ``kv``, ``out``, ``fc`` and ``proj``.
     dropout : float
         Rate on what each sublayer adds to the residual stream, while training.
     rotary_base : float or None
         Of the rotary positions of queries and keys, see `rotary_forward`; None for none.
+    rotary_scaling : RotaryScaling or None
+        How they were slowed for longer texts.
+    head_width, value_width : int or None
+        K and J, channels of a head, and of its values; None for D / A, and for K.
+    scale : float or None
+        What attention scores are multiplied by; None for 1 / sqrt(K).
+    depth_scale : bool
+        Divide the scores of block i, counted from 1, by i, too: an option of GPT-2 models.
+    blind : {"zero", "mean"}
+        What a token reads that may attend to none, see `attend_forward`.
     """
 
     width: int
@@ -60,14 +69,23 @@ class BlockConfig:
     norm: str = "layer"
     eps: float = 1e-5
     mlp: str = "gelu"
-    bias: bool = True
+    bias: bool | tuple[str, ...] = True
     dropout: float = 0.0
     rotary_base: float | None = None
+    rotary_scaling: RotaryScaling | None = None
+    head_width: int | None = None
+    value_width: int | None = None
+    scale: float | None = None
+    depth_scale: bool = False
+    blind: str = "zero"
 
     def __post_init__(self):
         kv_heads = self.heads if self.kv_heads is None else self.kv_heads
         check_counts(width=self.width, heads=self.heads, hidden=self.hidden, kv_heads=kv_heads)
-        if self.width % self.heads or self.heads % kv_heads:
+        for name in ("head_width", "value_width"):
+            if getattr(self, name) is not None:
+                check_counts(**{name: getattr(self, name)})
+        if (self.head_width is None and self.width % self.heads) or self.heads % kv_heads:
             raise ValueError(
                 f"width {self.width} must be a multiple of heads {self.heads}, "
                 f"and heads a multiple of kv_heads {kv_heads}"
@@ -78,18 +96,37 @@ class BlockConfig:
             raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
         if not self.eps >= 0:
             raise ValueError(f"eps must be at least 0, got {self.eps}")
-        if self.mlp != "swiglu":
-            activation(self.mlp)
+        feed(self.mlp)
+        if not isinstance(self.bias, bool) and not set(self.bias) <= set(BIASES):
+            raise ValueError(
+                f"bias must be True, False or some of {', '.join(BIASES)}; got {self.bias!r}"
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
         if self.rotary_base is not None:
             if not self.rotary_base > 1:
                 raise ValueError(f"rotary_base must be above 1, got {self.rotary_base}")
-            if self.width // self.heads % 2:
+            if self.per_head % 2:
                 raise ValueError(
                     f"rotary positions turn pairs of channels; width {self.width} over "
-                    f"{self.heads} heads makes {self.width // self.heads} a head, an odd number"
+                    f"{self.heads} heads makes {self.per_head} a head, an odd number"
                 )
+        if self.rotary_scaling is not None:
+            check_type(RotaryScaling, rotary_scaling=self.rotary_scaling)
+        if self.blind not in BLIND:
+            raise ValueError(f"blind must be one of {', '.join(BLIND)}, got {self.blind!r}")
+
+    @property
+    def per_head(self):
+        """K, channels of a head."""
+        return self.width // self.heads if self.head_width is None else self.head_width
+
+    def at(self, place):
+        """Return the kind of block number `place`, counted from 0, in a tower of this kind."""
+        if not self.depth_scale:
+            return self
+        scale = 1 / math.sqrt(self.per_head) if self.scale is None else self.scale
+        return replace(self, scale=scale / (place + 1), depth_scale=False)
 
 
 def block_init(rng, config, *, depth=1):
@@ -120,11 +157,13 @@ def block_init(rng, config, *, depth=1):
             config.width,
             heads=config.heads,
             kv_heads=config.kv_heads,
+            head_width=config.head_width,
+            value_width=config.value_width,
             out_std=shrink * config.width**-0.5,
             **options,
         ),
         "ln2": norm_init(config.width),
-        "mlp": (swiglu_init if config.mlp == "swiglu" else mlp_init)(
+        "mlp": feed(config.mlp)[0](
             rng, config.width, config.hidden, out_std=shrink * config.hidden**-0.5, **options
         ),
     }
@@ -177,7 +216,7 @@ def pre_block_forward(x, p, *, config, mask=None, rng=None, positions=None, cach
     h, s["drop1"] = dropout_forward(h, rate=config.dropout, rng=rng)
     x = x + h
     h, s["ln2"] = norm(x, p["ln2"], eps=config.eps)
-    h, s["mlp"] = _feed_forward(h, p["mlp"], config)
+    h, s["mlp"] = feed(config.mlp)[1](h, p["mlp"])
     h, s["drop2"] = dropout_forward(h, rate=config.dropout, rng=rng)
     h += x
     return h, s
@@ -201,7 +240,7 @@ def pre_block_backward(dy, s, g):
     """
     norm = NORMS[s["config"].norm][2]
     dh = dropout_backward(dy, s["drop2"])
-    dh = _feed_backward(dh, s["mlp"], g["mlp"], s["config"])
+    dh = feed(s["config"].mlp)[2](dh, s["mlp"], g["mlp"])
     dx = norm(dh, s["ln2"], g["ln2"], out=dh)
     dx += dy
     dh = dropout_backward(dx, s["drop1"])
@@ -255,7 +294,7 @@ def post_block_forward(x, p, *, config, mask=None, rng=None, positions=None, cac
     h, s["drop1"] = dropout_forward(h, rate=config.dropout, rng=rng)
     h += x
     x, s["ln1"] = norm(h, p["ln1"], eps=config.eps)
-    h, s["mlp"] = _feed_forward(x, p["mlp"], config)
+    h, s["mlp"] = feed(config.mlp)[1](x, p["mlp"])
     h, s["drop2"] = dropout_forward(h, rate=config.dropout, rng=rng)
     h += x
     y, s["ln2"] = norm(h, p["ln2"], eps=config.eps)
@@ -281,7 +320,7 @@ def post_block_backward(dy, s, g):
     norm = NORMS[s["config"].norm][2]
     dx = norm(dy, s["ln2"], g["ln2"])
     dh = dropout_backward(dx, s["drop2"])
-    dx += _feed_backward(dh, s["mlp"], g["mlp"], s["config"])
+    dx += feed(s["config"].mlp)[2](dh, s["mlp"], g["mlp"])
     dx = norm(dx, s["ln1"], g["ln1"])
     dh = dropout_backward(dx, s["drop1"])
     dx += self_attention_backward(dh, s["attn"], g["attn"])
@@ -345,11 +384,12 @@ def tower_forward(x, p, *, config, mask=None, rng=None, positions=None, cache=No
     tower_backward : The gradient of this function.
     """
     s = {}
-    for name in map(str, range(len(p))):  # not the order of the dict, which a file may change
+    for i in range(len(p)):  # not the order of the dict, which a file may change
+        name = str(i)
         x, s[name] = BLOCKS[config.order][0](
             x,
             p[name],
-            config=config,
+            config=config.at(i),
             mask=mask,
             rng=rng,
             positions=positions,
@@ -412,15 +452,8 @@ def _attend(x, p, config, **options):
         heads=config.heads,
         kv_heads=config.kv_heads,
         rotary_base=config.rotary_base,
+        rotary_scaling=config.rotary_scaling,
+        scale=config.scale,
+        blind=config.blind,
         **options,
     )
-
-
-def _feed_forward(x, p, config):
-    if config.mlp == "swiglu":
-        return swiglu_forward(x, p)
-    return mlp_forward(x, p, kind=config.mlp)
-
-
-def _feed_backward(dy, s, g, config):
-    return (swiglu_backward if config.mlp == "swiglu" else mlp_backward)(dy, s, g)

@@ -37,7 +37,8 @@ def from_dict(cls, mapping):
     Traceback (most recent call last):
         ...
     ValueError: BlockConfig: unknown 'haeds' (did you mean 'heads'?); missing 'heads'; its keys are
-    width, heads, hidden, kv_heads, order, norm, eps, mlp, bias, dropout, rotary_base
+    width, heads, hidden, kv_heads, order, norm, eps, mlp, bias, dropout, rotary_base,
+    rotary_scaling, head_width, value_width, scale, depth_scale, blind
     """
     if not isinstance(mapping, Mapping):
         raise TypeError(f"{cls.__name__} is built from a mapping, got {mapping!r}")

@@ -24,6 +24,7 @@ from scratch_vlm.ops.pixel_shuffle import (
 )
 
 OPTIONS = {  # what a kind can be told besides its widths and biases
+    "none": (),
     "linear": (),
     "mlp": ("hidden", "activation"),
     "pixel_shuffle": ("hidden", "activation", "grid", "by"),
@@ -37,9 +38,10 @@ class ConnectorConfig:
 
     Attributes
     ----------
-    kind : {"linear", "mlp", "pixel_shuffle", "resampler"}
-        A linear layer for each feature; an MLP for each; an MLP for each square of neighbouring
-        features; or a Perceiver Resampler, which makes as many tokens of a video as of an image.
+    kind : {"none", "linear", "mlp", "pixel_shuffle", "resampler"}
+        Nothing, where features are visual tokens already; a linear layer for each feature; an MLP
+        for each; an MLP for each square of neighbouring features; or a Perceiver Resampler, which
+        makes as many tokens of a video as of an image.
     inputs : int
         E, channels of a feature.
     outputs : int
@@ -111,6 +113,11 @@ class ConnectorConfig:
             if getattr(self, name) is None:
                 raise ValueError(f"a connector of kind {self.kind} needs a {name}")
         check_counts(inputs=self.inputs, outputs=self.outputs)
+        if self.kind == "none" and self.inputs != self.outputs:
+            raise ValueError(
+                f"a connector of kind none leaves features of {self.inputs} channels as they are; "
+                f"outputs are to be {self.outputs}"
+            )
         if self.hidden is not None:
             check_counts(hidden=self.hidden)
         activation(self.activation)
@@ -324,6 +331,8 @@ def real_tokens(config, lengths, frames, patches):
 
 def _layers(config):  # channels in and out of every linear layer, by name
     inputs, outputs = config.inputs, config.outputs
+    if config.kind == "none":
+        return {}
     if config.kind == "linear":
         return {"out": (inputs, outputs)}
     if config.kind == "resampler":

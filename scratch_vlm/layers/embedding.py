@@ -185,7 +185,7 @@ def grid_positions_init(rng, grid, width, *, extra=0, axial=False, std=0.02):
     return {"extra": draw(extra), "rows": draw(grid[0]), "columns": draw(grid[1])}
 
 
-def grid_positions_forward(x, p, *, grid, trained):
+def grid_positions_forward(x, p, *, grid, trained, method="bicubic"):
     """Add a learned vector for each place of a grid of patches.
 
     Parameters
@@ -200,6 +200,8 @@ def grid_positions_forward(x, p, *, grid, trained):
     trained : tuple of int
         Rows and columns of patches that `p` was made for; where they differ from `grid` the
         table is interpolated.
+    method : {"bicubic", "bilinear", "bicubic_repeat"}
+        How, see `resize_matrix`.
 
     Returns
     -------
@@ -229,7 +231,7 @@ def grid_positions_forward(x, p, *, grid, trained):
     axial = "rows" in p
     table = _axial_table(p) if axial else p["w"]
     _check_places(x, table.shape[1])
-    table, stretched = interpolate_positions_forward(table, old=trained, new=grid)
+    table, stretched = interpolate_positions_forward(table, old=trained, new=grid, method=method)
     if x.shape[1] != len(table):
         raise ValueError(f"{x.shape[1]} tokens do not fit {len(table)} places on the grid {grid}")
     return x + table, (stretched, axial, trained)

@@ -10,22 +10,18 @@ from scratch_vlm.layers.attention import (
     cross_attention_backward,
     cross_attention_forward,
     cross_attention_init,
+    self_attention_backward,
+    self_attention_forward,
 )
-from scratch_vlm.layers.block import BlockConfig
+from scratch_vlm.layers.block import BlockConfig, block_init
 from scratch_vlm.layers.config import check_keys, check_type
 from scratch_vlm.layers.counts import check_counts
-from scratch_vlm.layers.mlp import (
-    mlp_backward,
-    mlp_forward,
-    mlp_init,
-    swiglu_backward,
-    swiglu_forward,
-    swiglu_init,
-)
+from scratch_vlm.layers.mlp import feed
 from scratch_vlm.layers.norm import NORMS
 from scratch_vlm.ops.dropout import dropout_backward, dropout_forward
 
 GATE_WIDTHS = ("one", "channel")
+BLIND = ("zero", "mean", "all")
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class GatedConfig:
     head_width : int or None
         K, channels of a head; None for D over the heads.
     qk_norm : bool
-        Whether the queries and keys of each head are normalised.
+        Whether the queries and keys of each head are normalised, by their root mean square.
     gate : float
         tanh(alpha) that both gates start with, from 0 to below 1. At 0 they are closed: the
         language model starts as it was.
@@ -50,6 +46,11 @@ class GatedConfig:
     skip_blind : bool
         Whether tokens that may see nothing skip the feed-forward half, too. Then nothing
         changes them, however far the gates have opened.
+    blind : {"zero", "mean", "all"}
+        What tokens read that may see nothing: zero, the mean of all values, or all visual tokens
+        as if they saw them. Papers and the released code say zero; "mean" is what the open
+        implementation of [3]_ does where a token may see all media before it, and "all" what the
+        Transformers library does in its Llama 3.2 Vision.
 
     Notes
     -----
@@ -64,6 +65,7 @@ class GatedConfig:
        arXiv:2204.14198, appendix A.1.2 and table 4.
     .. [2] Llama Team, "The Llama 3 Herd of Models", 2024, arXiv:2407.21783, section 7; the
        numbers are those of the released code.
+    .. [3] lucidrains/flamingo-pytorch, flamingo_pytorch.py, class MaskedCrossAttention.
     """
 
     block: BlockConfig
@@ -73,6 +75,7 @@ class GatedConfig:
     gate: float = 0.0
     gate_width: str = "one"
     skip_blind: bool = False
+    blind: str = "zero"
 
     def __post_init__(self):
         check_type(BlockConfig, block=self.block)
@@ -90,6 +93,8 @@ class GatedConfig:
             raise ValueError(
                 f"gate_width must be one of {', '.join(GATE_WIDTHS)}, got {self.gate_width!r}"
             )
+        if self.blind not in BLIND:
+            raise ValueError(f"blind must be one of {', '.join(BLIND)}, got {self.blind!r}")
 
     @property
     def gate_shape(self):
@@ -131,11 +136,11 @@ def gated_block_init(rng, config, *, depth=1):
             head_width=config.head_width,
             bias=block.bias,
             out_std=shrink * inside**-0.5,
-            qk_norm=config.qk_norm,
+            qk_norm="rms" if config.qk_norm else None,
         ),
         "attn_gate": gate,
         "ln2": norm_init(block.width),
-        "mlp": (swiglu_init if block.mlp == "swiglu" else mlp_init)(
+        "mlp": feed(block.mlp)[0](
             rng,
             block.width,
             block.hidden,
@@ -161,7 +166,8 @@ def gated_block_forward(x, z, p, *, config, mask=None, rng=None, kept=None):
         The kind of block.
     mask : boolean array broadcastable to (B, A, T, S), optional
         True where a token may see, as `media_mask` says for whole media. A token that may see
-        nothing reads exactly zero, even where the attention has biases.
+        nothing reads exactly zero, even where the attention has biases, unless the config's
+        `blind` says otherwise.
     rng : numpy.random.Generator, optional
         Draws the dropout; None for none.
     kept : dict, optional
@@ -205,6 +211,10 @@ def gated_block_forward(x, z, p, *, config, mask=None, rng=None, kept=None):
     block, xp = config.block, namespace(x)
     s = {"config": config}
     norm = NORMS[block.norm][1]
+    if mask is not None:
+        s["sees"] = _sees(mask)
+        if config.blind == "all":
+            mask = mask | ~mask.any(-1, keepdims=True)
     h, s["ln1"] = norm(x, p["ln1"], eps=block.eps)
     h, s["attn"] = cross_attention_forward(
         h,
@@ -215,18 +225,15 @@ def gated_block_forward(x, z, p, *, config, mask=None, rng=None, kept=None):
         mask=mask,
         eps=block.eps,
         kept=kept,
+        blind="mean" if config.blind == "mean" else "zero",
     )
     h, s["drop1"] = dropout_forward(h, rate=block.dropout, rng=rng)
-    if mask is not None:
-        s["sees"] = _sees(mask)
+    if config.blind == "zero" and mask is not None:
         h *= s["sees"]
     s["attn_gate"] = h, xp.tanh(p["attn_gate"])
     x = x + h * s["attn_gate"][1]
     h, s["ln2"] = norm(x, p["ln2"], eps=block.eps)
-    if block.mlp == "swiglu":
-        h, s["mlp"] = swiglu_forward(h, p["mlp"])
-    else:
-        h, s["mlp"] = mlp_forward(h, p["mlp"], kind=block.mlp)
+    h, s["mlp"] = feed(block.mlp)[1](h, p["mlp"])
     h, s["drop2"] = dropout_forward(h, rate=block.dropout, rng=rng)
     if config.skip_blind and mask is not None:
         h *= s["sees"]
@@ -272,16 +279,120 @@ def gated_block_backward(dy, s, g):
     if config.skip_blind and "sees" in s:
         dh *= s["sees"]
     dh = dropout_backward(dh, s["drop2"])
-    dh = (swiglu_backward if block.mlp == "swiglu" else mlp_backward)(dh, s["mlp"], g["mlp"])
+    dh = feed(block.mlp)[2](dh, s["mlp"], g["mlp"])
     dx = norm(dh, s["ln2"], g["ln2"])
     dx += dy
     dh = _through_gate(dx, s, g, "attn_gate")
-    if "sees" in s:
+    if config.blind == "zero" and "sees" in s:
         dh *= s["sees"]
     dh = dropout_backward(dh, s["drop1"])
     dq, dz = cross_attention_backward(dh, s["attn"], g["attn"])
     dx += norm(dq, s["ln1"], g["ln1"])
     return dx, dz
+
+
+def gated_self_init(rng, config, *, gate=0.66, depth=1):
+    """Draw the parameters of `gated_self_forward`.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Where the weights come from.
+    config : BlockConfig
+        The kind of block.
+    gate : float, default 0.66
+        tanh(alpha) that both gates start with; alpha is about pi / 4 by default.
+    depth : int, default 1
+        Blocks that add to the same tokens; each starts smaller by sqrt(2 depth).
+
+    Returns
+    -------
+    p : dict
+        Those of `block_init`, ``attn_gate`` and ``mlp_gate``.
+    """
+    gate = np.array(math.atanh(gate), "float32")
+    return {**block_init(rng, config, depth=depth), "attn_gate": gate, "mlp_gate": gate.copy()}
+
+
+def gated_self_forward(x, p, *, config, mask=None):
+    r"""Read the other tokens, then think, as far as two gates are open.
+
+    Parameters
+    ----------
+    x : array of shape (B, T, D)
+        Tokens.
+    p : dict
+        As `gated_self_init` makes it; a gate may also be one number for each channel.
+    config : BlockConfig
+        The kind of block, with norms before the sublayers and without rotary positions.
+    mask : boolean array broadcastable to (B, A, T, S), optional
+        True where a token may attend; S is T.
+
+    Returns
+    -------
+    y : array of shape (B, T, D)
+    saved : dict
+        For `gated_self_backward`.
+
+    See Also
+    --------
+    gated_self_backward : The gradient of this function.
+    gated_block_forward : The same with tokens of something else.
+
+    Notes
+    -----
+    ``x = x + tanh(a) attn(ln1(x)); y = x + tanh(b) mlp(ln2(x))``, the block of the global part of
+    the vision tower of Llama 3.2 [1]_.
+
+    References
+    ----------
+    .. [1] meta-llama/llama-models, models/llama3/multimodal/model.py,
+       ImageTransformerBlock with gated=True.
+    """
+    s = {"config": config}
+    norm, xp = NORMS[config.norm][1], namespace(x)
+    h, s["ln1"] = norm(x, p["ln1"], eps=config.eps)
+    h, s["attn"] = self_attention_forward(
+        h,
+        p["attn"],
+        heads=config.heads,
+        kv_heads=config.kv_heads,
+        mask=mask,
+        scale=config.scale,
+        blind=config.blind,
+    )
+    s["attn_gate"] = h, xp.tanh(p["attn_gate"])
+    x = x + h * s["attn_gate"][1]
+    h, s["ln2"] = norm(x, p["ln2"], eps=config.eps)
+    h, s["mlp"] = feed(config.mlp)[1](h, p["mlp"])
+    s["mlp_gate"] = h, xp.tanh(p["mlp_gate"])
+    return x + h * s["mlp_gate"][1], s
+
+
+def gated_self_backward(dy, s, g):
+    """Gradient of `gated_self_forward`, which it reads from the bottom up.
+
+    Parameters
+    ----------
+    dy : array of shape (B, T, D)
+        dL/dy.
+    s : dict
+        As `gated_self_forward` saved it.
+    g : dict
+        Gains the gradients of the parameters; empty if they are frozen.
+
+    Returns
+    -------
+    dx : array of shape (B, T, D)
+    """
+    config = s["config"]
+    norm = NORMS[config.norm][2]
+    dh = _through_gate(dy, s, g, "mlp_gate")
+    dh = feed(config.mlp)[2](dh, s["mlp"], g["mlp"])
+    dx = dy + norm(dh, s["ln2"], g["ln2"])
+    dh = _through_gate(dx, s, g, "attn_gate")
+    dh = self_attention_backward(dh, s["attn"], g["attn"])
+    return dx + norm(dh, s["ln1"], g["ln1"])
 
 
 def _through_gate(dy, s, g, name):  # dL/dh of what was let through

@@ -118,6 +118,28 @@ def linear_backward(dy, saved, g, *, out=None):
     return dx
 
 
+def has_bias(bias, name):
+    """Say whether one of the linear layers of a block has a bias.
+
+    Parameters
+    ----------
+    bias : bool or tuple of str
+        Of all of them, or the names of those that have one.
+    name : str
+        The layer.
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> has_bias(True, "fc"), has_bias(("qkv", "out"), "fc")
+    (True, False)
+    """
+    return bias if isinstance(bias, bool) else name in bias
+
+
 def check_outputs(p, outputs):
     """Refuse a head that was made for another number of outputs than the config asks for.
 

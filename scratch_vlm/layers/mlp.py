@@ -1,8 +1,49 @@
 """The feed-forward half of a block: each token thinks by itself about what it has read."""
 
+from functools import partial
+
 from scratch_vlm.backend import namespace
-from scratch_vlm.layers.linear import linear_backward, linear_forward, linear_init
-from scratch_vlm.ops.activations import activation, silu_backward, silu_forward
+from scratch_vlm.layers.linear import has_bias, linear_backward, linear_forward, linear_init
+from scratch_vlm.ops.activations import activation
+
+GATED = {  # names of Shazeer's variants, and the activation of their gate
+    "swiglu": "silu",
+    "geglu": "gelu",
+    "geglu_tanh": "gelu_tanh",
+    "reglu": "relu",
+    "glu": "sigmoid",
+    # and others that published configs name
+    "quick_geglu": "quick_gelu",
+    "tanh_glu": "tanh",
+    "squared_reglu": "squared_relu",
+}
+
+
+def feed(kind):
+    """Look up the feed-forward half of a block by its name in a config.
+
+    Parameters
+    ----------
+    kind : str
+        A key of ``GATED``, or of ``ops.activations.ACTIVATIONS`` for a plain MLP.
+
+    Returns
+    -------
+    init, forward, backward : callable
+        Those of `swiglu_forward` or of `mlp_forward`, with the activation filled in.
+
+    Raises
+    ------
+    ValueError
+        If there is no such kind.
+    """
+    if kind in GATED:
+        return swiglu_init, partial(swiglu_forward, kind=GATED[kind]), swiglu_backward
+    try:
+        activation(kind)
+    except ValueError as error:
+        raise ValueError(f"{error}, or of a gated MLP: {', '.join(GATED)}") from None
+    return mlp_init, partial(mlp_forward, kind=kind), mlp_backward
 
 
 def mlp_init(rng, width, hidden, *, outputs=None, bias=True, out_std=None):
@@ -16,8 +57,8 @@ def mlp_init(rng, width, hidden, *, outputs=None, bias=True, out_std=None):
         D and M.
     outputs : int, optional
         E, channels that come out; default D, as in a block.
-    bias : bool, default True
-        Whether the linear layers have biases.
+    bias : bool or tuple of str, default True
+        Whether the linear layers have biases, or the names of those that have.
     out_std : float, optional
         Standard deviation of the weights of ``proj``; smaller in deep models.
 
@@ -28,8 +69,8 @@ def mlp_init(rng, width, hidden, *, outputs=None, bias=True, out_std=None):
     """
     outputs = width if outputs is None else outputs
     return {
-        "fc": linear_init(rng, width, hidden, bias=bias),
-        "proj": linear_init(rng, hidden, outputs, bias=bias, std=out_std),
+        "fc": linear_init(rng, width, hidden, bias=has_bias(bias, "fc")),
+        "proj": linear_init(rng, hidden, outputs, bias=has_bias(bias, "proj"), std=out_std),
     }
 
 
@@ -99,8 +140,8 @@ def swiglu_init(rng, width, hidden, *, bias=False, out_std=None):
         Where the weights come from.
     width, hidden : int
         D and M.
-    bias : bool, default False
-        Whether the linear layers have biases.
+    bias : bool or tuple of str, default False
+        Whether the linear layers have biases, or the names of those that have.
     out_std : float, optional
         Standard deviation of the weights of ``proj``; smaller in deep models.
 
@@ -111,12 +152,12 @@ def swiglu_init(rng, width, hidden, *, bias=False, out_std=None):
         (M, D).
     """
     return {
-        "fc": linear_init(rng, width, 2 * hidden, bias=bias),
-        "proj": linear_init(rng, hidden, width, bias=bias, std=out_std),
+        "fc": linear_init(rng, width, 2 * hidden, bias=has_bias(bias, "fc")),
+        "proj": linear_init(rng, hidden, width, bias=has_bias(bias, "proj"), std=out_std),
     }
 
 
-def swiglu_forward(x, p):
+def swiglu_forward(x, p, *, kind="silu"):
     r"""Widen each token twice, let one half gate the other, and narrow it again.
 
     Parameters
@@ -125,6 +166,8 @@ def swiglu_forward(x, p):
         Tokens.
     p : dict
         ``fc`` with the gate in its first M columns, and ``proj``; linear layers.
+    kind : str, default "silu"
+        Activation of the gate: "gelu" makes it GEGLU, see ``GATED``.
 
     Returns
     -------
@@ -135,7 +178,7 @@ def swiglu_forward(x, p):
     Raises
     ------
     ValueError
-        If shapes do not fit.
+        If the activation is unknown or shapes do not fit.
 
     See Also
     --------
@@ -143,16 +186,16 @@ def swiglu_forward(x, p):
 
     Notes
     -----
-    :math:`y = (\mathrm{silu}(x W_1) \circ x W_2) W_3` [1]_.
+    :math:`y = (\mathrm{silu}(x W_1) \circ x W_2) W_3` [1]_, or with another activation.
 
     References
     ----------
     .. [1] N. Shazeer, "GLU Variants Improve Transformer", 2020, arXiv:2002.05202, equation 6.
     """
-    s = {}
+    s = {"kind": kind}
     h, s["fc"] = linear_forward(x, p["fc"])  # (..., 2 M)
     m = h.shape[-1] // 2
-    gate, s["silu"] = silu_forward(h[..., :m])  # (..., M)
+    gate, s["act"] = activation(kind)[0](h[..., :m])  # (..., M)
     s["gate"], s["up"] = gate, h[..., m:]
     y, s["proj"] = linear_forward(gate * s["up"], p["proj"])
     return y, s
@@ -180,7 +223,7 @@ def swiglu_backward(dy, s, g):
     :math:`du = dh \circ a`.
     """
     dh = linear_backward(dy, s["proj"], g["proj"])
-    dgate = silu_backward(dh * s["up"], s["silu"])
+    dgate = activation(s["kind"])[1](dh * s["up"], s["act"])
     dup = dh * s["gate"]
     dh = namespace(dh).concatenate([dgate, dup], axis=-1)  # (..., 2 M)
     return linear_backward(dh, s["fc"], g["fc"])

@@ -6,19 +6,12 @@ from scratch_vlm.layers.attention import (
     cross_attention_forward,
     cross_attention_init,
 )
-from scratch_vlm.layers.mlp import (
-    mlp_backward,
-    mlp_forward,
-    mlp_init,
-    swiglu_backward,
-    swiglu_forward,
-    swiglu_init,
-)
+from scratch_vlm.layers.mlp import feed
 from scratch_vlm.layers.norm import NORMS
 from scratch_vlm.ops.dropout import dropout_backward, dropout_forward
 
 
-def cross_block_init(rng, config, source_width, *, head_width=None, depth=1):
+def cross_block_init(rng, config, source_width, *, head_width=None, qk_norm=None, depth=1):
     """Draw the parameters of `cross_block_forward`.
 
     Parameters
@@ -30,7 +23,9 @@ def cross_block_init(rng, config, source_width, *, head_width=None, depth=1):
     source_width : int
         E, channels of the inputs.
     head_width : int, optional
-        K, channels of a head. Default D / A.
+        K, channels of a head. Default that of the config.
+    qk_norm : {"rms", "layer"}, optional
+        How the queries and keys of each head are normalised. Default not at all.
     depth : int, default 1
         Blocks that add to the same latents; each starts smaller by sqrt(2 depth).
 
@@ -47,6 +42,7 @@ def cross_block_init(rng, config, source_width, *, head_width=None, depth=1):
     check_cross_block(config)
     norm_init = NORMS[config.norm][0]
     shrink = (2 * depth) ** -0.5
+    head_width = config.head_width if head_width is None else head_width
     inside = config.width if head_width is None else config.heads * head_width
     return {
         "ln_z": norm_init(source_width),
@@ -58,11 +54,13 @@ def cross_block_init(rng, config, source_width, *, head_width=None, depth=1):
             heads=config.heads,
             kv_heads=config.kv_heads,
             head_width=head_width,
+            value_width=config.value_width,
             bias=config.bias,
             out_std=shrink * inside**-0.5,
+            qk_norm=qk_norm,
         ),
         "ln2": norm_init(config.width),
-        "mlp": (swiglu_init if config.mlp == "swiglu" else mlp_init)(
+        "mlp": feed(config.mlp)[0](
             rng,
             config.width,
             config.hidden,
@@ -136,15 +134,19 @@ def cross_block_forward(x, z, p, *, config, mask=None, residual=True, with_laten
     if with_latents:
         kv = namespace(x).concatenate([kv, q], axis=1)  # (B, S + R, D)
     h, s["attn"] = cross_attention_forward(
-        q, kv, p["attn"], heads=config.heads, kv_heads=config.kv_heads, mask=mask
+        q,
+        kv,
+        p["attn"],
+        heads=config.heads,
+        kv_heads=config.kv_heads,
+        mask=mask,
+        eps=config.eps,
+        blind=config.blind,
     )
     h, s["drop1"] = dropout_forward(h, rate=config.dropout, rng=rng)
     x = x + h if residual else h
     h, s["ln2"] = norm(x, p["ln2"], eps=config.eps)
-    if config.mlp == "swiglu":
-        h, s["mlp"] = swiglu_forward(h, p["mlp"])
-    else:
-        h, s["mlp"] = mlp_forward(h, p["mlp"], kind=config.mlp)
+    h, s["mlp"] = feed(config.mlp)[1](h, p["mlp"])
     h, s["drop2"] = dropout_forward(h, rate=config.dropout, rng=rng)
     h += x
     return h, s
@@ -177,7 +179,7 @@ def cross_block_backward(dy, s, g):
     config = s["config"]
     norm = NORMS[config.norm][2]
     dh = dropout_backward(dy, s["drop2"])
-    dh = (swiglu_backward if config.mlp == "swiglu" else mlp_backward)(dh, s["mlp"], g["mlp"])
+    dh = feed(config.mlp)[2](dh, s["mlp"], g["mlp"])
     dx = dy + norm(dh, s["ln2"], g["ln2"])
     dh = dropout_backward(dx, s["drop1"])
     dq, dkv = cross_attention_backward(dh, s["attn"], g["attn"])

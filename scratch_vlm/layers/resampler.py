@@ -41,6 +41,8 @@ class ResamplerConfig:
         ones are refused.
     head_width : int or None
         K, channels of a head; None for D over the heads.
+    qk_norm : {"rms", "layer"} or None
+        How the queries and keys of each head are normalised, as in some of Idefics.
     latent_std, time_std : float
         Standard deviations that the latents and the time embeddings start with.
 
@@ -62,6 +64,7 @@ class ResamplerConfig:
     frames: int = 8
     stretch: str = "longer"
     head_width: int | None = None
+    qk_norm: str | None = None
     latent_std: float = 1.0
     time_std: float = 1.0
 
@@ -71,6 +74,8 @@ class ResamplerConfig:
             check_counts(frames=self.frames)
         if self.head_width is not None:
             check_counts(head_width=self.head_width)
+        if self.qk_norm is not None and self.qk_norm not in NORMS:
+            raise ValueError(f"qk_norm must be one of {', '.join(NORMS)}, got {self.qk_norm!r}")
         _check_stretch(self.stretch)
         check_cross_block(self.block)
 
@@ -97,7 +102,12 @@ def resampler_init(rng, config):
         p["time"] = time_embedding_init(rng, config.frames, width, std=config.time_std)
     p["blocks"] = {
         str(i): cross_block_init(
-            rng, config.block, width, head_width=config.head_width, depth=config.depth
+            rng,
+            config.block,
+            width,
+            head_width=config.head_width,
+            qk_norm=config.qk_norm,
+            depth=config.depth,
         )
         for i in range(config.depth)
     }

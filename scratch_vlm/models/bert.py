@@ -25,8 +25,10 @@ from scratch_vlm.layers.embedding import (
 from scratch_vlm.layers.linear import linear_backward, linear_forward, linear_init
 from scratch_vlm.layers.norm import NORMS
 from scratch_vlm.layers.pool import pick_backward, pick_forward
+from scratch_vlm.ops.activations import activation
 from scratch_vlm.ops.dropout import dropout_backward, dropout_forward
 from scratch_vlm.ops.masks import padding_mask
+from scratch_vlm.tree import tree_map
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class BERTConfig:
         L, blocks.
     segments : int
         Kinds of sentence that a token may belong to; 2 in BERT.
+    head : {"pool", "words"}
+        Whether it ends in one vector for a text, or in scores of the words that were masked.
     """
 
     vocabulary: int
@@ -52,8 +56,11 @@ class BERTConfig:
     block: BlockConfig
     depth: int
     segments: int = 2
+    head: str = "pool"
 
     def __post_init__(self):
+        if self.head not in ("pool", "words"):
+            raise ValueError(f"head must be 'pool' or 'words', got {self.head!r}")
         check_counts(
             vocabulary=self.vocabulary,
             context=self.context,
@@ -76,16 +83,23 @@ def bert_init(rng, config):
     Returns
     -------
     p : dict
-        ``tokens``, ``positions``, ``segments``, ``ln``, ``blocks`` and ``pool``.
+        ``tokens``, ``positions``, ``segments``, ``ln``, ``blocks`` and ``pool`` or ``words``.
     """
     width = config.block.width
+    if config.head == "pool":
+        head = {"pool": linear_init(rng, width, width, std=0.02)}
+    else:
+        words = {"fc": linear_init(rng, width, width, std=0.02)}
+        words["ln"] = NORMS[config.block.norm][0](width)
+        words["b"] = np.zeros(config.vocabulary, "float32")
+        head = {"words": words}
     return {
         "tokens": embedding_init(rng, config.vocabulary, width),
         "positions": embedding_init(rng, config.context, width),
         "segments": embedding_init(rng, config.segments, width),
         "ln": NORMS[config.block.norm][0](width),
         "blocks": tower_init(rng, config.block, depth=config.depth),
-        "pool": linear_init(rng, width, width, std=0.02),
+        **head,
     }
 
 
@@ -219,6 +233,66 @@ def bert_pool_backward(dy, saved, g):
     picked, projected, y = saved
     dx = linear_backward(dy * (1 - y * y), projected, g)
     return pick_backward(dx, picked)
+
+
+def bert_words_forward(x, p, *, config):
+    """Score every word in the place of each token: the head of masked language models.
+
+    Parameters
+    ----------
+    x : array of shape (B, T, D)
+        As `bert_forward` returns it.
+    p : dict
+        As `bert_init` makes it; ``words`` and ``tokens``, to which its matrix is tied, are read.
+    config : BERTConfig
+        The model.
+
+    Returns
+    -------
+    logits : array of shape (B, T, V)
+    saved : dict
+        For `bert_words_backward`.
+
+    See Also
+    --------
+    bert_words_backward : The gradient of this function.
+
+    References
+    ----------
+    .. [1] google-research/bert, run_pretraining.py, get_masked_lm_output.
+    """
+    check_keys(p, "tokens/w", "words/fc", "words/ln", "words/b")
+    s, block, words = {"config": config}, config.block, p["words"]
+    h, s["fc"] = linear_forward(x, words["fc"])
+    h, s["act"] = activation(block.mlp)[0](h, out=h)
+    h, s["ln"] = NORMS[block.norm][1](h, words["ln"], eps=block.eps)
+    logits, s["out"] = linear_forward(h, {"w": p["tokens"]["w"].T, "b": words["b"]})  # (B, T, V)
+    return logits, s
+
+
+def bert_words_backward(dlogits, s, g):
+    """Gradient of `bert_words_forward`, which it reads from the bottom up.
+
+    Parameters
+    ----------
+    dlogits : array of shape (B, T, V)
+        dL/dlogits.
+    s : dict
+        As `bert_words_forward` saved it.
+    g : dict
+        Gains the gradients of the parameters; empty if they are frozen. The vectors of the
+        tokens gain here as a head, and in `bert_backward` as an embedding.
+
+    Returns
+    -------
+    dx : array of shape (B, T, D)
+    """
+    block, words = s["config"].block, g["words"]
+    tied = {"w": tree_map(lambda w: w.T, g["tokens"]["w"]), "b": words["b"]}
+    dh = linear_backward(dlogits, s["out"], tied)
+    dh = NORMS[block.norm][2](dh, s["ln"], words["ln"])
+    dh = activation(block.mlp)[1](dh, s["act"], out=dh)
+    return linear_backward(dh, s["fc"], words["fc"])
 
 
 def _check_texts(ids, segments, lengths, p, config):

@@ -42,10 +42,13 @@ class CLIPConfig:
     def __post_init__(self):
         check_type(ViTConfig, image=self.image)
         check_type(TextConfig, text=self.text)
-        if not self.image.outputs or self.image.outputs != self.text.outputs:
+        image = self.image.outputs
+        if not image and self.image.pool == "attention":  # the pooled token is the embedding
+            image = self.image.block.width
+        if not image or image != self.text.outputs:
             raise ValueError(
                 "both towers must end in embeddings of one width; "
-                f"got {self.image.outputs} and {self.text.outputs}"
+                f"got {image} and {self.text.outputs}"
             )
         if self.loss not in ("softmax", "sigmoid"):
             raise ValueError(f"loss must be 'softmax' or 'sigmoid', got {self.loss!r}")

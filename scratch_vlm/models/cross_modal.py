@@ -322,7 +322,8 @@ def cross_trunk_forward(
     s = {"config": config, "blocks": {}, "gated": {}}
     mask, positions = trunk_order(x, lm, mask=mask, positions=positions, cache=cache)
     x, s["start"] = lm_start_forward(x, p["lm"], config=lm, positions=positions, rng=rng)
-    for name in map(str, range(lm.depth)):
+    for i in range(lm.depth):
+        name = str(i)
         if name in p["gated"]:
             x, s["gated"][name] = gated_block_forward(
                 x,
@@ -336,7 +337,7 @@ def cross_trunk_forward(
         x, s["blocks"][name] = BLOCKS[lm.block.order][0](
             x,
             p["lm"]["blocks"][name],
-            config=lm.block,
+            config=lm.block.at(i),
             mask=mask,
             rng=rng,
             positions=positions,

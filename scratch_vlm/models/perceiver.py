@@ -10,7 +10,9 @@ import numpy as np
 
 from scratch_vlm.backend import floating, namespace, to_device
 from scratch_vlm.layers.block import BlockConfig, tower_backward, tower_forward, tower_init
+from scratch_vlm.layers.config import check_keys
 from scratch_vlm.layers.counts import check_counts
+from scratch_vlm.layers.embedding import embedding_init
 from scratch_vlm.layers.linear import linear_backward, linear_forward, linear_init
 from scratch_vlm.layers.norm import NORMS
 from scratch_vlm.layers.perceiver import (
@@ -21,9 +23,13 @@ from scratch_vlm.layers.perceiver import (
 )
 from scratch_vlm.layers.pool import mean_pool_backward, mean_pool_forward
 from scratch_vlm.ops.fourier import check_axes, fourier_positions
+from scratch_vlm.ops.positions import (
+    interpolate_positions_backward,
+    interpolate_positions_forward,
+)
 
 VARIANTS = ("original", "io")
-DECODERS = ("mean", "query")
+DECODERS = ("mean", "mean_first", "query")
 
 
 @dataclass(frozen=True)
@@ -59,16 +65,29 @@ class PerceiverConfig:
         their positions already, or have none.
     cross_heads : int
         Heads of the cross-attentions.
-    cross_head_width : int or None
-        Channels of such a head; None for D over their number.
+    cross_head_width, cross_value_width : int or None
+        Channels of such a head, and of its values; None for D over their number, and for as many
+        as a head has.
     cross_hidden : int or None
         Channels inside the MLP after a cross-attention; None for those of `block`.
     query_residual : bool
         Whether the latents stay and add what they read.
-    decoder : {"mean", "query"}
-        What stands for the input: the mean of the latents, or a learned query that reads them.
+    decoder : {"mean", "mean_first", "query"}
+        What stands for the input: the mean of the normalised latents, their mean, which is
+        normalised then [3]_, or a learned query that reads them.
     latent_std : float
         Standard deviation that the latents start with.
+    highest : float or None
+        Highest Fourier frequency, and
+    order : {"kinds", "axes"}
+        order of the features, see `fourier_positions`.
+    learned : int or None
+        Channels of learned positions, in the place of Fourier features; inputs become as wide by
+        a linear layer. For images.
+    decoder_heads, decoder_hidden : int or None
+        Of the block of the query; None for those of the cross-attentions.
+    decoder_residual : bool
+        Whether the query stays and adds what it read.
 
     Notes
     -----
@@ -83,6 +102,7 @@ class PerceiverConfig:
        arXiv:2103.03206, section 4.1 and appendix.
     .. [2] A. Jaegle et al., "Perceiver IO: A General Architecture for Structured Inputs &
        Outputs", 2021, arXiv:2107.14795, appendix.
+    .. [3] lucidrains/perceiver-pytorch, perceiver_pytorch/perceiver_pytorch.py, class Perceiver.
     """
 
     shape: tuple[int, ...]
@@ -102,6 +122,13 @@ class PerceiverConfig:
     query_residual: bool = True
     decoder: str = "mean"
     latent_std: float = 0.02
+    cross_value_width: int | None = None
+    highest: float | None = None
+    order: str = "kinds"
+    learned: int | None = None
+    decoder_heads: int | None = None
+    decoder_hidden: int | None = None
+    decoder_residual: bool = False
 
     def __post_init__(self):
         for name, known in (("variant", VARIANTS), ("decoder", DECODERS)):
@@ -113,12 +140,19 @@ class PerceiverConfig:
         check_counts(**{name: getattr(self, name) for name in counts})
         if self.outputs:  # 0 is for none
             check_counts(outputs=self.outputs)
-        for name in ("cross_hidden", "cross_head_width"):
+        optional = ("cross_hidden", "cross_head_width", "cross_value_width", "learned")
+        for name in (*optional, "decoder_heads", "decoder_hidden"):
             if getattr(self, name) is not None:
                 check_counts(**{name: getattr(self, name)})
+        if self.learned is not None and (self.bands is not None or len(self.shape) != 2):
+            raise ValueError(
+                f"learned positions are for images, and in the place of Fourier features; got "
+                f"shape {self.shape} and bands {self.bands}"
+            )
         check_axes(self.shape, "shape")
         if self.bands is not None:
-            fourier_positions((1,), self.bands)  # refuses what is no number of bands
+            # refuses what is no number of bands, or no order
+            fourier_positions((1,), self.bands, order=self.order)
         if self.crosses > self.reads:
             raise ValueError(
                 f"{self.crosses} cross-attentions are more than the {self.reads} times that the "
@@ -128,7 +162,7 @@ class PerceiverConfig:
             raise ValueError(
                 f"{self.towers} latent transformers are more than the {self.repeats} repeats"
             )
-        if self.block.width % self.cross_heads:
+        if self.cross_head_width is None and self.block.width % self.cross_heads:
             raise ValueError(
                 f"width {self.block.width} must be a multiple of cross_heads {self.cross_heads}"
             )
@@ -142,6 +176,8 @@ class PerceiverConfig:
     @property
     def input_width(self):
         """E, channels of an input with its position."""
+        if self.learned is not None:
+            return 2 * self.learned
         positions = 0 if self.bands is None else len(self.shape) * (2 * self.bands + 1)
         return self.channels + positions
 
@@ -153,7 +189,22 @@ class PerceiverConfig:
             heads=self.cross_heads,
             kv_heads=None,
             hidden=self.cross_hidden or self.block.hidden,
+            head_width=self.cross_head_width,
+            value_width=self.cross_value_width,
             rotary_base=None,
+        )
+
+    @property
+    def decoding(self):
+        """The kind of block of the query."""
+        if self.decoder_heads is None and self.decoder_hidden is None:
+            return replace(self.cross, head_width=None, value_width=None)
+        return replace(
+            self.cross,
+            heads=self.decoder_heads or self.cross_heads,
+            hidden=self.decoder_hidden or self.cross.hidden,
+            head_width=None,
+            value_width=None,
         )
 
     def cross_name(self, repeat):
@@ -179,11 +230,11 @@ def perceiver_init(rng, config):
     -------
     p : dict
         ``latents``, ``crosses`` and ``towers``, each under its number, ``query`` and ``decode``
-        or ``ln``, and perhaps ``head``.
+        or ``ln``, and perhaps ``head`` and ``places``.
     """
     width, block = config.block.width, config.block
     added = config.reads + config.repeats * config.depth  # blocks that add to the same latents
-    options = {"head_width": config.cross_head_width, "depth": added}
+    options = {"depth": added}
 
     def draw(*shape):
         return (config.latent_std * rng.standard_normal(shape)).astype("float32")
@@ -200,11 +251,17 @@ def perceiver_init(rng, config):
     }
     if config.decoder == "query":
         p["query"] = draw(width)
-        p["decode"] = cross_block_init(rng, config.cross, width)
+        p["decode"] = cross_block_init(rng, config.decoding, width)
     else:
         p["ln"] = NORMS[block.norm][0](width)
     if config.outputs:
         p["head"] = linear_init(rng, width, config.outputs)
+    if config.learned is not None:
+        p["places"] = {
+            "input": linear_init(rng, config.channels, config.learned),
+            "positions": embedding_init(rng, config.shape[0] * config.shape[1], config.learned),
+            "position": linear_init(rng, config.learned, config.learned),
+        }
     return p
 
 
@@ -267,9 +324,17 @@ def perceiver_forward(inputs, p, *, config, shape=None, real=None, rng=None):
     if config.decoder == "query":
         query = _for_each_sample(p["query"][None], x)  # (B, 1, D)
         x, s["decode"] = cross_block_forward(
-            query, x, p["decode"], config=config.cross, residual=False, rng=rng
+            query,
+            x,
+            p["decode"],
+            config=config.decoding,
+            residual=config.decoder_residual,
+            rng=rng,
         )
         x = x[:, 0]  # (B, D)
+    elif config.decoder == "mean_first":
+        x, s["pool"] = mean_pool_forward(x)  # (B, D)
+        x, s["ln"] = NORMS[config.block.norm][1](x, p["ln"], eps=config.block.eps)
     else:
         x, s["ln"] = NORMS[config.block.norm][1](x, p["ln"], eps=config.block.eps)
         x, s["pool"] = mean_pool_forward(x)  # (B, D)
@@ -302,6 +367,9 @@ def perceiver_backward(dy, s, g):
         dquery, dx = cross_block_backward(dx[:, None], s["decode"], g["decode"])
         if g:
             g["query"] += dquery[:, 0].sum(0)
+    elif config.decoder == "mean_first":
+        dx = NORMS[config.block.norm][2](dx, s["ln"], g["ln"])
+        dx = mean_pool_backward(dx, s["pool"])
     else:
         dx = mean_pool_backward(dx, s["pool"])
         dx = NORMS[config.block.norm][2](dx, s["ln"], g["ln"])
@@ -348,7 +416,11 @@ def perceiver_features_forward(inputs, p, *, config, shape=None, real=None, rng=
     _check_parameters(p, config)
     _check_inputs(inputs, real, config)
     s = {"config": config, "repeats": {}}
-    z = _with_positions(inputs, config, config.shape if shape is None else shape)  # (B, N, E)
+    shape = config.shape if shape is None else shape
+    if config.learned is None:
+        z = with_positions(inputs, config, shape)  # (B, N, E)
+    else:
+        z, s["places"] = places_forward(inputs, p["places"], trained=config.shape, shape=shape)
     mask = None if real is None else real[:, None, None]  # (B, 1, 1, N)
     x = _for_each_sample(p["latents"], inputs)  # (B, R, D)
     for i in range(config.repeats):
@@ -400,7 +472,85 @@ def perceiver_features_backward(dx, s, g):
             dz += dz_here  # (B, N, E)
     if g:
         g["latents"] += dx.sum(0)
+    if config.learned is not None:
+        return places_backward(dz, s["places"], g["places"])
     return dz[..., : config.channels]
+
+
+def places_forward(inputs, p, *, trained, shape):
+    """Put beside each pixel a learned vector for its place, both as wide as each other.
+
+    Parameters
+    ----------
+    inputs : array of shape (B, N, C)
+        Pixels in reading order.
+    p : dict
+        ``input``, a linear layer for the pixels, ``positions/w`` with a vector for each place of
+        the images to train on, and ``position``, a linear layer for those.
+    trained, shape : tuple of int
+        Height and width of the images to train on, and of these. Where they differ the vectors
+        are interpolated.
+
+    Returns
+    -------
+    y : array of shape (B, N, E)
+        What became of a pixel, then of its place.
+    saved : dict
+        For `places_backward`.
+
+    Raises
+    ------
+    ValueError
+        If there is not a pixel for each place, or the parameters are others.
+
+    See Also
+    --------
+    places_backward : The gradient of this function.
+
+    References
+    ----------
+    .. [1] A. Jaegle et al., "Perceiver IO: A General Architecture for Structured Inputs &
+       Outputs", 2021, arXiv:2107.14795, appendix (ImageNet with learned position features).
+    """
+    check_keys(p, "input/w", "positions/w", "position/w")
+    xp, s = namespace(inputs), {}
+    x, s["input"] = linear_forward(inputs, p["input"])  # (B, N, E / 2)
+    table, s["stretched"] = interpolate_positions_forward(
+        p["positions"]["w"], old=trained, new=tuple(shape), method="bicubic_repeat"
+    )
+    if len(table) != x.shape[1]:
+        raise ValueError(f"{x.shape[1]} inputs are not one for each place of {tuple(shape)}")
+    places, s["position"] = linear_forward(table, p["position"])  # (N, E / 2)
+    y = xp.concatenate([x, xp.broadcast_to(places, (len(x), *places.shape))], axis=2)
+    return y, s
+
+
+def places_backward(dy, s, g):
+    """Gradient of `places_forward`, which it reads from the bottom up.
+
+    Parameters
+    ----------
+    dy : array of shape (B, N, E)
+        dL/dy.
+    s : dict
+        As `places_forward` saved it.
+    g : dict
+        Gains the gradients of the parameters; empty if they are frozen.
+
+    Returns
+    -------
+    dinputs : array of shape (B, N, C)
+
+    Notes
+    -----
+    A place is the same in all images, so its gradient is the sum over them.
+    """
+    half = dy.shape[2] // 2
+    dx, dplaces = dy[..., :half], dy[..., half:].sum(0)
+    dtable = linear_backward(dplaces, s["position"], g["position"])
+    if g["positions"]:
+        g["positions"]["w"] += interpolate_positions_backward(dtable, s["stretched"])
+    return linear_backward(dx, s["input"], g["input"])
 
 
 def _for_each_sample(x, batch):  # (R, D) -> (B, R, D)
@@ -408,11 +558,33 @@ def _for_each_sample(x, batch):  # (R, D) -> (B, R, D)
     return xp.ascontiguousarray(xp.broadcast_to(x, (len(batch), *x.shape)))
 
 
-def _with_positions(inputs, config, shape):  # (B, N, C) -> (B, N, E)
+def with_positions(inputs, config, shape):
+    """Put beside each input the Fourier features of its place.
+
+    Parameters
+    ----------
+    inputs : array of shape (B, N, C)
+        One for each place in reading order.
+    config : PerceiverConfig
+        The model; without bands nothing is put there.
+    shape : tuple of int
+        Length of each axis.
+
+    Returns
+    -------
+    array of shape (B, N, E)
+
+    Raises
+    ------
+    ValueError
+        If there is not an input for each place.
+    """
     if config.bands is None:
         return inputs
     xp = namespace(inputs)
-    table = fourier_positions(shape, config.bands, trained=config.shape)
+    table = fourier_positions(
+        shape, config.bands, trained=config.shape, highest=config.highest, order=config.order
+    )
     if len(table) != inputs.shape[1]:
         raise ValueError(
             f"{inputs.shape[1]} inputs are not one for each place of {tuple(shape)}, "

@@ -1,4 +1,4 @@
-"""The text tower of CLIP: a causal transformer whose last token stands for the text."""
+"""The text tower of CLIP and SigLIP: a transformer one of whose tokens stands for the text."""
 
 from dataclasses import dataclass
 from numbers import Integral
@@ -27,6 +27,8 @@ from scratch_vlm.layers.norm import NORMS
 from scratch_vlm.layers.pool import pick_backward, pick_forward
 from scratch_vlm.ops.masks import causal_mask
 
+POOLS = ("end", "largest", "last")
+
 
 @dataclass(frozen=True)
 class TextConfig:
@@ -38,8 +40,9 @@ class TextConfig:
         V, token ids.
     context : int
         Longest text in tokens.
-    end : int
-        The id that ends every text; the first one in a row is pooled.
+    end : int or None
+        The id that ends every text; the first one in a row is pooled. None if `pool` does not
+        look for it.
     outputs : int
         Width of the embedding.
     block : BlockConfig
@@ -50,16 +53,25 @@ class TextConfig:
         Whether a token reads only itself and those before it, as in CLIP.
     head_bias : bool
         Whether the projection has a bias; CLIP's has none.
+    pool : {"end", "largest", "last"}
+        Which token stands for a text: the first end token; that of the largest id, the first one
+        of them, as in CLIP's own code, where the end token has the largest id of all [1]_; or the
+        last of the row, padding or not, as in SigLIP.
+
+    References
+    ----------
+    .. [1] openai/CLIP, clip/model.py, encode_text.
     """
 
     vocabulary: int
     context: int
-    end: int
+    end: int | None
     outputs: int
     block: BlockConfig
     depth: int
     causal: bool = True
     head_bias: bool = False
+    pool: str = "end"
 
     def __post_init__(self):
         check_counts(
@@ -69,6 +81,10 @@ class TextConfig:
             depth=self.depth,
         )
         check_type(BlockConfig, block=self.block)
+        if self.pool not in POOLS:
+            raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {self.pool!r}")
+        if self.end is None and self.pool != "end":
+            return
         if not isinstance(self.end, Integral) or not 0 <= self.end < self.vocabulary:
             raise ValueError(f"end {self.end!r} is outside the vocabulary of {self.vocabulary}")
 
@@ -102,17 +118,21 @@ def text_init(rng, config):
     }
 
 
-def text_forward(ids, p, *, config, rng=None):
+def text_forward(ids, p, *, config, real=None, rng=None):
     """Turn texts into embeddings.
 
     Parameters
     ----------
     ids : integer array of shape (B, T)
-        Token ids; each row holds the end token, and what follows its first one is not read.
+        Token ids. Where the end token is pooled each row holds it, and what follows its first
+        one is not read.
     p : dict
         As `text_init` makes it.
     config : TextConfig
         The model.
+    real : boolean array of shape (B, T), optional
+        False where a token is padding, which nobody reads. Default what stands behind the end
+        token, where that is pooled.
     rng : numpy.random.Generator, optional
         Draws the dropout; None for none.
 
@@ -140,20 +160,11 @@ def text_forward(ids, p, *, config, rng=None):
        Supervision", 2021, arXiv:2103.00020, section 2.4.
     """
     s = {"config": config}
-    check_blocks(p, config.depth)
     bias = ["head/b"] * config.head_bias
-    check_keys(p, "tokens/w", "positions/w", "ln", "head/w", *bias)
+    check_keys(p, "ln", "head/w", *bias)
     check_outputs(p["head"], config.outputs)
-    ends = _ends(ids, config)
-    xp = namespace(p["tokens"]["w"])
-    x, s["tokens"] = embedding_forward(ids, p["tokens"])  # (B, T, D)
-    x, s["positions"] = positions_forward(x, p["positions"])
-    places = xp.arange(x.shape[1])
-    mask = (places <= xp.asarray(ends)[:, None])[:, None, None]  # (B, 1, 1, T)
-    if config.causal:  # nothing before the end can see what stands behind it: one mask for all
-        mask = causal_mask(x.shape[1], xp)
-    x, s["blocks"] = tower_forward(x, p["blocks"], config=config.block, mask=mask, rng=rng)
-    x, s["end"] = pick_forward(x, index=ends)  # (B, D)
+    x, s["features"] = text_features_forward(ids, p, config=config, real=real, rng=rng)
+    x, s["end"] = pick_forward(x, index=pooled_places(ids, config))  # (B, D)
     x, s["ln"] = NORMS[config.block.norm][1](x, p["ln"], eps=config.block.eps)
     x, s["head"] = linear_forward(x, p["head"])  # (B, E)
     return x, s
@@ -174,19 +185,121 @@ def text_backward(dy, s, g):
     dx = linear_backward(dy, s["head"], g["head"])
     dx = NORMS[s["config"].block.norm][2](dx, s["ln"], g["ln"])
     dx = pick_backward(dx, s["end"])
+    text_features_backward(dx, s["features"], g)
+
+
+def text_features_forward(ids, p, *, config, real=None, rng=None):
+    """Turn texts into tokens that have read each other, without the head.
+
+    Parameters
+    ----------
+    ids : integer array of shape (B, T)
+        Token ids.
+    p : dict
+        As `text_init` makes it.
+    config : TextConfig
+        The model.
+    real : boolean array of shape (B, T), optional
+        False where a token is padding, which nobody reads. Default what stands behind the end
+        token, where that is pooled.
+    rng : numpy.random.Generator, optional
+        Draws the dropout; None for none.
+
+    Returns
+    -------
+    x : array of shape (B, T, D)
+        Tokens, before the final norm.
+    saved : dict
+        For `text_features_backward`.
+
+    Raises
+    ------
+    TypeError
+        If the ids are not an array of integers.
+    ValueError
+        If a text is too long, lacks its end or holds an id outside the vocabulary, or the
+        parameters do not fit the config.
+
+    See Also
+    --------
+    text_features_backward : The gradient of this function.
+    """
+    s = {}
+    check_blocks(p, config.depth)
+    check_keys(p, "tokens/w", "positions/w")
+    mask = _mask(ids, config, real, namespace(p["tokens"]["w"]))
+    x, s["tokens"] = embedding_forward(ids, p["tokens"])  # (B, T, D)
+    x, s["positions"] = positions_forward(x, p["positions"])
+    x, s["blocks"] = tower_forward(x, p["blocks"], config=config.block, mask=mask, rng=rng)
+    return x, s
+
+
+def text_features_backward(dx, s, g):
+    """Gradient of `text_features_forward`; there is none with respect to the ids.
+
+    Parameters
+    ----------
+    dx : array of shape (B, T, D)
+        dL/dx.
+    s : dict
+        As `text_features_forward` saved it.
+    g : dict
+        Gains the gradients of the parameters; empty if they are frozen.
+    """
     dx = tower_backward(dx, s["blocks"], g["blocks"])
     dx = positions_backward(dx, s["positions"], g["positions"])
     embedding_backward(dx, s["tokens"], g["tokens"])
 
 
-def _ends(ids, config):
+def _mask(ids, config, real, xp):
+    ends = pooled_places(ids, config)  # refuses what are no texts, whatever the mask
+    places = xp.arange(ids.shape[1])
+    if real is not None:
+        if real.shape != ids.shape or real.dtype != bool:
+            raise ValueError(f"real must be boolean, of the shape of ids, {ids.shape}")
+        mask = xp.asarray(real)[:, None, None]  # (B, 1, 1, T)
+        return mask & causal_mask(ids.shape[1], xp) if config.causal else mask
+    if config.causal:  # nothing before the end can see what stands behind it: one mask for all
+        return causal_mask(ids.shape[1], xp)
+    if config.pool == "last":
+        return None
+    return (places <= xp.asarray(ends)[:, None])[:, None, None]
+
+
+def pooled_places(ids, config):
+    """Find the token that stands for each text.
+
+    Parameters
+    ----------
+    ids : integer array of shape (B, T)
+        Token ids.
+    config : TextConfig
+        The model.
+
+    Returns
+    -------
+    integer array of shape (B,)
+        Where the ids are.
+
+    Raises
+    ------
+    TypeError
+        If the ids are not an array.
+    ValueError
+        If they are no texts, too long, or one lacks the end token that is looked for; tokens are
+        looked at only on the host.
+    """
     xp = namespace(ids)  # refuses a list
-    if ids.ndim != 2:
+    if ids.ndim != 2 or not ids.shape[1]:
         raise ValueError(f"ids must be (B, T), got {ids.shape}")
     if ids.shape[1] > config.context:
         raise ValueError(
             f"texts of {ids.shape[1]} tokens do not fit the context of {config.context}"
         )
+    if config.pool == "last":
+        return xp.full(len(ids), ids.shape[1] - 1)
+    if config.pool == "largest":
+        return ids.argmax(1)
     is_end = ids == config.end
     if xp is np and not is_end.any(1).all():
         missing = np.flatnonzero(~is_end.any(1))

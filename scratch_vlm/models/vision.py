@@ -135,9 +135,10 @@ def features_forward(images, p, *, config, rng=None):
     s = {"config": config, "blocks": {}}
     x, s["embed"] = vit_embed_forward(images, p, config=vit)  # (B, T, D)
     hidden = [x]
-    for name in map(str, range(max(used))):
+    for i in range(max(used)):
+        name = str(i)
         x, s["blocks"][name] = BLOCKS[vit.block.order][0](
-            x, p["blocks"][name], config=vit.block, rng=rng
+            x, p["blocks"][name], config=vit.block.at(i), rng=rng
         )
         hidden.append(x)
     y = namespace(x).concatenate([hidden[layer] for layer in used], axis=2)

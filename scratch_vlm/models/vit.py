@@ -23,6 +23,7 @@ from scratch_vlm.layers.embedding import (
     grid_positions_init,
 )
 from scratch_vlm.layers.linear import check_outputs, linear_backward, linear_forward, linear_init
+from scratch_vlm.layers.mlp import GATED
 from scratch_vlm.layers.norm import NORMS
 from scratch_vlm.layers.pool import (
     attention_pool_backward,
@@ -35,6 +36,7 @@ from scratch_vlm.layers.pool import (
 )
 from scratch_vlm.ops.patches import patch_grid, patchify_backward, patchify_forward
 from scratch_vlm.ops.positions import sincos_positions_2d
+from scratch_vlm.ops.resize import METHODS
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class ViTConfig:
         Whether the two linear layers have biases; CLIP's have none.
     norm_first : bool
         Normalise the tokens before the first block, as CLIP does.
+    stretch : {"bicubic", "bilinear", "bicubic_repeat"}
+        How learned positions are interpolated for images of another size, see `resize_matrix`.
 
     Notes
     -----
@@ -83,6 +87,7 @@ class ViTConfig:
     patch_bias: bool = True
     head_bias: bool = True
     norm_first: bool = False
+    stretch: str = "bicubic"
 
     def __post_init__(self):
         if not isinstance(self.image, tuple | list) or len(self.image) != 3:
@@ -99,6 +104,8 @@ class ViTConfig:
             raise ValueError(
                 f"positions must be 'learned', 'axial' or 'sincos', got {self.positions!r}"
             )
+        if self.stretch not in METHODS:
+            raise ValueError(f"stretch must be one of {', '.join(METHODS)}, got {self.stretch!r}")
         if not self.position_std >= 0:
             raise ValueError(f"position_std must be at least 0, got {self.position_std}")
         if self.positions == "sincos" and self.block.width % 4:
@@ -221,7 +228,7 @@ def vit_forward(images, p, *, config, rng=None):
     if config.pool == "mean":
         x, s["pool"] = mean_pool_forward(x)
     elif config.pool == "attention":
-        kind = "gelu" if config.block.mlp == "swiglu" else config.block.mlp
+        kind = "gelu" if config.block.mlp in GATED else config.block.mlp
         x, s["pool"] = attention_pool_forward(
             x, p["pool"], heads=config.block.heads, kind=kind, eps=config.block.eps
         )
@@ -364,7 +371,7 @@ def vit_embed_forward(images, p, *, config):
         x = x + _fixed_positions(config, grid, x)
     else:
         x, s["positions"] = grid_positions_forward(
-            x, p["positions"], grid=grid, trained=config.grid
+            x, p["positions"], grid=grid, trained=config.grid, method=config.stretch
         )
     if config.norm_first:
         x, s["ln_pre"] = NORMS[config.block.norm][1](x, p["ln_pre"], eps=config.block.eps)

@@ -340,12 +340,175 @@ def squared_relu_backward(dy, slope, *, out=None):
     return namespace(dy).multiply(dy, slope, out=out)
 
 
+def relu_forward(x, *, out=None):
+    r"""Positive part: the activation of Idefics' Resampler.
+
+    Parameters
+    ----------
+    x : array of shape (...)
+        Any numbers.
+    out : array of shape (...), optional
+        Where to write `y`; may be `x`.
+
+    Returns
+    -------
+    y : array of shape (...)
+    slope : array of shape (...)
+        For `relu_backward`.
+
+    See Also
+    --------
+    relu_backward : The gradient of this function.
+    squared_relu_forward : Without the kink.
+
+    Notes
+    -----
+    :math:`y = \max(x, 0)` [1]_. The slope at 0 is taken as 0, as elsewhere.
+
+    References
+    ----------
+    .. [1] V. Nair and G. E. Hinton, "Rectified Linear Units Improve Restricted Boltzmann
+       Machines", 2010, section 3.
+    """
+    xp = floating(x)
+    slope = (x.real > 0).astype(x.dtype)
+    return xp.multiply(x, slope, out=out), slope
+
+
+def relu_backward(dy, slope, *, out=None):
+    r"""Gradient of `relu_forward`.
+
+    Parameters
+    ----------
+    dy : array of shape (...)
+        dL/dy.
+    slope : array of shape (...)
+        As `relu_forward` saved it.
+    out : array of shape (...), optional
+        Where to write `dx`; may be `dy`.
+
+    Returns
+    -------
+    dx : array of shape (...)
+
+    Notes
+    -----
+    In the forward this was :math:`y = x [x > 0]`, so :math:`dx = dy\, [x > 0]`.
+    """
+    return namespace(dy).multiply(dy, slope, out=out)
+
+
+def tanh_forward(x, *, out=None):
+    r"""Hyperbolic tangent, which ends between -1 and 1.
+
+    Parameters
+    ----------
+    x : array of shape (...)
+        Any numbers.
+    out : array of shape (...), optional
+        Where to write `y`; may be `x`.
+
+    Returns
+    -------
+    y : array of shape (...)
+    slope : array of shape (...)
+        For `tanh_backward`.
+
+    See Also
+    --------
+    tanh_backward : The gradient of this function.
+    """
+    y = floating(x).tanh(x, out=out)
+    return y, 1 - y * y
+
+
+def tanh_backward(dy, slope, *, out=None):
+    r"""Gradient of `tanh_forward`.
+
+    Parameters
+    ----------
+    dy : array of shape (...)
+        dL/dy.
+    slope : array of shape (...)
+        As `tanh_forward` saved it.
+    out : array of shape (...), optional
+        Where to write `dx`; may be `dy`.
+
+    Returns
+    -------
+    dx : array of shape (...)
+
+    Notes
+    -----
+    In the forward this was :math:`y = \tanh x`, so :math:`dx = dy\, (1 - y^2)`.
+    """
+    return namespace(dy).multiply(dy, slope, out=out)
+
+
+def sigmoid_forward(x, *, out=None):
+    r"""Logistic function, which ends between 0 and 1.
+
+    Parameters
+    ----------
+    x : array of shape (...)
+        Any numbers.
+    out : array of shape (...), optional
+        Where to write `y`; may be `x`.
+
+    Returns
+    -------
+    y : array of shape (...)
+    slope : array of shape (...)
+        For `sigmoid_backward`.
+
+    See Also
+    --------
+    sigmoid_backward : The gradient of this function.
+
+    Notes
+    -----
+    :math:`y = 1 / (1 + e^{-x}) = (1 + \tanh(x / 2)) / 2`; the tanh cannot overflow.
+    """
+    xp = floating(x)
+    y = xp.multiply(x, 0.5, out=out)
+    xp.tanh(y, out=y)
+    y += 1
+    y *= 0.5
+    return y, y * (1 - y)
+
+
+def sigmoid_backward(dy, slope, *, out=None):
+    r"""Gradient of `sigmoid_forward`.
+
+    Parameters
+    ----------
+    dy : array of shape (...)
+        dL/dy.
+    slope : array of shape (...)
+        As `sigmoid_forward` saved it.
+    out : array of shape (...), optional
+        Where to write `dx`; may be `dy`.
+
+    Returns
+    -------
+    dx : array of shape (...)
+
+    Notes
+    -----
+    In the forward this was :math:`y = \sigma(x)`, so :math:`dx = dy\, y (1 - y)`.
+    """
+    return namespace(dy).multiply(dy, slope, out=out)
+
+
 ACTIVATIONS = {
     "gelu": (gelu_forward, gelu_backward),
     "gelu_tanh": (gelu_tanh_forward, gelu_tanh_backward),
     "quick_gelu": (quick_gelu_forward, quick_gelu_backward),
     "silu": (silu_forward, silu_backward),
     "squared_relu": (squared_relu_forward, squared_relu_backward),
+    "relu": (relu_forward, relu_backward),
+    "tanh": (tanh_forward, tanh_backward),
+    "sigmoid": (sigmoid_forward, sigmoid_backward),
 }
 
 

@@ -5,8 +5,10 @@ import math
 from scratch_vlm.backend import floating, namespace, row_dot
 from scratch_vlm.ops.masks import check_mask
 
+BLIND = ("zero", "mean")
 
-def attend_forward(q, k, v, *, mask=None, out=None):
+
+def attend_forward(q, k, v, *, mask=None, scale=None, blind="zero", out=None):
     r"""Let every query read the values, weighted by how well it matches their keys.
 
     Parameters
@@ -19,6 +21,11 @@ def attend_forward(q, k, v, *, mask=None, out=None):
         Values; J is K in most models.
     mask : boolean array broadcastable to (B, A, T, S), optional
         True where a token may attend; a row without any True gives exactly zero.
+    scale : float, optional
+        What scores are multiplied by. Default 1 / sqrt(K).
+    blind : {"zero", "mean"}
+        What a row without any True gives: zero, or the mean of all values. The latter is what
+        becomes of it where masks are large negative numbers, as in the Transformers library.
     out : array of shape (B, A, T, J), optional
         Where to write `y`, for example heads that lie side by side in one token.
 
@@ -33,7 +40,7 @@ def attend_forward(q, k, v, *, mask=None, out=None):
     TypeError
         If the mask is not boolean or the others are not floating point.
     ValueError
-        If the shapes do not fit.
+        If the shapes do not fit, or `blind` is neither.
 
     See Also
     --------
@@ -55,23 +62,31 @@ def attend_forward(q, k, v, *, mask=None, out=None):
     """
     xp = floating(q, "q")
     _check(q, k, v)
+    if blind not in BLIND:
+        raise ValueError(f"blind must be one of {', '.join(BLIND)}, got {blind!r}")
     shape = (*q.shape[:3], k.shape[2])  # (B, A, T, S)
     if out is not None and out.shape != (*q.shape[:3], v.shape[3]):
         raise ValueError(f"out is {out.shape} and must be {(*q.shape[:3], v.shape[3])}")
-    q = _grouped(q, k.shape[1]) * (1 / math.sqrt(q.shape[-1]))  # (B, G, A/G, T, K)
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    q = _grouped(q, k.shape[1]) * scale  # (B, G, A/G, T, K)
     k, v = k[:, :, None], v[:, :, None]  # (B, G, 1, S, K)
     e = xp.matmul(q, k.swapaxes(-1, -2)).reshape(shape)
+    lost = None
     if mask is not None:
         check_mask(mask, shape)
         xp.copyto(e, -math.inf, where=~mask)
+        if blind == "mean":
+            lost = ~mask.any(-1, keepdims=True)
+            xp.copyto(e, 0, where=lost)
     # The bound acts only on a row that may attend to nothing: -inf - finite is -inf, not nan.
     e -= xp.maximum(e.real.max(-1, keepdims=True), xp.finfo(e.dtype).min)
     xp.exp(e, out=e)
     total = e.sum(-1, keepdims=True)  # (B, A, T, 1)
-    scale = (total != 0) / xp.where(total == 0, 1, total)  # 0 for a row without any True
+    norm = (total != 0) / xp.where(total == 0, 1, total)  # 0 for a row without any True
     y = xp.matmul(_grouped(e, k.shape[1]), v)
-    y = xp.multiply(y.reshape(*shape[:3], v.shape[-1]), scale, out=out)
-    return y, {"q": q, "k": k, "v": v, "e": e, "scale": scale, "y": y}
+    y = xp.multiply(y.reshape(*shape[:3], v.shape[-1]), norm, out=out)
+    saved = {"q": q, "k": k, "v": v, "e": e, "norm": norm, "y": y, "scale": scale}
+    return y, saved if lost is None else {**saved, "lost": lost}
 
 
 def attend_backward(dy, saved):
@@ -105,16 +120,18 @@ def attend_backward(dy, saved):
     q, k, v, e = saved["q"], saved["k"], saved["v"], saved["e"]
     xp, groups = namespace(dy), q.shape[1]
     delta = row_dot(dy, saved["y"])  # (B, A, T, 1)
-    delta *= saved["scale"]
-    dy = _grouped(dy * saved["scale"], groups)  # (B, G, A/G, T, K)
+    delta *= saved["norm"]
+    dy = _grouped(dy * saved["norm"], groups)  # (B, G, A/G, T, K)
     dv = xp.matmul(_grouped(e, groups).swapaxes(-1, -2), dy)
     dz = xp.matmul(dy, v.swapaxes(-1, -2)).reshape(e.shape)  # dL/dP, until the next two lines
     dz -= delta
     dz *= e
+    if "lost" in saved:  # a mean looks at no score
+        xp.copyto(dz, 0, where=saved["lost"])
     dz = _grouped(dz, groups)
     dq = xp.matmul(dz, k)
-    dq *= 1 / math.sqrt(q.shape[-1])
-    dk = xp.matmul(dz.swapaxes(-1, -2), q)  # the saved q carries the 1 / sqrt(K)
+    dq *= saved["scale"]
+    dk = xp.matmul(dz.swapaxes(-1, -2), q)  # the saved q carries the scale
     return dq.reshape(*e.shape[:3], q.shape[-1]), _sum_over_sharers(dk), _sum_over_sharers(dv)
 
 
@@ -131,7 +148,7 @@ def attention_weights(saved):
     weights : array of shape (B, A, T, S)
         Rows that sum to 1, or are 0 where nothing may be attended.
     """
-    return saved["e"] * saved["scale"]
+    return saved["e"] * saved["norm"]
 
 
 def _grouped(x, groups):  # (B, A, T, K) -> (B, G, A/G, T, K), a view

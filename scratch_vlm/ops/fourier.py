@@ -4,8 +4,10 @@ from numbers import Integral
 
 import numpy as np
 
+ORDERS = ("kinds", "axes")
 
-def fourier_positions(shape, bands, *, trained=None):
+
+def fourier_positions(shape, bands, *, trained=None, highest=None, order="kinds"):
     r"""Coordinates of every place of a grid, and their sines and cosines.
 
     Parameters
@@ -17,12 +19,19 @@ def fourier_positions(shape, bands, *, trained=None):
     trained : tuple of int, optional
         Lengths that the frequencies are made for, where they differ from `shape`: a model then
         sees another resolution through the waves it knows. Default `shape`.
+    highest : float, optional
+        Highest frequency of every axis. Default half its length in `trained`.
+    order : {"kinds", "axes"}
+        Which columns stand together: all coordinates, all sines and all cosines, as in the
+        released code; or those of one axis, its sines, its cosines and its coordinate, as in the
+        open implementation [2]_.
 
     Returns
     -------
     table : array of shape (N, E)
         float64, -1 to 1, in reading order. Of the E = d (2 K + 1) columns for d axes the first d
-        are the coordinates; then come the sines, K for each axis, and the cosines alike.
+        are the coordinates; then come the sines, K for each axis, and the cosines alike; unless
+        the order is another.
 
     Raises
     ------
@@ -38,12 +47,13 @@ def fourier_positions(shape, bands, *, trained=None):
     An axis runs from -1 to 1, and a single place stands in the middle. Coordinate x gives
     :math:`\sin(\pi f_k x)` and :math:`\cos(\pi f_k x)` with K frequencies :math:`f_k` evenly from
     1 to half the length, the Nyquist frequency [1]_. They are made to be concatenated to what
-    stands there, not added. The order of the columns is that of the released code.
+    stands there, not added.
 
     References
     ----------
     .. [1] A. Jaegle et al., "Perceiver: General Perception with Iterative Attention", 2021,
        arXiv:2103.03206, section 3.2.
+    .. [2] lucidrains/perceiver-pytorch, perceiver_pytorch/perceiver_pytorch.py, fourier_encode.
 
     Examples
     --------
@@ -60,10 +70,13 @@ def fourier_positions(shape, bands, *, trained=None):
         raise ValueError(f"trained {trained} must have as many axes as shape {shape}")
     if not isinstance(bands, Integral) or bands < 0:
         raise ValueError(f"bands must be a whole number of at least 0, got {bands!r}")
+    if order not in ORDERS:
+        raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
     coordinates, sines, cosines = [], [], []
     for axis, (length, usual) in enumerate(zip(shape, trained, strict=True)):
         x = np.linspace(-1, 1, length) if length > 1 else np.zeros(1)
-        angles = np.pi * np.outer(x, np.linspace(1, usual / 2, bands))  # (length, K)
+        top = usual / 2 if highest is None else highest
+        angles = np.pi * np.outer(x, np.linspace(1, top, bands))  # (length, K)
         along = [1] * len(shape)
         along[axis] = length
         for columns, values in (
@@ -72,7 +85,11 @@ def fourier_positions(shape, bands, *, trained=None):
             (cosines, np.cos(angles)),
         ):
             columns.append(np.broadcast_to(values.reshape(*along, -1), (*shape, values.shape[1])))
-    table = np.concatenate(coordinates + sines + cosines, axis=-1)  # (*shape, E)
+    if order == "kinds":
+        columns = coordinates + sines + cosines
+    else:
+        columns = [x for axis in zip(sines, cosines, coordinates, strict=True) for x in axis]
+    table = np.concatenate(columns, axis=-1)  # (*shape, E)
     return table.reshape(-1, table.shape[-1])
 
 

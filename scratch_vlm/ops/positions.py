@@ -94,8 +94,8 @@ def interpolate_positions_forward(table, *, old, new, method="bicubic", antialia
         are no patches, such as CLS, which stay as they are.
     old, new : tuple of int
         Rows and columns of patches.
-    method : {"bicubic", "bilinear"}
-        How to interpolate.
+    method : {"bicubic", "bilinear", "bicubic_repeat"}
+        How to interpolate, see `resize_matrix`.
     antialias : bool, default True
         Widen the kernel when the new grid is smaller.
 

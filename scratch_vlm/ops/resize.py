@@ -7,8 +7,8 @@ import numpy as np
 from scratch_vlm.backend import namespace, to_device
 from scratch_vlm.ops.patches import check_pixels
 
-METHODS = ("bilinear", "bicubic")
-CUBIC_A = -0.5  # Keys' choice, and Pillow's; PyTorch without antialiasing takes -0.75
+METHODS = ("bilinear", "bicubic", "bicubic_repeat")
+CUBIC_A = {"bicubic": -0.5, "bicubic_repeat": -0.75}  # Keys' choice and Pillow's; PyTorch's
 
 
 @lru_cache(maxsize=256)
@@ -19,8 +19,10 @@ def resize_matrix(old, new, method="bilinear", antialias=True):
     ----------
     old, new : int
         Pixels before and after.
-    method : {"bilinear", "bicubic"}
-        Shape of the kernel: a triangle, or a cubic with a = -0.5.
+    method : {"bilinear", "bicubic", "bicubic_repeat"}
+        Shape of the kernel: a triangle, or a cubic with a = -0.5; or one with a = -0.75 that
+        finds the pixels of the border again outside of the image and is never widened, which is
+        PyTorch's without antialiasing.
     antialias : bool, default True
         When shrinking, widen the kernel by the same factor, so that every old pixel counts.
 
@@ -38,7 +40,7 @@ def resize_matrix(old, new, method="bilinear", antialias=True):
     -----
     Pixel i covers [i, i + 1), so new pixel i looks at the old coordinate
     :math:`(i + 1/2)\, old / new`. What would lie outside the image is left out and the row is
-    divided by the rest, as in Pillow.
+    divided by the rest, as in Pillow, unless the border is repeated.
 
     References
     ----------
@@ -55,18 +57,28 @@ def resize_matrix(old, new, method="bilinear", antialias=True):
         raise ValueError(f"an image has at least one pixel a side; got {old} to {new}")
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
-    stretch = max(old / new, 1.0) if antialias else 1.0
     center = (np.arange(new) + 0.5) * old / new
-    distance = np.abs(np.arange(old) + 0.5 - center[:, None]) / stretch  # (new, old)
-    if method == "bilinear":
-        matrix = np.maximum(1 - distance, 0)
+    if method == "bicubic_repeat":
+        matrix = np.zeros((new, old))
+        for place in range(-3, old + 3):  # outside, too, as far as the kernel reaches
+            weight = _cubic(np.abs(place + 0.5 - center), CUBIC_A[method])
+            matrix[:, min(max(place, 0), old - 1)] += weight
     else:
-        near = ((CUBIC_A + 2) * distance - (CUBIC_A + 3)) * distance * distance + 1
-        far = CUBIC_A * (((distance - 5) * distance + 8) * distance - 4)
-        matrix = np.where(distance < 1, near, np.where(distance < 2, far, 0))
+        stretch = max(old / new, 1.0) if antialias else 1.0
+        distance = np.abs(np.arange(old) + 0.5 - center[:, None]) / stretch  # (new, old)
+        if method == "bilinear":
+            matrix = np.maximum(1 - distance, 0)
+        else:
+            matrix = _cubic(distance, CUBIC_A[method])
     matrix /= matrix.sum(1, keepdims=True)
     matrix.flags.writeable = False
     return matrix
+
+
+def _cubic(distance, a):
+    near = ((a + 2) * distance - (a + 3)) * distance * distance + 1
+    far = a * (((distance - 5) * distance + 8) * distance - 4)
+    return np.where(distance < 1, near, np.where(distance < 2, far, 0))
 
 
 def resize_forward(x, *, size, method="bilinear", antialias=True):
@@ -78,8 +90,9 @@ def resize_forward(x, *, size, method="bilinear", antialias=True):
         Images.
     size : tuple of int
         New height and width in pixels.
-    method : {"bilinear", "bicubic"}
-        How to interpolate; bicubic may leave the range of the input by a little.
+    method : {"bilinear", "bicubic", "bicubic_repeat"}
+        How to interpolate, see `resize_matrix`; the cubics may leave the range of the input a
+        little.
     antialias : bool, default True
         Widen the kernel when shrinking.
 

@@ -344,7 +344,7 @@ def retrieval(captions, images, scores, *, correct, top=5, title=None, theme="li
         return sheet.figure
 
 
-def attention_maps(image, attention, *, grid, labels=None, title=None, theme="light"):
+def attention_maps(image, attention, *, grid, labels=None, mean=True, title=None, theme="light"):
     """Draw where a token looks: its attention over the patches of an image, head by head.
 
     Parameters
@@ -359,6 +359,8 @@ def attention_maps(image, attention, *, grid, labels=None, title=None, theme="li
         Rows and columns of patches; N of them.
     labels : sequence of str, optional
         A name for each head; default "head 1", "head 2", ...
+    mean : bool, default True
+        Begin with the mean of several heads.
     title : str, optional
         A line above the figure.
     theme : {"light", "dark"}, default "light"
@@ -395,7 +397,7 @@ def attention_maps(image, attention, *, grid, labels=None, title=None, theme="li
         raise ValueError(f"there are {len(labels)} labels for {heads} heads")
 
     maps = list(zip(labels, attention, strict=True))
-    if heads > 1:
+    if mean and heads > 1:
         maps.insert(0, ("mean of heads", attention.mean(axis=0)))
     high = float(attention.max()) or 1.0
     with styled(theme) as look:

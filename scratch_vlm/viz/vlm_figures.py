@@ -295,7 +295,7 @@ def word_attention(image, words, weights, grid, *, title=None, theme="light"):
         return sheet.figure
 
 
-def film_strip(frames, title=None, marks=None, *, theme="light"):
+def film_strip(frames, title=None, marks=None, *, numbers=None, theme="light"):
     """Show the frames of clips side by side, and under each clip what was asked about it.
 
     Parameters
@@ -307,6 +307,9 @@ def film_strip(frames, title=None, marks=None, *, theme="light"):
     marks : sequence, optional
         For each clip a str, or its questions as `answers` takes them: a list of ``(question,
         truth, {model: answer})``. One clip also has a sequence of one.
+    numbers : sequence of sequence of int, optional
+        For each clip the number of each frame, for clips that do not show every frame of a video;
+        by default counted from 0.
     theme : {"light", "dark"}, default "light"
         Colours.
 
@@ -317,9 +320,15 @@ def film_strip(frames, title=None, marks=None, *, theme="light"):
     Raises
     ------
     ValueError
-        If there are no clips, or not as many marks as clips.
+        If there are no clips, or not as many marks as clips or numbers as frames.
     """
     clips = _clips(frames)
+    numbers = [range(len(clip)) for clip in clips] if numbers is None else numbers
+    if list(map(len, numbers)) != list(map(len, clips)):
+        raise ValueError(
+            f"clips of {list(map(len, clips))} frames and numbers for {list(map(len, numbers))}; "
+            "give a list for each clip, a number for each frame"
+        )
     marks = [""] * len(clips) if marks is None else marks
     if isinstance(marks, str) or len(marks) != len(clips):
         given = f"the text {marks!r}" if isinstance(marks, str) else len(marks)
@@ -346,9 +355,9 @@ def film_strip(frames, title=None, marks=None, *, theme="light"):
         inches = MARGIN + sum(heights) + between * (len(clips) - 1) + MARGIN
         sheet = Sheet(WIDTH, inches, look, title)
         y = MARGIN
-        for clip, spots, height in zip(clips, lines, heights, strict=True):
+        for clip, of_frames, spots, height in zip(clips, numbers, lines, heights, strict=True):
             across = _across(len(clip))
-            _strip(sheet, MARGIN, y, size, pitch, across, clip, look)
+            _strip(sheet, MARGIN, y, size, pitch, across, clip, look, of_frames)
             at = y + _strip_height(clip, size, across) + 0.06
             for placed, count in spots:
                 for text, x, line, style in placed:
@@ -859,13 +868,14 @@ def _strip_height(clip, size, across):
     return rows * (size * clip.shape[1] / clip.shape[2] + line_height(SMALL) + 0.05)
 
 
-def _strip(sheet, left, top, size, pitch, across, clip, look):
+def _strip(sheet, left, top, size, pitch, across, clip, look, numbers=None):
+    numbers = range(len(clip)) if numbers is None else numbers
     tall = size * clip.shape[1] / clip.shape[2]
     step = tall + line_height(SMALL) + 0.05
-    for f, frame in enumerate(clip):
+    for f, (frame, number) in enumerate(zip(clip, numbers, strict=True)):
         x, y = left + f % across * pitch, top + f // across * step + line_height(SMALL)
         sheet.image(x, y, size, frame)
-        time = f"t = {f}" if text_width("t = 00", SMALL) < size else str(f)
+        time = f"t = {number}" if text_width("t = 00", SMALL) < size else str(number)
         sheet.text(
             x + size / 2, y - 0.02, time, ha="center", va="bottom", size=SMALL, color=look.muted
         )

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scratch_vlm.data.augment import Affine
 from scratch_vlm.data.clips import (
     DIRECTIONS,
+    KINDS,
     OPPOSITE,
     PLACES,
     SPEED,
@@ -247,12 +248,12 @@ def test_no_clips_and_no_frames_are_refused():
 @given(seeds, st.integers(1, 12))
 def test_a_training_batch_asks_what_it_shows(seed, frames):
     rng = np.random.default_rng(seed)
-    images, asked = training_clips(rng, 5, POOL, frames, torus=0.5, places=2)
+    images, asked = training_clips(rng, 5, POOL, frames, torus=0.5, kinds=(*KINDS, "place"))
     assert images.shape == (5, frames, 24, 24, 3) and images.dtype == np.float32
     for clip, batch in zip(images, asked, strict=True):
         kinds = Counter(question.kind for question in batch)
         assert kinds == {
-            "direction": 2, "colour": 2, "which_digit": 2, "digit": 2, "place": 2,
+            "direction": 2, "colour": 2, "which_digit": 2, "digit": 2, "place": 2 * frames,
         }  # fmt: skip
         texts = [question.text for question in batch]
         assert len(set(texts)) == len(texts)
@@ -264,9 +265,13 @@ def test_a_training_batch_asks_what_it_shows(seed, frames):
 
 def test_training_questions_come_in_every_order():
     _, asked = training_clips(np.random.default_rng(0), 60, POOL, 3)
-    assert {batch[0].kind for batch in asked} == {
-        "direction", "colour", "which_digit", "digit", "place",
-    }  # fmt: skip
+    assert {batch[0].kind for batch in asked} == {*KINDS}
+
+
+def test_training_asks_for_the_kinds_it_is_told_to():
+    _, asked = training_clips(np.random.default_rng(0), 6, POOL, 3, kinds=("digit", "place"))
+    for batch in asked:
+        assert Counter(question.kind for question in batch) == {"digit": 2, "place": 6}
 
 
 def test_the_share_of_the_torus_is_kept():
@@ -287,7 +292,10 @@ def test_the_share_of_the_torus_is_kept():
         ({"speeds": (0, 4)}, r"from 1 to 11 pixels a frame, got \(0, 4\)"),
         ({"speeds": (4, 12)}, r"from 1 to 11 pixels a frame, got \(4, 12\)"),
         ({"speeds": (5, 4)}, r"from 1 to 11 pixels a frame, got \(5, 4\)"),
-        ({"places": 7}, "places must be 0 to 6 for 3 frames, got 7"),
+        ({"travel": (0, 4)}, r"travel must be from 1 to 16 pixels, got \(0, 4\)"),
+        ({"travel": (4, 17)}, r"travel must be from 1 to 16 pixels, got \(4, 17\)"),
+        ({"kinds": ("speed",)}, r"kinds must be some of direction, .*, place, got \('speed',\)"),
+        ({"kinds": ()}, r"kinds must be some of direction, .*, place, got \(\)"),
     ],
 )
 def test_training_batches_that_cannot_be_are_refused(options, message):

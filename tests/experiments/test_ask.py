@@ -370,7 +370,7 @@ def test_commands_print_what_the_functions_return(tmp_path, picture, film, monke
         "the model has not met the word 'color' in training; do you mean 'colour'?",
     ]
     written = json.loads((tmp_path / "new" / "a.json").read_text())
-    assert captured.out == f"{written['answer']}\nprobability {written['probability']:.3f}\n"
+    assert captured.out == f"{written['answer']}\nprobability {written['probability']:.3g}\n"
     assert written["question"] == "What color is red?" and written["file"] == "picture.png"
 
     printed = set()
@@ -379,14 +379,14 @@ def test_commands_print_what_the_functions_return(tmp_path, picture, film, monke
         options += ["--model", str(folder)]
         assert cli.main(["ask", "film.gif", "what digit is red", *options]) == 0
         said = ask(folder, film, "what digit is red", temperature=2.0, seed=seed, frames=3)
-        assert capsys.readouterr() == (f"{said.text}\nprobability {said.probability:.3f}\n", "")
+        assert capsys.readouterr() == (f"{said.text}\nprobability {said.probability:.3g}\n", "")
         printed.add(said.text)
     assert len(printed) == 4
 
     assert cli.main(["caption", str(picture), "--out", "out"]) == 0
     said = caption(folder, picture)
     text = said.text or "(an empty answer)"
-    assert capsys.readouterr().out == f"{text}\nprobability {said.probability:.3f}\n"
+    assert capsys.readouterr().out == f"{text}\nprobability {said.probability:.3g}\n"
     assert json.loads((tmp_path / "out" / "caption.json").read_text())["answer"] == said.text
 
     options = ["--labels", "one,two, three", "--template", "red {}", "--template", "blue {}"]

@@ -164,7 +164,7 @@ def test_dropout_acts_only_with_a_generator():
         ({"hidden": "12"}, "hidden must be a positive whole number, got '12'"),
         ({"order": "mid"}, "'pre' or 'post', got 'mid'"),
         ({"norm": "batch"}, "one of layer, rms, got 'batch'"),
-        ({"mlp": "relu"}, "unknown activation 'relu'"),
+        ({"mlp": "elu"}, "unknown activation 'elu'.*or of a gated MLP: swiglu"),
         ({"dropout": 1.0}, r"below 1, got 1\.0"),
         ({"dropout": -0.5}, r"at least 0 and below 1, got -0\.5"),
         ({"eps": -1e-5}, "eps must be at least 0, got -1e-05"),

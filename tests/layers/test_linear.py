@@ -66,8 +66,8 @@ def test_swiglu_gates_one_half_by_the_other():
 
 
 def test_an_unknown_activation_is_refused():
-    with pytest.raises(ValueError, match="unknown activation 'relu'"):
-        mlp_forward(np.ones((2, 4)), mlp_init(np.random.default_rng(0), 4, 6), kind="relu")
+    with pytest.raises(ValueError, match="unknown activation 'elu'"):
+        mlp_forward(np.ones((2, 4)), mlp_init(np.random.default_rng(0), 4, 6), kind="elu")
 
 
 def test_what_holds_no_tokens_is_refused():

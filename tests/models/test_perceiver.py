@@ -297,7 +297,7 @@ def test_parameters_of_another_model_are_refused(change, message):
         ({"cross_hidden": 0.5}, "cross_hidden must be a positive whole number, got 0.5"),
         ({"cross_heads": 3}, "width 8 must be a multiple of cross_heads 3"),
         ({"variant": "IO"}, "variant must be 'original' or 'io', got 'IO'"),
-        ({"decoder": "cls"}, "decoder must be 'mean' or 'query', got 'cls'"),
+        ({"decoder": "cls"}, "decoder must be 'mean' or 'mean_first' or 'query', got"),
         ({"crosses": 4}, "4 cross-attentions are more than the 3 times that the 'original'"),
         ({"variant": "io", "crosses": 2}, "2 cross-attentions are more than the 1 times"),
         ({"towers": 4}, "4 latent transformers are more than the 3 repeats"),

@@ -23,6 +23,9 @@ CLOSED_FORMS = {
     "quick_gelu": lambda x: x * special.expit(1.702 * x),
     "silu": lambda x: x * special.expit(x),
     "squared_relu": lambda x: np.where(x > 0, x * x, 0),
+    "relu": lambda x: np.maximum(x, 0),
+    "tanh": np.tanh,
+    "sigmoid": special.expit,
 }
 numbers = arrays(float, st.integers(1, 20), elements=st.floats(-30, 30))
 
@@ -41,7 +44,12 @@ def test_float32_neither_overflows_nor_is_nan_at_large_numbers(name):
         y, slope = activation(name)[0](x)
         dx = activation(name)[1](np.ones_like(x), slope)
     assert np.isfinite(y).all() and np.isfinite(dx).all()
-    assert y[0] == 0 and dx[0] == 0 and y[3] == 0
+    ends = {"tanh": (-1, 0, 1), "sigmoid": (0, 0.5, 1)}
+    assert dx[0] == 0
+    if name in ends:
+        assert (y[0], y[3], y[-1]) == ends[name] and dx[-1] == 0
+        return
+    assert y[0] == 0 and y[3] == 0
     if name != "squared_relu":
         assert y[-1] == x[-1] and dx[-1] == 1
 
@@ -89,5 +97,5 @@ def test_integers_are_refused(name):
 
 
 def test_an_unknown_activation_is_refused_with_those_that_there_are():
-    with pytest.raises(ValueError, match=r"'relu'; choose one of gelu, .*squared_relu"):
-        activation("relu")
+    with pytest.raises(ValueError, match=r"'elu'; choose one of gelu, .*squared_relu"):
+        activation("elu")

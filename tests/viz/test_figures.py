@@ -265,6 +265,12 @@ def test_attention_has_the_image_the_mean_and_every_head(heads, maps):
     assert ("mean of heads" in words(figure)) == (heads > 1)
 
 
+def test_mean_of_heads_may_be_left_out():
+    figure = attention(2, mean=False)()
+    assert len(pictures(figure)) == 3
+    assert "mean of heads" not in words(figure)
+
+
 def test_attention_fills_the_block_of_its_patch():
     weights = np.array([[0.0, 0.0, 0.0, 0.0, 0.0, 1.0]])
     figure = figures.attention_maps(np.zeros((4, 6)), weights, grid=(2, 3))

@@ -266,6 +266,11 @@ def test_every_frame_of_every_clip_is_shown_once_with_its_time():
     assert {"first", "second"} <= set(words(figure))
 
 
+def test_frames_of_a_thinned_clip_keep_their_numbers():
+    figure = figures.film_strip([images(3)], numbers=[(0, 8, 16)])
+    assert [w for w in words(figure) if w.startswith("t = ")] == ["t = 0", "t = 8", "t = 16"]
+
+
 def test_array_of_clips_and_one_clip_are_told_apart():
     one, two = images(5), images(2, 5, 24, 24, 3)
     assert len(figures.film_strip(one).axes[0].images) == 5
@@ -435,6 +440,10 @@ WRONG = {
     "no clips": (lambda: figures.film_strip([]), "no clips"),
     "an image": (lambda: figures.film_strip([D]), r"shape \(4, 4\); a clip has shape"),
     "marks": (lambda: figures.film_strip(images(2), marks=["a", "b"]), "1 clips and 2 marks"),
+    "numbers": (
+        lambda: figures.film_strip(images(2), numbers=[[0]]),
+        r"clips of \[2\] frames and numbers for \[1\]",
+    ),
     "one mark": (
         lambda: figures.film_strip(images(2), marks="a"),
         "the text 'a' marks; give a list",

@@ -1,0 +1,293 @@
+r"""
+How to read 10,000 inputs?
+==========================
+
+In a Vision Transformer every patch reads every other. Without patches, on bare pixels, that is
+hopeless: a picture of 100 x 100 pixels has 10,000 of them. The *Perceiver* has a way out: a few
+learned tokens, the *latents*, read the pixels, and the pixels read nobody.
+
+We measure what that saves, find the gradient of weights that are used again and again, and shuffle
+the pixels of real digits to see what the Perceiver makes of them.
+"""
+
+# %%
+# The price of everybody
+# ----------------------
+#
+# In self-attention N inputs ask and N answer: N times N scores. With R latents that ask, it is R
+# times N. For 10,000 pixels and 32 latents:
+
+from time import perf_counter
+
+import numpy as np
+
+from scratch_vlm.ops.attend import attend_forward
+
+inputs, latents = 100 * 100, 32
+assert inputs * inputs == 100_000_000 and latents * inputs == 320_000
+print(f"scores: {inputs * inputs:,} or {latents * inputs:,}")
+
+# %%
+# Counted is not yet measured. So let tokens read each other, and let 32 latents read them. Twice
+# the inputs should take about four times and twice as long:
+
+rng = np.random.default_rng(0)
+counts = [500, 1000, 1500, 2000, 2500, 3000]
+seconds = {"everybody reads": [], "32 latents read": []}
+for count in counts:
+    x = rng.normal(size=(1, 1, count, 16)).astype("float32")
+    asking = {"everybody reads": x, "32 latents read": x[:, :, :latents]}
+    for name, q in asking.items():
+        took = []
+        for _ in range(3):
+            start = perf_counter()
+            attend_forward(q, x, x)
+            took.append(perf_counter() - start)
+        seconds[name].append(min(took))
+    print(f"{count:5} inputs:", *(f"{name} {1000 * s[-1]:.2f} ms" for name, s in seconds.items()))
+x = rng.normal(size=(1, 1, inputs, 16)).astype("float32")
+start = perf_counter()
+y, _ = attend_forward(x[:, :, :latents], x, x)
+print(f"{inputs:5} inputs: 32 latents read {1000 * (perf_counter() - start):.2f} ms")
+assert y.shape == (1, 1, 32, 16)
+
+from scratch_vlm.viz.lines import lines
+from scratch_vlm.viz.show import show
+
+milliseconds = {name: 1000 * np.array(took) for name, took in seconds.items()}
+figure = lines(np.array(counts), milliseconds, across="inputs", up="milliseconds")
+show(figure, "10_perceiver_cost")
+
+# %%
+# Reading again with the same eyes
+# --------------------------------
+#
+# One look is little. So the latents think about what they read (a transformer among themselves,
+# lesson 04) and look again, several times. If every look had weights of its own, a deep Perceiver
+# would be large. The looks *share* their weights, and depth is free.
+#
+# What is the gradient of a weight that is used twice? Take one latent of one number, 1, one input,
+# 2, and one weight, 3. With a single input the softmax is 1, so each look adds the value 3 times 2:
+# 1, then 7, then 13. In the weight :math:`w` that is :math:`1 + 2w + 2w`, of slope 4: *each use
+# gives its part, and the parts are added*. That is why every gradient of this library is filled by
+# ``+=``.
+
+from scratch_vlm.gradcheck import check
+from scratch_vlm.ops.attend import attend_backward
+
+
+def look_forward(x, z, p, repeats=2):
+    y = (z @ p["w"])[None, None]  # keys and values of the inputs, made once
+    saved = []
+    for _ in range(repeats):
+        read, s = attend_forward(x[None, None], y, y)
+        x = x + read[0, 0]
+        saved.append(s)
+    return x, (z, p["w"], saved)
+
+
+def look_backward(dx, saved, g):
+    z, w, saved = saved
+    dy = 0
+    for s in reversed(saved):
+        dq, dk, dv = attend_backward(dx[None, None], s)
+        dx = dx + dq[0, 0]
+        dy = dy + (dk + dv)[0, 0]  # the inputs were read in every look, and gain from each
+    g["w"] += z.T @ dy
+    return dx, dy @ w.T
+
+
+p, g = {"w": np.array([[3.0]])}, {"w": np.zeros((1, 1))}
+once, _ = look_forward(np.array([[1.0]]), np.array([[2.0]]), p, repeats=1)
+twice, saved = look_forward(np.array([[1.0]]), np.array([[2.0]]), p)
+look_backward(np.array([[1.0]]), saved, g)
+assert once == 7 and twice == 13 and g["w"] == 4
+
+x, z, p = rng.normal(size=(3, 4)), rng.normal(size=(20, 5)), {"w": rng.normal(size=(5, 4))}
+print(check(look_forward, look_backward, [x, z], p))
+
+# %%
+# The whole model, with the shapes of the one that reads digits below:
+
+from scratch_vlm.experiments import perceiver
+from scratch_vlm.viz import diagrams
+
+figure = diagrams.perceiver(perceiver.MODEL)
+show(figure, "10_perceiver_diagram")
+
+# %%
+# The library's Perceiver keeps the same promise. Give it shared weights, and then the same numbers
+# as separate weights for each look: the output is one, and the shared gradient is the sum.
+
+from dataclasses import replace
+
+from scratch_vlm.layers.block import BlockConfig
+from scratch_vlm.models.perceiver import (
+    PerceiverConfig,
+    perceiver_backward,
+    perceiver_forward,
+    perceiver_init,
+)
+from scratch_vlm.tree import leaves, tree_map, zeros_like
+
+shared = PerceiverConfig((8, 8), 1, 10, BlockConfig(16, 2, 32), latents=4, depth=1, repeats=3)
+apart = replace(shared, crosses=3, towers=3)
+p = tree_map(lambda w: w.astype(float), perceiver_init(rng, shared))
+looks = ("crosses", "towers")
+q = {**p, **{part: {str(i): p[part]["0"] for i in range(3)} for part in looks}}
+pixels, dy = rng.normal(size=(2, 64, 1)), rng.normal(size=(2, 10))
+y, saved = perceiver_forward(pixels, p, config=shared)
+y_apart, saved_apart = perceiver_forward(pixels, q, config=apart)
+assert np.allclose(y, y_apart)
+g, g_apart = zeros_like(p), zeros_like(q)
+perceiver_backward(dy, saved, g)
+perceiver_backward(dy, saved_apart, g_apart)
+for part in looks:
+    branches = (leaves(g_apart[part][str(i)]) for i in range(3))
+    for (name, total), *uses in zip(leaves(g[part]["0"]), *branches, strict=True):
+        assert np.allclose(total, sum(leaf for _, leaf in uses)), name
+
+# %%
+# Where does a pixel stand?
+# -------------------------
+#
+# The latents read a set, so a pixel must say where it stands, and say it clearly: its coordinates
+# beside its colour would be two small numbers, nearly the same for neighbours. The Perceiver adds
+# *Fourier features*, sines and cosines of the coordinates at several frequencies, from one wave
+# over the picture to one every two pixels. Three places in a row and one frequency, by hand: the
+# coordinates are -1, 0, 1, their sines 0, 0, 0 and their cosines -1, 1, -1.
+
+from scratch_vlm.ops.fourier import fourier_positions
+
+assert np.allclose(fourier_positions((3,), 1), [[-1, 0, -1], [0, 0, 1], [1, 0, -1]])
+
+for bands in (0, 1, 4):
+    table = fourier_positions((8, 8), bands)
+    near, far = np.linalg.norm(table[0] - table[1]), np.linalg.norm(table[0] - table[63])
+    print(
+        f"{bands} frequencies: neighbours / far corners {near / far:.2f} ({table.shape[1]} numbers)"
+    )
+    assert near / far < 0.11 if bands == 0 else near / far > 0.2
+
+# %%
+# Digits, pixel by pixel
+# ----------------------
+#
+# Real handwriting, 64 pixels each, nothing cut into patches. Eight latents of eight heads read it
+# twice, with shared weights. A short training on ten forms, then forms that it has not seen:
+
+from tempfile import TemporaryDirectory
+
+from scratch_vlm.data.digits import split
+
+with TemporaryDirectory() as folder:
+    p_digits = perceiver.train_model(folder, steps=300, progress=False)
+test = split("test")
+right = np.mean(perceiver.predict(p_digits, test.images) == test.labels)
+print(f"{right:.3f} of the digits are named rightly")
+assert right > 0.75
+
+# %%
+# Now shuffle the pixels, all images alike. If each pixel *carries* the position that it came from,
+# the set of inputs is the same and so is every answer. If it is told the place that it was *moved*
+# to, the model sees noise:
+
+order = rng.permutation(64)
+carried = perceiver.with_positions(test.images)[:, order]  # pixel and position, then shuffled
+moved = perceiver.prepare(test.images)[:, order]  # the model adds the positions of the new places
+straight, saved = perceiver_forward(
+    perceiver.prepare(test.images), p_digits, config=perceiver.MODEL
+)
+carry, _ = perceiver_forward(carried, p_digits, config=perceiver.CARRYING)
+move, _ = perceiver_forward(moved, p_digits, config=perceiver.MODEL)
+assert np.allclose(carry, straight, atol=1e-3)
+named = {"carried": carry.argmax(axis=1), "moved": move.argmax(axis=1)}
+for name, digits in named.items():
+    print(f"positions {name}: {np.mean(digits == test.labels):.3f}")
+assert np.mean(named["carried"] == test.labels) == right
+assert np.mean(named["moved"] == test.labels) < 0.2
+
+from scratch_vlm.viz.gallery import gallery
+
+some = [int((test.labels == digit).argmax()) for digit in range(8)]
+shuffled = test.images.reshape(-1, 64)[some][:, order].reshape(-1, 8, 8)
+captions = [f"this is a {digit}" for digit in range(8)]
+captions += ["\n".join(f"{name}: {digits[i]}" for name, digits in named.items()) for i in some]
+figure = gallery(np.concatenate([test.images[some], shuffled]), captions)
+show(figure, "10_perceiver_shuffled")
+
+# %%
+# A ViT would have to be trained anew for such pictures, for its patches would be torn apart. The
+# Perceiver knows nothing of pictures: it reads sounds, clouds of points or words alike, if they
+# say where they stand.
+#
+# Which pixels do the latents look at? Here are the eight heads of the one that looks most closely:
+
+from scratch_vlm.ops.attend import attention_weights
+from scratch_vlm.viz.figures import attention_maps
+
+i = some[3]
+first = attention_weights(saved["features"]["repeats"]["0"]["cross"]["attn"]["attend"])[i]
+closest = (first**2).sum(axis=2).mean(axis=0).argmax()  # of R latents
+figure = attention_maps(test.images[i], first[:, closest], grid=(8, 8), mean=False)
+show(figure, "10_perceiver")
+
+# %%
+# Each head has picked a few of the 64 places and hardly looks at the rest, much of it where a three
+# leaves open what an eight closes.
+#
+# Exercises
+# ---------
+#
+# **1. Cheaper still?** R latents read N inputs in each of L looks, and after each of them R latents
+# read each other in B blocks. How many scores is that for each head? How many inputs make reading
+# as dear as thinking?
+
+
+def check_scores(scores, balance):
+    assert scores(latents=512, inputs=50_176, looks=8, blocks=6) == 8 * 512 * (50_176 + 6 * 512)
+    for latents, blocks in ((512, 6), (8, 1)):
+        inputs = balance(latents, blocks)
+        assert scores(latents, inputs, 1, blocks) == 2 * scores(latents, inputs, 1, 0)
+
+
+# %%
+# **2. Twice as deep.** The latent 1, the input 2 and the weight 3 again, but with n looks. What is
+# the latent afterwards, and the slope of the weight?
+
+
+def check_looks(latent, slope):
+    for n in (1, 2, 5):
+        p, g = {"w": np.array([[3.0]])}, {"w": np.zeros((1, 1))}
+        y, saved = look_forward(np.array([[1.0]]), np.array([[2.0]]), p, repeats=n)
+        look_backward(np.array([[1.0]]), saved, g)
+        assert latent(n) == y[0, 0], f"after {n} looks it is {y[0, 0]}"
+        assert slope(n) == g["w"][0, 0], f"after {n} looks the slope is {g['w'][0, 0]}"
+
+
+# %%
+# **3. Blind spots.** Hide some pixels with ``real``, False where nobody may look. Write the
+# function that keeps a share of the pixels of each image at random, and see how many are enough.
+
+
+def check_hidden(keep):
+    mask = keep(np.random.default_rng(0), len(test), share=0.75)
+    assert mask.dtype == bool and mask.shape == (len(test), 64)
+    assert np.allclose(mask.mean(axis=1), 0.75), "the same share of every image"
+    assert len(np.unique(mask, axis=0)) > 1, "not the same pixels of every image"
+    scores, _ = perceiver_forward(
+        perceiver.prepare(test.images), p_digits, config=perceiver.MODEL, real=mask
+    )
+    hidden = np.mean(scores.argmax(axis=1) == test.labels)
+    print(f"with three quarters of the pixels: {hidden:.3f}")
+    assert right > hidden > 0.3
+
+
+# %%
+# Sources
+# -------
+#
+# * A. Jaegle et al., *Perceiver: General Perception with Iterative Attention*, 2021,
+#   arXiv:2103.03206: section 3.1, latents and shared weights; 3.2, Fourier features; 4.1, permuted
+#   pixels, where the ImageNet pictures have 50,176 of them.
+# * A. Jaegle et al., *Perceiver IO*, 2021, arXiv:2107.14795: any outputs, too.

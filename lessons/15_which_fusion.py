@@ -1,0 +1,255 @@
+r"""
+Which fusion, and when?
+=======================
+
+Two ways lead an image into a language model. *Unified embedding* (lesson 13) puts visual tokens
+among the words. *Cross-modality attention* (lesson 14) lets the words look aside. Trained alike,
+which one answers better? What does each cost, and how does that change with the number of images?
+"""
+
+# %%
+# The same answers
+# ----------------
+#
+# Both models of this library start from the same tower and the same language model, read the same
+# batches and take the same steps. The command ``scratch-vlm compare`` trains them; three seeds of
+# it are committed. Differences of a few hundredths are noise.
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+import scratch_vlm
+
+ROOT = Path(scratch_vlm.__file__).parents[1]
+results = json.loads((ROOT / "benchmarks/results/compare.json").read_text())["results"]
+print(f"{'':20} unified  cross-modal  chance")
+for kind in ("colour", "digit", "position", "relation", "relation_heldout"):
+    unified, cross = (results[f"vqa.{arm}.{kind}"] for arm in ("unified", "cross_modal"))
+    print(f"{kind:20} {unified['mean']:7.3f}  {cross['mean']:11.3f}  {unified['chance']:6.3f}")
+    assert abs(unified["mean"] - cross["mean"]) < 0.03
+
+# %%
+# They know the same. So choose by what they cost.
+#
+# Counting
+# --------
+#
+# A product of a matrix of weights with one token costs two operations for each weight: one
+# multiplication, one addition. A block of width D has 4 D² weights in its attention and 8 D² in its
+# MLP, which makes 24 D² operations for each token. Attention of T tokens to S others adds 4 T S D:
+# scores, and reading. The library knows these formulas (`scratch_vlm.costs`), and its tests hold
+# them against counted products. Our models have width 64; a question has 8 tokens, an image 9:
+
+from scratch_vlm.costs import block_cost, cross_attention_cost
+from scratch_vlm.layers.block import BlockConfig
+
+D, T, N = 64, 8, 9
+block = BlockConfig(width=D, heads=4, hidden=4 * D)
+
+
+def by_hand(tokens, others):
+    return 24 * tokens * D**2 + 4 * tokens * others * D
+
+
+assert block_cost(block, T).flops == by_hand(T, T)
+assert block_cost(block, T + N).flops == by_hand(T + N, T + N)
+looking = cross_attention_cost(block, T, N, D).flops
+assert looking == 4 * T * D**2 + 4 * N * D**2 + 4 * T * N * D
+print(f"words alone {by_hand(T, T):,}, with an image among them {by_hand(T + N, T + N):,}")
+print(f"looking aside adds {looking:,} in each layer that looks")
+
+# %%
+# Both in one picture; unified at the left, cross-modal at the right:
+
+from scratch_vlm.experiments.vqa import model_of
+from scratch_vlm.viz import diagrams
+from scratch_vlm.viz.show import show
+
+figure = diagrams.fusions(model_of("unified"), model_of("cross_modal"), T)
+show(figure, "15_which_fusion_diagram")
+
+# %%
+# *Unified*: with I images the block reads T + I N tokens, so the square in its attention grows with
+# the square of I. And every block carries every visual token through its MLP.
+#
+# *Cross-modal*: the words stay T tokens. Looking costs keys and values of I N tokens, in the layers
+# that look, and 4 T I N D for the attention: linear in I. But it takes new weights, and the layers
+# that look run a second MLP.
+#
+# Real sizes
+# ----------
+#
+# Take a language model as those of seven billion weights: 32 blocks of width 4096, with an MLP of
+# 11008 in three matrices. An image has 576 tokens, as in LLaVA. The cross-modal one looks aside in
+# every fourth block, as Llama 3.2 Vision nearly does. A question of 64 words, with 0 to 64 images:
+
+from dataclasses import replace
+
+from scratch_vlm.costs import gated_block_cost, kv_cache_numbers
+from scratch_vlm.layers.gated import GatedConfig
+from scratch_vlm.models.lm import LMConfig
+
+big = BlockConfig(4096, 32, 11008, mlp="swiglu", norm="rms", bias=False, rotary_base=10_000)
+lm = LMConfig(32_000, 65_536, big, depth=32, tied=False)
+words, per_image, looks = 64, 576, 8
+images = np.arange(0, 65)
+gated = GatedConfig(replace(big, rotary_base=None), 4096)  # an image has no place in the text
+
+
+def reads(images):
+    """Operations to read the question: all visual tokens in every block, or eight looks aside."""
+    visual = int(images) * per_image
+    unified = 32 * block_cost(big, words + visual).flops
+    aside = gated_block_cost(gated, words, visual).flops if visual else 0
+    return unified, 32 * block_cost(big, words).flops + looks * aside
+
+
+def remembers(images):
+    """Bytes of keys and values that are kept while the answer is written, in 16 bits."""
+    visual = int(images) * per_image
+    own = 2 * kv_cache_numbers(lm)  # a token in all blocks
+    return own * (words + visual), own * words + own * looks / 32 * visual
+
+
+flops = np.array([reads(i) for i in images], float).T
+cache = np.array([remembers(i) for i in images]).T
+for i in (1, 8, 64):
+    print(
+        f"{i:2} images: reading {flops[0, i] / 1e12:5.0f} and {flops[1, i] / 1e12:4.1f} TFLOPs, "
+        f"memory {cache[0, i] / 2**30:5.2f} and {cache[1, i] / 2**30:4.2f} GiB"
+    )
+assert flops[0, 8] / flops[1, 8] > 10
+assert np.isclose(cache[0, 64] / cache[1, 64], 4, rtol=0.02)
+
+# %%
+# One image is nine times as long as the question, and the unified model takes it through every
+# block. With dozens, as in a video or a long document, the square in its attention begins to tell.
+# Its memory is larger by about 4, for it keeps every visual token in 32 blocks and not in 8.
+
+from scratch_vlm.viz.lines import lines
+
+figure = lines(
+    images[1:],
+    {"unified": flops[0, 1:] / 1e12, "cross-modal": flops[1, 1:] / 1e12},
+    across="images in the prompt",
+    up="TFLOPs to read it",
+    log="xy",
+)
+show(figure, "15_which_fusion")
+
+# %%
+# Is it true of the running model?
+# --------------------------------
+#
+# Formulas are claims. Here are both small models with real boards in front of them. What a forward
+# saves for its backward is counted array by array, with the counter of lesson 04.
+
+from scratch_vlm.data.boards import evaluation_boards
+from scratch_vlm.data.chat import Turn, chat_batch
+from scratch_vlm.experiments.chats import placeholders, tokenizer
+from scratch_vlm.experiments.scenes import prepare
+from scratch_vlm.models.cross_modal import cross_modal_init, cross_modal_loss_forward
+from scratch_vlm.models.unified import unified_init, unified_loss_forward
+
+rng = np.random.default_rng(0)
+boards = prepare(evaluation_boards("test", 8).images)[:, None]  # clips of one frame each
+
+
+def bytes_in(saved):
+    seen, waiting = {}, [saved]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, np.ndarray):
+            base = node if node.base is None else node.base
+            seen[id(base)] = base.nbytes
+        elif isinstance(node, dict):
+            waiting += node.values()
+        elif isinstance(node, list | tuple):
+            waiting += node
+    return sum(seen.values())
+
+
+grown = {}
+for arm, init, forward in (
+    ("unified", unified_init, unified_loss_forward),
+    ("cross_modal", cross_modal_init, cross_modal_loss_forward),
+):
+    config = model_of(arm)
+    p = init(rng, config)
+    kept = []
+    for count in (1, 2, 4, 8):
+        chat = [Turn("what digit is red", "two", media=count)]
+        ids, labels = chat_batch(tokenizer(), [chat], placeholders=placeholders(config))
+        _, saved = forward(ids, labels, boards[:count], p, config=config)
+        kept.append(bytes_in(saved) - bytes_in(p))
+    steps = np.diff(kept) / (1, 2, 4)  # bytes for each further image
+    grown[arm] = steps[-1] / steps[0]
+    print(f"{arm:12} KiB kept with 1, 2, 4, 8 images: {np.round(np.array(kept) / 1024)}")
+assert grown["unified"] > 1.1 > grown["cross_modal"]
+
+# %%
+# Each further image costs the cross-modal model the same, and the unified one more than the last.
+#
+# What stays as it was
+# --------------------
+#
+# One more difference can decide. A cross-modal model whose gates are closed *is* the language model
+# it was made from, to the last bit; freeze the language model, and on texts without images it
+# stays so (lesson 14). In a unified model every weight is used for words and images alike, and
+# training on one changes the other. How many nats each model of the comparison pays for a token of
+# a text without images, after training on images alone, with nothing frozen:
+
+for name in ("lm", "unified", "cross_modal"):
+    print(f"{name:12} {results[f'text_only.{name}']['mean']:6.2f} nats")
+assert results["text_only.unified"]["mean"] > 5 < results["text_only.cross_modal"]["mean"]
+
+# %%
+# So: few images, simple code, one kind of token: unified. Many images or long videos, or a language
+# model that must not change: cross-modal, frozen. And a Resampler (lesson 11) in front of either
+# makes N small, which moves the whole picture to the left.
+#
+# Exercises
+# ---------
+#
+# **1. Where it begins to hurt.** From how many images on does the unified model above need more
+# than a hundred times the operations of its question alone? Give the number.
+
+
+def check_hundred(answer):
+    alone = reads(0)[0]
+    assert reads(answer)[0] > 100 * alone, "not yet"
+    assert reads(answer - 1)[0] <= 100 * alone, "sooner"
+
+
+# %%
+# **2. A Resampler.** It turns each image into 64 tokens instead of 576. By what factor does the
+# memory of the unified model shrink, with many images? Give the factor.
+
+
+def check_factor(factor):
+    assert np.isclose(factor, 576 / 64), "count what grows with the images"
+
+
+# %%
+# **3. Write, don't read.** While an answer is written, one token at a time, each new token reads
+# the whole cache. Give operations of one new token in all blocks of the unified model, from the
+# number of tokens in the cache; use `block_cost` with ``past``, or the formula.
+
+
+def check_writing(flops_of):
+    for past in (0, 100, 10_000):
+        assert flops_of(past) == 32 * block_cost(big, 1, past=past).flops
+
+
+# %%
+# Sources
+# -------
+#
+# * H. Liu et al., *Visual Instruction Tuning*, 2023, arXiv:2304.08485: unified embedding.
+# * J.-B. Alayrac et al., *Flamingo*, 2022, arXiv:2204.14198: cross-modality attention, and what
+#   freezing keeps.
+# * Llama Team, *The Llama 3 Herd of Models*, 2024, arXiv:2407.21783, section 7.
+# * J. Kaplan et al., *Scaling Laws for Neural Language Models*, 2020, arXiv:2001.08361, table 1:
+#   counting.

@@ -1,0 +1,1 @@
+"""Parity: our models beside what the published implementations compute, gradients included."""
