@@ -1,6 +1,7 @@
 """Pairs made from pairs: the same function, computed with less memory or on more cores."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from copy import deepcopy
 from functools import cache
 
@@ -113,7 +114,10 @@ def chunked(forward, backward, *, size, threads=1, recompute=False):
         return [x[start : start + size] for start in range(0, len(x), size)]
 
     def run(work, count):  # work(worker) for each worker
-        return list(_pool(threads).map(work, range(count))) if count > 1 else [work(0)]
+        if count == 1:
+            return [work(0)]
+        contexts = [copy_context() for _ in range(count)]  # the precision of products, above all
+        return list(_pool(threads).map(lambda c, i: c.run(work, i), contexts, range(count)))
 
     def forward_(x, p, *, rng=None, **options):
         pieces = pieces_of(x) or [x]

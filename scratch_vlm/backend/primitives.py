@@ -4,7 +4,9 @@ from importlib import import_module
 
 import numpy as np
 
+from scratch_vlm.backend import cublas
 from scratch_vlm.backend.arrays import floating, namespace
+from scratch_vlm.backend.precision import product_precision, rounded
 
 SPECIAL = {  # where erf is; imported when it is needed, since SciPy takes 0.2 s
     "numpy": "scipy.special",
@@ -29,11 +31,62 @@ def rows(x):
     return x.reshape(-1, x.shape[-1])
 
 
+def product(a, b, *, out=None):
+    """Multiply matrices: NumPy's matmul, or cuBLAS without copying what it can take as it is.
+
+    Parameters
+    ----------
+    a : array of shape (..., T, K)
+        Or a view of one, transposed or sliced.
+    b : array of shape (..., K, M)
+        The same.
+    out : array of shape (..., T, M), optional
+        Where to write the product.
+
+    Returns
+    -------
+    array of shape (..., T, M)
+
+    See Also
+    --------
+    add_product : Add the product to an array.
+    products_in : In which precision it is computed.
+    """
+    xp, precision = namespace(a), product_precision()
+    if xp.__name__ == "cupy":
+        return cublas.matmul(a, b, out, precision=precision, xp=xp)
+    if precision != "float32":
+        a, b = rounded(a, precision), rounded(b, precision)
+    return xp.matmul(a, b, out=out)
+
+
+def add_product(target, a, b):
+    """Add a product of matrices to an array.
+
+    Parameters
+    ----------
+    target : array of shape (..., T, M)
+        Changed in place.
+    a : array of shape (..., T, K)
+        Or a view of one, transposed or sliced.
+    b : array of shape (..., K, M)
+        The same.
+
+    See Also
+    --------
+    product : Write it into an array of its own.
+    """
+    if namespace(a).__name__ == "cupy":
+        cublas.matmul(a, b, target, add=True, precision=product_precision(), xp=namespace(a))
+    else:
+        target += product(a, b)
+
+
 def project(x, w, *, out=None):
     """Multiply every token by a matrix, as one two-dimensional product.
 
-    A product of more than two dimensions leaves the fast path of BLAS in NumPy and of cuBLAS in
-    CuPy; folding the leading axes keeps it.
+    A product of more than two dimensions leaves the fast path of BLAS; folding the leading axes
+    keeps it.
 
     Parameters
     ----------
@@ -55,7 +108,7 @@ def project(x, w, *, out=None):
     TypeError
         If `x` does not hold floating point numbers.
     """
-    xp = floating(x)
+    floating(x)
     if w.ndim != 2:
         raise ValueError(f"w must be a matrix (D, M), got {w.shape}")
     if x.shape[-1] != w.shape[0]:
@@ -65,12 +118,12 @@ def project(x, w, *, out=None):
         )
     shape = (*x.shape[:-1], w.shape[1])
     if out is None:
-        return xp.matmul(rows(x), w).reshape(shape)
+        return product(rows(x), w).reshape(shape)
     if out.shape != shape:
         raise ValueError(f"out is {out.shape} and must be {shape} (x {x.shape}, w {w.shape})")
     if not out.flags.c_contiguous:
         raise ValueError(f"out must be C-contiguous; its strides are {out.strides} bytes")
-    xp.matmul(rows(x), w, out=rows(out))
+    product(rows(x), w, out=rows(out))
     return out
 
 
