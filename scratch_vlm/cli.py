@@ -330,6 +330,12 @@ def _parser():
         help="samples in a step; fewer need less memory",
     )
     train.add_argument(
+        "--precision",
+        metavar="NAME",
+        help="of matrix products: float32 (default), tf32, bf16 or fp16, as the tensor cores of a "
+        "GPU compute them; numpy rounds alike, and is slower for it",
+    )
+    train.add_argument(
         "--style", choices=("gpt", "llama"), help="kind of language model (default gpt)"
     )
     train.add_argument("--arm", help="for vqa and video (default unified, clips)")
@@ -538,7 +544,8 @@ def _train(options):
         trained = train_stages(base, before, **how)
         stage = next(stage for stage in STAGES.values() if stage.module is experiment)
         start = {argument: trained[source] for argument, source in stage.starts.items()}
-    training = {} if options.batch_size is None else {"batch_size": options.batch_size}
+    given = {"batch_size": options.batch_size, "precision": options.precision}
+    training = {name: value for name, value in given.items() if value is not None}
     p = experiment.train_model(out, steps=options.steps, training=training, **how, **start, **style)
     metrics = {name: experiment.measure(p, name="val", **style)}
     write_metrics(RunFolder(out).metrics, metrics)

@@ -189,8 +189,7 @@ EQUIVALENT = {
     "rms_norm_backward: g['gamma'] += rows(product).sum(0)": {
         "g['gamma'] += rows(product).sum(-2)": MATRIX
     },
-    "time_embedding_backward: "
-    "g['w'] += product(matrix.swapaxes(1, 2), dy.sum(2)).sum(0)": {
+    "time_embedding_backward: g['w'] += product(matrix.swapaxes(1, 2), dy.sum(2)).sum(0)": {
         "g['w'] += product(matrix.swapaxes(1, 2), dy.sum(-2)).sum(0)": FOUR_AXES
     },
     "vit_embed_backward: g['cls'] += dx[:, 0].sum(0)": {"g['cls'] += dx[:, 0].sum(-2)": MATRIX},

@@ -27,7 +27,14 @@ from time import perf_counter
 import numpy as np
 from tqdm import tqdm
 
-from scratch_vlm.backend import memory_shortage, namespace, to_device, to_host
+from scratch_vlm.backend import (
+    PRECISIONS,
+    in_precision,
+    memory_shortage,
+    namespace,
+    to_device,
+    to_host,
+)
 from scratch_vlm.training.checkpoint import (
     CheckpointError,
     has_checkpoint,
@@ -37,11 +44,13 @@ from scratch_vlm.training.checkpoint import (
     save_checkpoint,
     sync,
 )
+from scratch_vlm.training.loss_scale import LossScale
 from scratch_vlm.training.optimizer import ALIKE, EVERYTHING, AdamW
 from scratch_vlm.training.run import RunFolder, RunFolderError
 from scratch_vlm.training.schedule import warmup_cosine
 from scratch_vlm.tree import first_bad, leaves, nbytes, tree_map
 
+BEFORE_CHOICE = {"config/precision": "float32"}  # of runs that are older than the option
 COLUMNS = ("step", "loss", "gradient_norm", "learning_rate", "seconds")
 
 
@@ -85,6 +94,10 @@ class TrainConfig:
         Which parameters learn, see `tree.freeze`.
     micro_batches : int
         Pieces that a batch is computed in, see `add_gradients`.
+    precision : {"float32", "tf32", "bf16", "fp16"}
+        Of the matrix products, see `backend.products_in`. Parameters, moments, activations,
+        statistics, softmax, losses and gradients are float32 in any case; for fp16 the loss is
+        scaled, see `LossScale`.
     seed : int
         For whoever draws weights and batches; the loop draws nothing.
     checkpoint_every : int
@@ -103,6 +116,7 @@ class TrainConfig:
     eps: float = 1e-8
     trained: tuple = EVERYTHING
     micro_batches: int = 1
+    precision: str = "float32"
     seed: int = 0
     checkpoint_every: int = 100
 
@@ -114,6 +128,10 @@ class TrainConfig:
             raise ValueError(
                 f"a batch of {self.batch_size} does not split into {self.micro_batches} equal "
                 "micro-batches"
+            )
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}"
             )
         self.rate(0)
 
@@ -257,9 +275,11 @@ def train(
         eps=config.eps,
         clip=config.clip,
     )
-    p, g = optimizer.p, optimizer.g
+    p, g, scale = optimizer.p, optimizer.g, LossScale(config.precision)
     if moments:
+        scale.load_state(moments)
         optimizer.load_state(moments)
+    forward, backward = in_precision(forward, backward, config.precision)
     run.prepare(3 * (nbytes(p) + nbytes(optimizer.state)))
     watch = watch or (lambda p: {})
     columns = ",".join([*COLUMNS, *watch(p)]) + "\n"
@@ -270,7 +290,8 @@ def train(
             raise TrainingDiverged(_diverged(run, step - 1, f"it left {bad} not finite"))
         with _writing(curve, run, step - 1):
             sync(run.curve)  # rows first: a checkpoint must never know more steps than the curve
-        save_checkpoint(run.checkpoint, p, optimizer.state, {"step": step, "run": identity})
+        state = {**optimizer.state, **scale.state}
+        save_checkpoint(run.checkpoint, p, state, {"step": step, "run": identity})
 
     with (
         _explaining_memory(run, config),
@@ -291,15 +312,22 @@ def train(
             arrays = tuple(to_device(x, xp) for x in arrays)
             rate = config.rate(step)
 
-            loss = add_gradients(forward, backward, arrays, p, g, config.micro_batches)
-            norm = optimizer.gradient_norm()
-            numbers = xp.stack([loss, norm, *watch(p).values()])
-            loss, norm, *watched = to_host(numbers).tolist()  # the one wait for a device
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                where = _first_bad(forward, arrays, p, g, config.micro_batches)
-                what = f"the loss is {loss} and the gradient's norm {norm}; {where}"
-                raise TrainingDiverged(_diverged(run, step, what))
-            optimizer.step(rate, norm)
+            while True:
+                loss = add_gradients(
+                    forward, backward, arrays, p, g, config.micro_batches, scale.factor
+                )
+                norm = optimizer.gradient_norm() / scale.factor
+                numbers = xp.stack([loss, norm, *watch(p).values()])
+                loss, norm, *watched = to_host(numbers).tolist()  # the one wait for a device
+                if math.isfinite(loss) and math.isfinite(norm):
+                    break
+                if not (math.isfinite(loss) and scale.lower()):
+                    where = _first_bad(forward, arrays, p, g, config.micro_batches)
+                    what = f"the loss is {loss} and the gradient's norm {norm}; {where}"
+                    raise TrainingDiverged(_diverged(run, step, what))
+                optimizer.clear_gradients()
+            optimizer.step(rate, norm, scale.factor)
+            scale.step_done()
             if after_step:
                 after_step(p)
 
@@ -320,7 +348,7 @@ def train(
     return p
 
 
-def add_gradients(forward, backward, batch, p, g, micro_batches=1):
+def add_gradients(forward, backward, batch, p, g, micro_batches=1, scale=1.0):
     """Compute the loss of a batch and add its gradients to a tree.
 
     Parameters
@@ -336,11 +364,13 @@ def add_gradients(forward, backward, batch, p, g, micro_batches=1):
     micro_batches : int, default 1
         Equal pieces to cut the batch into; each goes forward and backward before the next, so
         that memory holds the activations of one.
+    scale : float, default 1.0
+        Factor on the loss and so on the gradients.
 
     Returns
     -------
     loss : array of shape ()
-        Mean over the pieces.
+        Mean over the pieces, not scaled.
 
     Raises
     ------
@@ -361,7 +391,7 @@ def add_gradients(forward, backward, batch, p, g, micro_batches=1):
         xp = namespace(loss)
         if loss.shape != ():
             raise ValueError(f"the loss must be one number, its shape is {loss.shape}")
-        backward(xp.full_like(loss, 1 / micro_batches), saved, g)
+        backward(xp.full_like(loss, scale / micro_batches), saved, g)
         del saved  # before the next forward, or memory would have to hold both
         losses.append(loss)
     return sum(losses) / micro_batches
@@ -484,7 +514,7 @@ def _read_run(run, config, identity, root):
 def _check_same_run(state, identity, run, root):
     if not isinstance(state, dict) or state.keys() != {"step", "run"}:
         raise CheckpointError(f"{run.checkpoint} was not written by this training loop")
-    old, new = dict(leaves(state["run"])), dict(leaves(identity))
+    old, new = BEFORE_CHOICE | dict(leaves(state["run"])), dict(leaves(identity))
     for name in [*new, *old]:
         if old.get(name) != new.get(name):
             raise ValueError(
