@@ -28,6 +28,7 @@ Start with
   scratch-vlm compare         train two vision language models, and ask them (30 min)
   scratch-vlm gradcheck       check the gradient of every layer and model to machine precision
   scratch-vlm lessons         read how all of it works, and run what you read
+  scratch-vlm bench           time it beside PyTorch, on the CPU and on a GPU
   scratch-vlm info            what is installed here, and whether a GPU can be used
 """
 
@@ -118,6 +119,31 @@ status 1 if a pair is wrong. To check a layer of your own:
 
   from scratch_vlm.gradcheck import check
   print(check(my_forward, my_backward, [x], p))
+"""
+
+BENCH = """\
+Time this library on NumPy and on CuPy beside PyTorch, eager and compiled: every op, every block,
+training steps of a ViT and of both kinds of vision language model, and generation. Whoever is not
+here is left out, and so is what would take too long or does not fit; the end says what, and why.
+
+  scratch-vlm bench                       everything, in 8 minutes
+  scratch-vlm bench --quick               small sizes and models
+  scratch-vlm bench --only attention GELU
+  scratch-vlm bench --only lesson --backend numpy     on the host, though there is a GPU
+
+All take turns (A B C A B C) on the same numbers, and must have computed the same before. On a GPU
+time is that between two of its events. The floor is the least that the FLOPs and bytes of the work
+can take at the speed that products and copies reach on this machine, measured in the same run.
+On the host, ops, blocks and generation have one core, and training steps --cores.
+
+Writes a folder:
+
+  bench.json    every sample, ceilings, memory, versions, what was skipped; from which size on the
+                GPU is faster, and whether it is as fast as it should be
+  bench.png     times over sizes, with floors
+
+Press Ctrl-C at any time: what was measured until then is written. Exit status 1 if something that
+is here did not work, or computed something else.
 """
 
 LESSONS = """\
@@ -375,6 +401,33 @@ def _parser():
     )
     check.add_argument("--json", type=Path, default=None, metavar="FILE", help="write results here")
 
+    bench = command(
+        "bench",
+        _bench,
+        "time it beside PyTorch, on the CPU and on a GPU",
+        BENCH,
+        "folder to write (default runs/bench)",
+    )
+    bench.add_argument("--quick", action="store_true", help="small sizes and models")
+    bench.add_argument(
+        "--only", nargs="+", default=(), metavar="NAME", help="only what has NAME in its name"
+    )
+    bench.add_argument(
+        "--cores",
+        type=_at_least(1),
+        default=2,
+        metavar="N",
+        help="of the host, in training steps (default 2)",
+    )
+    bench.add_argument(
+        "--minutes",
+        type=_at_least(1),
+        default=8,
+        metavar="N",
+        help="begin nothing more after this time (default 8)",
+    )
+    bench.add_argument("--note", metavar="TEXT", help="about the machine, to be written down")
+
     lessons = commands.add_parser(
         "lessons",
         help="list, run and open the lessons",
@@ -595,6 +648,22 @@ def _gradcheck(options):
         files=files,
     )
     return 0 if passed else 1
+
+
+def _bench(options):
+    from scratch_vlm.bench.run import run_bench
+
+    report = run_bench(
+        options.out or Path("runs") / "bench",
+        backend=options.backend or os.environ.get("SCRATCH_VLM_BACKEND"),
+        seed=options.seed,
+        quick=options.quick,
+        only=options.only,
+        cores=options.cores,
+        minutes=options.minutes,
+        note=options.note,
+    )
+    return 130 if report["interrupted"] else 1 if report["failed"] else 0
 
 
 def _lessons(options):

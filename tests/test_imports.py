@@ -26,6 +26,7 @@ ORDER = [
     "inference",
     "parity",
     "viz",
+    "bench",
     "experiments",
     "cli",
     "__main__",

@@ -3,85 +3,64 @@
 import gc
 import statistics
 import time
-from dataclasses import dataclass
 
-SAMPLE = 1e-3  # seconds; shorter work is repeated within a sample
+SAMPLE = 1e-2  # seconds; shorter work is repeated within a sample
 ROUNDS_AT_LEAST = 3
-
-
-@dataclass(frozen=True)
-class Timing:
-    """What a contender took for one piece of work.
-
-    Attributes
-    ----------
-    seconds : float
-        Median.
-    low, high : float
-        Quartiles.
-    rounds : int
-        Samples.
-    ratio : float or None
-        Median of the ratios to the first contender, each of two neighbouring samples.
-    """
-
-    seconds: float
-    low: float
-    high: float
-    rounds: int
-    ratio: float | None
+SLOW = 10.0  # seconds of a round; one has to do then
 
 
 class HostClock:
-    """Seconds of work on the host."""
+    """Seconds that pass on the host."""
 
-    def measure(self, work, times):
-        """Seconds of one call, of `times` in a row.
+    def measure(self, work, times=1):
+        """Measure one call, as the mean of some in a row.
 
         Parameters
         ----------
         work : callable
             Takes nothing.
-        times : int
+        times : int, default 1
             Calls in a row.
 
         Returns
         -------
         float
+            Seconds of one.
         """
-        started = time.perf_counter()
+        began = time.perf_counter()
         for _ in range(times):
             work()
-        return (time.perf_counter() - started) / times
+        return (time.perf_counter() - began) / times
 
 
 class EventClock:
-    """Seconds between two events on a device, launches of the host included where they are longer.
+    """Seconds between two events on a device; where launching takes longer, it is what counts.
 
     Parameters
     ----------
     event : callable
-        Makes an event with the methods ``record`` and ``synchronize``.
+        Makes an event, with the methods ``record`` and ``synchronize``.
     milliseconds : callable
-        ``milliseconds(first, second)`` between two of them.
+        ``milliseconds(first, last)`` between two of them.
     """
 
     def __init__(self, event, milliseconds):
         self._event, self._milliseconds = event, milliseconds
 
-    def measure(self, work, times):
-        """Seconds of one call, of `times` in a row.
+    def measure(self, work, times=1):
+        """Measure one call, as the mean of some in a row.
 
         Parameters
         ----------
         work : callable
             Takes nothing.
-        times : int
+        times : int, default 1
             Calls in a row.
 
         Returns
         -------
         float
+            Seconds of one.
         """
         first, last = self._event(), self._event()
         first.record()
@@ -93,30 +72,31 @@ class EventClock:
 
 
 def in_turn(contenders, *, rounds, seconds):
-    """Time several ways to do the same, in turn: A B C A B C.
-
-    What slows the machine down for a while then slows all of them down.
+    """Time several ways to do the same in turn, A B C A B C: what slows one down slows all down.
 
     Parameters
     ----------
     contenders : dict of str to (clock, callable)
-        By name. Each is called twice before it is timed.
+        By name, each called before. One more call, which is not counted, finds how many make a
+        sample.
     rounds : int
         Samples of each.
     seconds : float
-        Fewer rounds, but at least three, where they would take longer than this.
+        Fewer rounds, but at least three, where all would take longer than this; and only one
+        where it takes more than `SLOW`.
 
     Returns
     -------
-    dict of str to Timing
+    dict of str to list of float
+        Seconds of one call in each round.
     """
-    times, once = {}, {}
+    times, whole = {}, 0.0
     for name, (clock, work) in contenders.items():
-        work()  # compiles, allocates, fills caches
-        once[name] = clock.measure(work, 1)
-        times[name] = max(1, round(SAMPLE / max(once[name], 1e-9)))
-    whole = sum(once[name] * times[name] for name in contenders)
-    rounds = max(ROUNDS_AT_LEAST, min(rounds, int(seconds / max(whole, 1e-9))))
+        once = max(clock.measure(work), 1e-9)
+        times[name] = max(1, round(SAMPLE / once))
+        whole += once * times[name]
+    rounds = min(rounds, int(seconds / whole)) if whole else rounds
+    rounds = max(ROUNDS_AT_LEAST if whole < SLOW else 1, rounds)
     samples = {name: [] for name in contenders}
     collecting = gc.isenabled()
     gc.disable()
@@ -127,12 +107,25 @@ def in_turn(contenders, *, rounds, seconds):
     finally:
         if collecting:
             gc.enable()
-    first = samples[next(iter(samples))] if samples else []
-    return {name: _timing(found, first) for name, found in samples.items()}
+    return samples
 
 
-def _timing(samples, first):
-    low, median, high = statistics.quantiles(samples, n=4, method="inclusive")
-    ratios = [a / b for a, b in zip(samples, first, strict=True)]
-    ratio = None if samples is first else statistics.median(ratios)
-    return Timing(median, low, high, len(samples), ratio)
+def ratio(samples, other):
+    """How long one takes for what another does, as the median over the rounds.
+
+    Parameters
+    ----------
+    samples, other : list of float
+        Of `in_turn`, from the same call.
+
+    Returns
+    -------
+    float
+        Below 1 where the first is faster.
+
+    Examples
+    --------
+    >>> ratio([1.0, 2.0, 3.0], [2.0, 4.0, 30.0])
+    0.5
+    """
+    return statistics.median(a / b for a, b in zip(samples, other, strict=True))

@@ -1,53 +1,35 @@
-"""What is timed: pairs of the library, training steps and generation, with what each must cost.
+"""What is timed, and the least that each must cost.
 
-FLOPs are those of the matrix products. Bytes are the least that has to cross the memory bus: every
-input and every output of the forward and of the backward once, float32. A training step reads its
-weights three times and its activations twice, writes the activations once, and its optimizer reads
-and writes four vectors.
+FLOPs are those of matrix products, by the formulas of `scratch_vlm.costs`. Bytes are what crosses
+the memory bus whatever the implementation, in float32: of an op or a block every input and every
+output of the forward and of the backward once; of a training step ten passes over the parameters
+(weights are read forward and backward, gradients written, and AdamW reads four vectors and writes
+three); of generation all weights for each new token, and what is in the cache.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 
 from scratch_vlm import costs
-from scratch_vlm.layers.block import (
-    BlockConfig,
-    block_init,
-    pre_block_backward,
-    pre_block_forward,
-)
+from scratch_vlm.layers import block, embedding, gated, linear, norm, resampler
+from scratch_vlm.layers.block import BlockConfig
 from scratch_vlm.layers.connector import ConnectorConfig
-from scratch_vlm.layers.gated import GatedConfig
-from scratch_vlm.layers.linear import linear_backward, linear_forward, linear_init
-from scratch_vlm.layers.norm import layer_norm_backward, layer_norm_forward, layer_norm_init
-from scratch_vlm.models.cross_modal import (
-    CrossModalConfig,
-    cross_modal_init,
-    cross_modal_loss_backward,
-    cross_modal_loss_forward,
-)
+from scratch_vlm.models import cross_modal, unified, vit
 from scratch_vlm.models.lm import LMConfig, lm_init
-from scratch_vlm.models.unified import (
-    UnifiedConfig,
-    unified_init,
-    unified_loss_backward,
-    unified_loss_forward,
-)
 from scratch_vlm.models.vision import SightConfig, TowerConfig
-from scratch_vlm.models.vit import ViTConfig, vit_backward, vit_forward, vit_init
-from scratch_vlm.ops.activations import gelu_tanh_backward, gelu_tanh_forward
-from scratch_vlm.ops.attend import attend_backward, attend_forward
-from scratch_vlm.ops.losses import cross_entropy_backward, cross_entropy_forward
+from scratch_vlm.ops import activations, attend, losses
+from scratch_vlm.ops.masks import causal_mask
 
 FLOAT = 4  # bytes
-LESSON = ViTConfig((32, 32, 3), (4, 4), 10, BlockConfig(128, 4, 512, mlp="gelu_tanh"), depth=4)
-BASE = ViTConfig(
-    (224, 224, 3), (16, 16), 1000, BlockConfig(768, 12, 3072, mlp="gelu_tanh"), depth=12
-)
+PASSES = 10  # of a training step over its parameters
+HEAD = 64  # K
+BATCH = 4  # sequences that tokens are dealt out to, where they attend to each other
+VOCABULARY = 8192
+SEEN = 64  # visual tokens of a sequence, and latents of a Resampler
 WORDS = 64  # tokens of a text beside its image
+FUSIONS = ("unified", "cross-modal")
 
 
 @dataclass(frozen=True)
@@ -59,23 +41,25 @@ class Subject:
     family : str
         What it is; subjects of one family differ in size.
     kind : {"pair", "step", "generation"}
-        Forward and backward; those, and a step of AdamW; or new tokens.
+        A forward and its backward; those of a loss and a step of AdamW; or new tokens.
     size : int
-        What the family grows in: tokens, numbers, samples.
+        What the family grows in.
     unit : str
         Of the size.
     flops, bytes : int
         The least it costs.
     draw : callable
-        ``draw(rng)`` gives inputs and parameters, on the host; parameters may be None.
+        ``draw(rng)`` gives a tuple of inputs and the parameters, perhaps None, on the host.
     forward, backward : callable or None
-        The pair; of a step, the objective.
+        The pair; of a step, that of the loss.
     options : dict
-        Of the forward.
-    host : bool
-        Whether a host should try: not where it would take minutes.
+        Of the forward; arrays among them belong to where the inputs are.
+    pieces : int
+        Equal parts of the batch whose losses have the loss as their mean; 1 if there are none.
+    memory : int
+        Bytes that the work holds, by formula and roughly.
     products : bool
-        Whether the precision of products matters.
+        Whether the precision of products changes anything.
     """
 
     family: str
@@ -88,255 +72,253 @@ class Subject:
     forward: Callable | None = None
     backward: Callable | None = None
     options: dict = field(default_factory=dict)
-    host: bool = True
+    pieces: int = 1
+    memory: int = 0
     products: bool = True
+
+    @property
+    def name(self):
+        """Family and size, as tables call it."""
+        return f"{self.family}, {self.size} {self.unit}"
+
+
+def subjects(*, quick=False):
+    """List everything that is timed.
+
+    Parameters
+    ----------
+    quick : bool, default False
+        Fewer and smaller sizes, and none of the large models.
+
+    Returns
+    -------
+    list of Subject
+        Each family from small to large.
+    """
+    width, counts = (256, (64, 512, 4096)) if quick else (512, (64, 256, 1024, 4096, 16384))
+    found = [pair(family, n, width) for family in PAIRS for n in counts]
+    lesson = vlm_parts(128, 4, 4, 512, image=32, patch=4)
+    found.append(vit_step("lesson ViT", vit_config(128, 4, 4, 10, image=32, patch=4), 128))
+    found += [vlm_step(f"lesson VLM, {kind}", kind, lesson, 32) for kind in FUSIONS]
+    found.append(generation("lesson LM, 32 new tokens", lesson[1], 8, prompt=32, new=32))
+    if quick:
+        return found
+    large = vlm_parts(768, 12, 12, 50304)
+    base = vit_config(768, 12, 12, 1000)
+    found += [vit_step("ViT-B/16", base, batch) for batch in (2, 128)]
+    for kind in FUSIONS:
+        found += [vlm_step(f"GPT-2 small VLM, {kind}", kind, large, batch) for batch in (2, 64)]
+    name = "GPT-2 small, 64 new tokens"
+    return found + [generation(name, large[1], batch, prompt=64, new=64) for batch in (1, 64)]
 
 
 def _normal(rng, *shape):
     return rng.standard_normal(shape, dtype="float32")
 
 
-def linear(tokens, width):
-    """Linear layer of as many inputs as outputs.
+def _rows(rng, n, d):
+    return (_normal(rng, n, d),)
 
-    Parameters
-    ----------
-    tokens, width : int
-        N and D.
 
-    Returns
-    -------
-    Subject
-    """
+def _sequences(n):  # B, T
+    return (BATCH, n // BATCH) if n > BATCH * SEEN else (1, n)
 
-    def draw(rng):
-        return (_normal(rng, tokens, width),), linear_init(rng, width, width)
 
-    return Subject(
+def _heads(rng, n, d):
+    b, t = _sequences(n)
+    return tuple(_normal(rng, b, d // HEAD, t, HEAD) for _ in range(3))
+
+
+def _scored(rng, n, d):
+    return _normal(rng, n, VOCABULARY), rng.integers(0, VOCABULARY, n)
+
+
+def _pairs(rng, n, d):
+    x = _normal(rng, 2, n, d)
+    return (*x / np.linalg.norm(x, axis=-1, keepdims=True), np.array(2.0, "float32"))
+
+
+def _block(d):
+    return BlockConfig(d, d // HEAD, 4 * d, mlp="gelu_tanh")
+
+
+def _gated(d):
+    return gated.GatedConfig(_block(d), d, gate=0.5)
+
+
+def _resampler(d):
+    return resampler.ResamplerConfig(_block(d), SEEN, depth=1, frames=0)
+
+
+def _attend_flops(n, d):
+    b, t = _sequences(n)
+    return b * costs.attend_cost(d // HEAD, HEAD, t, t).training_flops
+
+
+def _layer(cost, seen=0):  # x, y, dy, dx and x again; and weights twice, and their gradients
+    def least(n, d):
+        b, t = _sequences(n)
+        one = cost(d, t)
+        return b * one.training_flops, 5 * (n + b * seen) * d + 3 * one.parameters
+
+    return least
+
+
+@dataclass(frozen=True)
+class _Pair:
+    module: object
+    name: str  # of the pair in the module
+    least: Callable  # FLOPs, and numbers that cross the bus, from n and d
+    inputs: Callable = _rows  # from a generator, n and d
+    init: Callable | None = None  # from a generator and d
+    options: Callable = lambda n, d: {}
+    products: bool = True
+    unit: str = "tokens"
+
+
+PAIRS = {
+    "linear": _Pair(
+        linear,
         "linear",
-        "pair",
-        tokens,
-        "tokens",
-        6 * tokens * width**2,
-        FLOAT * (5 * tokens * width + 3 * width**2),
-        draw,
-        linear_forward,
-        linear_backward,
-    )
-
-
-def attention(batch, tokens, heads, width):
-    """Self-attention between its linear layers.
-
-    Parameters
-    ----------
-    batch, tokens, heads, width : int
-        B, T, A and K.
-
-    Returns
-    -------
-    Subject
-    """
-    shape = (batch, heads, tokens, width)
-
-    def draw(rng):
-        return tuple(_normal(rng, *shape) for _ in range(3)), None
-
-    return Subject(
-        "attention",
-        "pair",
-        batch * tokens,
-        "tokens",
-        12 * batch * heads * tokens**2 * width,
-        FLOAT * 11 * batch * heads * tokens * width,
-        draw,
-        attend_forward,
-        attend_backward,
-    )
-
-
-def layer_norm(tokens, width):
-    """Layer norm.
-
-    Parameters
-    ----------
-    tokens, width : int
-        N and D.
-
-    Returns
-    -------
-    Subject
-    """
-
-    def draw(rng):
-        return (_normal(rng, tokens, width),), layer_norm_init(width)
-
-    return Subject(
-        "layer norm",
-        "pair",
-        tokens,
-        "tokens",
-        0,
-        FLOAT * 5 * tokens * width,
-        draw,
-        layer_norm_forward,
-        layer_norm_backward,
+        lambda n, d: (6 * n * d * d, 5 * n * d + 3 * d * d + 2 * d),
+        init=lambda rng, d: linear.linear_init(rng, d, d),
+    ),
+    "attention": _Pair(
+        attend, "attend", lambda n, d: (_attend_flops(n, d), 11 * n * d), inputs=_heads
+    ),
+    "causal attention": _Pair(  # half of the scores are hidden
+        attend,
+        "attend",
+        lambda n, d: (_attend_flops(n, d) // 2, 11 * n * d),
+        inputs=_heads,
+        options=lambda n, d: {"mask": causal_mask(_sequences(n)[1])},
+    ),
+    "layer norm": _Pair(
+        norm,
+        "layer_norm",
+        lambda n, d: (0, 5 * n * d),
+        init=lambda rng, d: norm.layer_norm_init(d),
         products=False,
-    )
-
-
-def gelu(tokens, width):
-    """GELU by tanh.
-
-    Parameters
-    ----------
-    tokens, width : int
-        N and M.
-
-    Returns
-    -------
-    Subject
-    """
-
-    def draw(rng):
-        return (_normal(rng, tokens, width),), None
-
-    return Subject(
-        "GELU",
-        "pair",
-        tokens,
-        "tokens",
-        0,
-        FLOAT * 5 * tokens * width,
-        draw,
-        gelu_tanh_forward,
-        gelu_tanh_backward,
+    ),
+    "RMS norm": _Pair(
+        norm,
+        "rms_norm",
+        lambda n, d: (0, 5 * n * d),
+        init=lambda rng, d: norm.rms_norm_init(d),
         products=False,
-    )
-
-
-def cross_entropy(tokens, vocabulary):
-    """Softmax and cross-entropy.
-
-    Parameters
-    ----------
-    tokens, vocabulary : int
-        N and V.
-
-    Returns
-    -------
-    Subject
-    """
-
-    def draw(rng):
-        return (_normal(rng, tokens, vocabulary), rng.integers(0, vocabulary, tokens)), None
-
-    return Subject(
-        "cross-entropy",
-        "pair",
-        tokens,
-        "tokens",
-        0,
-        FLOAT * 3 * tokens * vocabulary,
-        draw,
-        cross_entropy_forward,
-        cross_entropy_backward,
+    ),
+    "GELU": _Pair(activations, "gelu_tanh", lambda n, d: (0, 5 * n * d), products=False),
+    "QuickGELU": _Pair(activations, "quick_gelu", lambda n, d: (0, 5 * n * d), products=False),
+    "embedding": _Pair(
+        embedding,
+        "embedding",
+        lambda n, d: (0, 4 * n * d),
+        inputs=lambda rng, n, d: (rng.integers(0, VOCABULARY, n),),
+        init=lambda rng, d: embedding.embedding_init(rng, VOCABULARY, d),
         products=False,
-    )
+    ),
+    "cross-entropy": _Pair(  # a fused one reads the logits and writes their gradient
+        losses,
+        "cross_entropy",
+        lambda n, d: (0, 2 * n * VOCABULARY),
+        inputs=_scored,
+        products=False,
+    ),
+    "contrastive loss": _Pair(  # scores, and a product with their gradient for either side
+        losses, "contrastive", lambda n, d: (6 * n * n * d, 4 * n * d), inputs=_pairs, unit="pairs"
+    ),
+    "block": _Pair(
+        block,
+        "pre_block",
+        _layer(lambda d, t: costs.block_cost(_block(d), t)),
+        inputs=lambda rng, n, d: (_normal(rng, *_sequences(n), d),),
+        init=lambda rng, d: block.block_init(rng, _block(d)),
+        options=lambda n, d: {"config": _block(d)},
+    ),
+    "gated block": _Pair(
+        gated,
+        "gated_block",
+        _layer(lambda d, t: costs.gated_block_cost(_gated(d), t, SEEN), SEEN),
+        inputs=lambda rng, n, d: (
+            _normal(rng, *_sequences(n), d),
+            _normal(rng, _sequences(n)[0], SEEN, d),
+        ),
+        init=lambda rng, d: gated.gated_block_init(rng, _gated(d)),
+        options=lambda n, d: {"config": _gated(d)},
+    ),
+    "Resampler": _Pair(
+        resampler,
+        "resampler",
+        _layer(lambda d, t: costs.resampler_cost(_resampler(d), frames=1, patches=t), SEEN),
+        inputs=lambda rng, n, d: (_normal(rng, _sequences(n)[0], 1, _sequences(n)[1], d),),
+        init=lambda rng, d: resampler.resampler_init(rng, _resampler(d)),
+        options=lambda n, d: {"config": _resampler(d)},
+    ),
+}
 
 
-def block(batch, tokens, width, heads):
-    """Pre-norm block of a Transformer.
+def pair(family, n, width):
+    """Take a pair of the library.
 
     Parameters
     ----------
-    batch, tokens, width, heads : int
-        B, T, D and A.
-
-    Returns
-    -------
-    Subject
-    """
-    config = BlockConfig(width, heads, 4 * width, mlp="gelu_tanh")
-    cost = batch * costs.block_cost(config, tokens)
-    parameters = costs.block_cost(config, tokens).parameters
-
-    def draw(rng):
-        return (_normal(rng, batch, tokens, width),), block_init(rng, config)
-
-    return Subject(
-        "block",
-        "pair",
-        batch * tokens,
-        "tokens",
-        cost.training_flops,
-        FLOAT * (2 * cost.activations + 3 * parameters),
-        draw,
-        pre_block_forward,
-        pre_block_backward,
-        {"config": config},
-    )
-
-
-def _step_bytes(cost, batch):
-    return FLOAT * (3 * batch * cost.activations + (3 + 8) * cost.parameters)
-
-
-def vit(config, batch, family, *, host=True):
-    """Training step of a Vision Transformer.
-
-    Parameters
-    ----------
-    config : ViTConfig
-        The model.
-    batch : int
-        Images.
     family : str
-        What to call it.
-    host : bool, default True
-        Whether a host should try.
+        A key of `PAIRS`.
+    n, width : int
+        Tokens in all, and D.
 
     Returns
     -------
     Subject
     """
-    cost = costs.vit_cost(config)
+    row = PAIRS[family]
+    flops, numbers = row.least(n, width)
 
     def draw(rng):
-        images = _normal(rng, batch, *config.image)
-        return (images, rng.integers(0, config.outputs, batch)), vit_init(rng, config)
-
-    def forward(images, labels, p):
-        scores, s_model = vit_forward(images, p, config=config)
-        loss, s_loss = cross_entropy_forward(scores, labels)
-        return loss, (s_model, s_loss)
-
-    def backward(dloss, saved, g):
-        s_model, s_loss = saved
-        vit_backward(cross_entropy_backward(dloss, s_loss), s_model, g)
+        return row.inputs(rng, n, width), row.init and row.init(rng, width)
 
     return Subject(
         family,
-        "step",
-        batch,
-        "images",
-        batch * cost.training_flops,
-        _step_bytes(cost, batch),
+        "pair",
+        n,
+        row.unit,
+        flops,
+        FLOAT * numbers,
         draw,
-        forward,
-        backward,
-        {"config": config},
-        host,
+        getattr(row.module, f"{row.name}_forward"),
+        getattr(row.module, f"{row.name}_backward"),
+        row.options(n, width),
+        products=row.products,
     )
 
 
-def vlm_parts(width, heads, depth, vocabulary, image=224, patch=16):
-    """Parts of a vision language model as large as its tower.
+def vit_config(width, heads, depth, outputs, *, image=224, patch=16):
+    """Configure a Vision Transformer; ViT-B/16 has 768, 12 and 12.
 
     Parameters
     ----------
     width, heads, depth : int
-        Of the tower and of the language model; GPT-2 small has 768, 12 and 12.
+        D, A and L.
+    outputs : int
+        Classes; 0 for none.
+    image, patch : int
+        Sides in pixels.
+
+    Returns
+    -------
+    ViTConfig
+    """
+    one = BlockConfig(width, heads, 4 * width, mlp="gelu_tanh")
+    return vit.ViTConfig((image, image, 3), (patch, patch), outputs, one, depth=depth)
+
+
+def vlm_parts(width, heads, depth, vocabulary, *, image=224, patch=16):
+    """Configure the parts of a vision language model, the tower as large as the language model.
+
+    Parameters
+    ----------
+    width, heads, depth : int
+        D, A and L of both; GPT-2 small has 768, 12 and 12.
     vocabulary : int
         V; the last id stands for an image.
     image, patch : int
@@ -347,95 +329,136 @@ def vlm_parts(width, heads, depth, vocabulary, image=224, patch=16):
     sight : SightConfig
     language : LMConfig
     """
-    block = BlockConfig(width, heads, 4 * width, mlp="gelu_tanh")
-    tower = TowerConfig(ViTConfig((image, image, 3), (patch, patch), 0, block, depth=depth))
-    bridge = ConnectorConfig("mlp", tower.outputs, width, hidden=4 * width, activation="gelu_tanh")
+    tower = TowerConfig(vit_config(width, heads, depth, 0, image=image, patch=patch))
+    bridge = ConnectorConfig("mlp", width, width, hidden=4 * width, activation="gelu_tanh")
     context = (image // patch) ** 2 + WORDS
     language = LMConfig.gpt(vocabulary, context, width=width, heads=heads, depth=depth)
     return SightConfig(tower, bridge), language
 
 
-def fusion(kind, parts, batch, family, *, host=True):
-    """Training step of a vision language model, one image before each text.
+def vit_step(family, config, batch):
+    """Take a training step of a Vision Transformer.
 
     Parameters
     ----------
+    family : str
+        What to call it.
+    config : ViTConfig
+        The model.
+    batch : int
+        Images.
+
+    Returns
+    -------
+    Subject
+    """
+
+    def draw(rng):
+        images = _normal(rng, batch, *config.image)
+        return (images, rng.integers(0, config.outputs, batch)), vit.vit_init(rng, config)
+
+    def forward(images, labels, p, *, config):
+        scores, s_model = vit.vit_forward(images, p, config=config)
+        loss, s_loss = losses.cross_entropy_forward(scores, labels)
+        return loss, (s_model, s_loss)
+
+    def backward(dloss, saved, g):
+        s_model, s_loss = saved
+        vit.vit_backward(losses.cross_entropy_backward(dloss, s_loss), s_model, g)
+
+    cost = costs.vit_cost(config)
+    return _step(family, batch, "images", cost, config, draw, forward, backward, {"config": config})
+
+
+def vlm_step(family, kind, parts, batch):
+    """Take a training step of a vision language model, one image before each text.
+
+    Parameters
+    ----------
+    family : str
+        What to call it.
     kind : {"unified", "cross-modal"}
-        How the words see.
+        How words see.
     parts : (SightConfig, LMConfig)
         As `vlm_parts` makes them.
     batch : int
         Texts.
-    family : str
-        What to call it.
-    host : bool, default True
-        Whether a host should try.
 
     Returns
     -------
     Subject
     """
     sight, language = parts
-    image = language.vocabulary - 1
+    image, places, options = language.vocabulary - 1, 1, {}
     if kind == "unified":
-        config = UnifiedConfig(sight, language, image)
-        places, init = sight.tokens(1), unified_init
-        forward, backward = unified_loss_forward, unified_loss_backward
+        places, module, name = sight.tokens(1), unified, "unified"
+        config = unified.UnifiedConfig(sight, language, image)
         cost = costs.unified_cost(config, tokens=places + WORDS)
-        options = {}
     else:
-        gates = GatedConfig(language.block, language.block.width, gate=0.5)
+        module, name, options = cross_modal, "cross_modal", {"slots": 1}
+        looks = gated.GatedConfig(language.block, language.block.width, gate=0.5)
         every = tuple(range(0, language.depth, 4))  # a gated block before every fourth
-        config = CrossModalConfig(sight, language, gates, every, image)
-        places, init = 1, cross_modal_init
-        forward, backward = cross_modal_loss_forward, cross_modal_loss_backward
+        config = cross_modal.CrossModalConfig(sight, language, looks, every, image)
         cost = costs.cross_modal_cost(config, tokens=places + WORDS)
-        options = {"slots": 1}
 
     def draw(rng):
         ids = rng.integers(0, image, (batch, places + WORDS))
         ids[:, :places] = image
-        labels = np.where(ids == image, -100, ids)
-        side = sight.tower.vit.image
-        return (ids, labels, _normal(rng, batch, 1, *side)), init(rng, config)
+        labels = np.where(ids == image, losses.IGNORE, ids)
+        media = _normal(rng, batch, 1, *sight.tower.vit.image)
+        return (ids, labels, media), getattr(module, f"{name}_init")(rng, config)
 
+    return _step(
+        family,
+        batch,
+        "texts with an image",
+        cost,
+        sight.tower.vit,
+        draw,
+        getattr(module, f"{name}_loss_forward"),
+        getattr(module, f"{name}_loss_backward"),
+        {"config": config, **options},
+    )
+
+
+def _step(family, batch, unit, cost, seeing, draw, forward, backward, options):
+    pixels = costs.vit_embed_cost(seeing).flops  # their gradient, which nobody needs
     return Subject(
         family,
         "step",
         batch,
-        "texts with an image",
-        batch * cost.training_flops,
-        _step_bytes(cost, batch),
+        unit,
+        batch * (cost.training_flops - pixels),
+        FLOAT * PASSES * cost.parameters,
         draw,
-        partial(forward, config=config, **options),
+        forward,
         backward,
-        {"config": config},
-        host,
+        options,
+        pieces=min(batch, 8),
+        memory=FLOAT * (4 * cost.parameters + batch * cost.activations),
     )
 
 
-def generation(config, batch, prompt, new, family, *, host=True):
-    """New tokens of a language model, one after another, with a KV cache.
+def generation(family, config, batch, *, prompt, new):
+    """Take new tokens of a language model, one after another, with a KV cache.
 
     Parameters
     ----------
+    family : str
+        What to call it.
     config : LMConfig
         The model.
     batch, prompt, new : int
         Texts, tokens of each before, and tokens to write.
-    family : str
-        What to call it.
-    host : bool, default True
-        Whether a host should try.
 
     Returns
     -------
     Subject
     """
-    first = costs.language_model_cost(config, tokens=prompt)
-    rest = [costs.language_model_cost(config, tokens=1, past=prompt + i) for i in range(new - 1)]
-    cached = costs.kv_cache_numbers(config)
-    read = sum(prompt + i for i in range(new - 1)) * cached * batch
+    unread = costs.linear_cost(config.block.width, config.vocabulary, prompt - 1, bias=False)
+    steps = [costs.language_model_cost(config, tokens=prompt)]  # which scores the last token alone
+    steps += [costs.language_model_cost(config, tokens=1, past=prompt + i) for i in range(new - 1)]
+    cached = batch * costs.kv_cache_numbers(config) * sum(prompt + i for i in range(new - 1))
 
     def draw(rng):
         return (rng.integers(0, config.vocabulary, (batch, prompt)),), lm_init(rng, config)
@@ -445,59 +468,9 @@ def generation(config, batch, prompt, new, family, *, host=True):
         "generation",
         batch,
         "texts",
-        batch * (first.flops + sum(cost.flops for cost in rest)),
-        FLOAT * (new * first.parameters + read),
+        batch * (sum(cost.flops for cost in steps) - unread.flops),
+        FLOAT * (new * steps[0].parameters + cached),
         draw,
         options={"config": config, "new": new},
-        host=host,
+        memory=FLOAT * (steps[0].parameters + batch * steps[0].activations),
     )
-
-
-def subjects(*, quick=False):
-    """List everything that is timed.
-
-    Parameters
-    ----------
-    quick : bool, default False
-        Small sizes and small models only.
-
-    Returns
-    -------
-    list of Subject
-    """
-    counts = (64, 512, 4096) if quick else (64, 256, 1024, 4096, 16384)
-    width, heads = (256, 4) if quick else (512, 8)
-    lengths = (16, 64, 256) if quick else (16, 64, 256, 1024)
-    small = LMConfig.gpt(512, 128, width=128, heads=4, depth=4)
-    found = [
-        *(linear(n, width) for n in counts),
-        *(attention(4, t, heads, 64) for t in lengths),
-        *(layer_norm(n, width) for n in counts),
-        *(gelu(n, width) for n in counts),
-        *(cross_entropy(n, 8192) for n in counts[:-1]),
-        *(block(4, t, width, heads) for t in lengths),
-        vit(LESSON, 128, "lesson ViT"),
-        *(
-            fusion(kind, vlm_parts(128, 4, 4, 512, 32, 4), 32, f"lesson VLM, {kind}")
-            for kind in FUSIONS
-        ),
-        generation(small, 8, 32, 32, "lesson LM, 32 new tokens"),
-    ]
-    if quick:
-        return found
-    parts = vlm_parts(768, 12, 12, 50304)
-    for batch, host in ((2, True), (128, False)):
-        found.append(vit(BASE, batch, "ViT-B/16", host=host))
-        found += [
-            fusion(kind, parts, batch // 2, f"GPT-2 small VLM, {kind}", host=host)
-            for kind in FUSIONS
-        ]
-    _, language = parts
-    found += [
-        generation(language, batch, 64, 64, "GPT-2 small, 64 new tokens", host=host)
-        for batch, host in ((1, True), (64, False))
-    ]
-    return found
-
-
-FUSIONS = ("unified", "cross-modal")

@@ -1,17 +1,23 @@
-"""The same work in PyTorch, on the same numbers: what the benchmark compares with.
+"""The same work in PyTorch, on the same numbers, as its users would write it.
 
-Written as its users would: fused attention, fused optimizer, automatic gradients. Weights come from
-our trees by their names. Whether a twin computes the same is checked before it is timed.
+Fused attention, fused AdamW, automatic gradients. Weights come from our trees by their names. That
+a twin computes the same is checked before it is timed.
 """
+
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 
+from scratch_vlm.bench.contenders import CLIP, DECAY, RATE, cotangent
+from scratch_vlm.training.optimizer import decays
 from scratch_vlm.tree import leaves
+
+EPS = 1e-5
 
 
 def pair(subject, inputs, p, device):
-    """Return the forward and backward of an op or a layer in PyTorch.
+    """Return the forward and the backward of an op or a layer.
 
     Parameters
     ----------
@@ -21,68 +27,71 @@ def pair(subject, inputs, p, device):
         On the host.
     p : dict or None
         Parameters.
-    device : str
+    device : {"cpu", "cuda"}
         Where to compute.
 
     Returns
     -------
     callable
-        Gives the output and the gradients, of inputs first.
+        Gives the output and the gradients, those of inputs first.
     """
-    inputs = [torch.tensor(x, device=device) for x in inputs]
-    t = {name: torch.tensor(x, device=device) for name, x in leaves(p or {})}
+    inputs, t = _tensors(inputs, p or {}, device)
     learned = [x.requires_grad_() for x in (*inputs, *t.values()) if x.is_floating_point()]
-    forward, options = PAIRS[subject.family], subject.options
-    dy = None
+    config = {k: v for k, v in subject.options.items() if k == "config"}
+    forward, dy = partial(PAIRS[subject.family], t, *inputs, **config), None
 
     def run():
         nonlocal dy
-        y = forward(t, *inputs, **options)
-        dy = torch.ones_like(y) if dy is None else dy
+        y = forward()
+        if dy is None:
+            dy = torch.from_numpy(cotangent(y.shape)).to(y)
         return y, torch.autograd.grad(y, learned, dy)
 
     return run
 
 
-def step(subject, inputs, p, device, rate, compiled=False):
-    """Return a training step of a model in PyTorch.
+def step(subject, inputs, p, device, *, compiled=False):
+    """Return a training step of a model.
 
     Parameters
     ----------
     subject, inputs, p, device
         As in `pair`.
-    rate : float
-        Learning rate.
     compiled : bool, default False
-        Whether to compile the forward, and record it in a CUDA graph.
+        Whether to compile the loss; on a GPU it is recorded as a graph, too.
 
     Returns
     -------
     callable
-        Gives the loss and the length of the gradient, as numbers.
+        Gives the loss and the norm of the gradient, as numbers.
     """
-    inputs = [torch.tensor(x, device=device) for x in inputs]
-    t = {name: torch.tensor(x, device=device, requires_grad=True) for name, x in leaves(p)}
-    fused = {"fused": True} if device != "cpu" else {}
-    optimizer = torch.optim.AdamW(t.values(), rate, weight_decay=0.01, **fused)
-    loss_of, options = STEPS[type(subject.options["config"]).__name__], subject.options
+    inputs, t = _tensors(inputs, p, device)
+    groups = [
+        {"params": [x for name, x in t.items() if decays(name) == decay], "weight_decay": rate}
+        for decay, rate in ((True, DECAY), (False, 0.0))
+    ]
+    optimizer = torch.optim.AdamW(groups, RATE, fused=True)
+    config = subject.options["config"]
+    loss_of = partial(STEPS[type(config).__name__], config=config)
     if compiled:
-        loss_of = torch.compile(loss_of, mode="reduce-overhead" if device != "cpu" else None)
+        for x in t.values():  # a graph need not copy them into its own memory
+            torch._dynamo.mark_static_address(x)
+        mode = "reduce-overhead" if device == "cuda" else "default"
+        loss_of = torch.compile(loss_of, mode=mode, dynamic=False, fullgraph=True)
 
     def run():
         optimizer.zero_grad()
-        loss = loss_of(t, *inputs, **options)
+        loss = loss_of(t, *inputs)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(t.values(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(t.values(), CLIP)
         optimizer.step()
-        return loss.item(), norm.item()
+        return torch.stack([loss.detach(), norm]).tolist()
 
     return run
 
 
-@torch.no_grad()
 def generation(subject, inputs, p, device):
-    """Return greedy generation with a KV cache in PyTorch.
+    """Return greedy generation with a KV cache.
 
     Parameters
     ----------
@@ -94,88 +103,122 @@ def generation(subject, inputs, p, device):
     callable
         Gives the new tokens, a list for each text.
     """
-    (prompts,) = (torch.tensor(x, device=device) for x in inputs)
-    t = {name: torch.tensor(x, device=device) for name, x in leaves(p)}
+    (prompts,), t = _tensors(inputs, p, device)
     config, new = subject.options["config"], subject.options["new"]
+    heads, width = config.block.heads, config.block.width
+    room = (len(prompts), heads, prompts.shape[1] + new, width // heads)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def run():
-        cache = [{} for _ in range(config.depth)]
-        ids, written = prompts, []
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        cache = [
+            tuple(torch.empty(room, device=device, dtype=dtype) for _ in range(2))
+            for _ in range(config.depth)
+        ]
+        ids, written, past = prompts, [], 0
         for _ in range(new):
-            past = cache[0]["k"].shape[2] if cache[0] else 0
             x = _words(t, ids, "", past)
-            x = _blocks(t, x, config.block, config.depth, "", causal=not past, cache=cache)
-            ids = _head(t, x[:, -1:], "").argmax(-1)  # (B, 1)
+            for i in range(config.depth):
+                x = _block(t, x, config.block, f"blocks/{i}/", True, cache=cache[i], past=past)
+            past += ids.shape[1]
+            ids = _scores(t, x[:, -1:], "").argmax(-1)  # (B, 1)
             written.append(ids)
         return torch.cat(written, 1).tolist()
 
     return run
 
 
-def _norm(t, x, name, eps=1e-5):
-    return F.layer_norm(x, x.shape[-1:], t[name + "/gamma"], t[name + "/beta"], eps)
+def _tensors(inputs, p, device):
+    inputs = [torch.tensor(x, device=device) for x in inputs]
+    return inputs, {
+        name: torch.tensor(x, device=device, requires_grad=True) for name, x in leaves(p)
+    }
+
+
+def _norm(t, x, name):
+    return F.layer_norm(x, x.shape[-1:], t[name + "/gamma"], t[name + "/beta"], EPS)
 
 
 def _linear(t, x, name):
     return F.linear(x, t[name + "/w"].T, t.get(name + "/b"))
 
 
+def _mlp(t, x, name):
+    h = F.gelu(_linear(t, x, name + "/fc"), approximate="tanh")
+    return _linear(t, h, name + "/proj")
+
+
 def _heads(x, count):
     return x.unflatten(-1, (count, -1)).transpose(1, 2)
 
 
-def _mlp(t, x, name):
-    return _linear(t, F.gelu(_linear(t, x, name + "/fc"), approximate="tanh"), name + "/proj")
+def _read(t, q, k, v, name, causal=False):
+    y = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    return _linear(t, y.transpose(1, 2).flatten(2), name)
 
 
-def _block(t, x, config, at, *, causal=False, cache=None):
-    qkv = _linear(t, _norm(t, x, at + "ln1", config.eps), at + "attn/qkv")
+def _block(t, x, config, at="", causal=False, *, cache=None, past=0):
+    qkv = _linear(t, _norm(t, x, at + "ln1"), at + "attn/qkv")
     q, k, v = (_heads(part, config.heads) for part in qkv.chunk(3, -1))
     if cache is not None:
-        if cache:
-            k, v = torch.cat([cache["k"], k], 2), torch.cat([cache["v"], v], 2)
-        cache.update(k=k, v=v)
-    y = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-    x = x + _linear(t, y.transpose(1, 2).flatten(2), at + "attn/out")
-    return x + _mlp(t, _norm(t, x, at + "ln2", config.eps), at + "mlp")
+        until = past + x.shape[1]
+        for kept, new in zip(cache, (k, v), strict=True):
+            kept[:, :, past:until] = new
+        k, v = (kept[:, :, :until] for kept in cache)
+    x = x + _read(t, q, k, v, at + "attn/out", causal and not past)
+    return x + _mlp(t, _norm(t, x, at + "ln2"), at + "mlp")
 
 
-def _blocks(t, x, config, depth, prefix, *, causal, cache=None):
-    for i in range(depth):
-        past = None if cache is None else cache[i]
-        x = _block(t, x, config, f"{prefix}blocks/{i}/", causal=causal, cache=past)
-    return x
+def _look(t, q, z, config, at):
+    q = _heads(_linear(t, q, at + "attn/q"), config.heads)
+    k, v = (_heads(part, config.heads) for part in _linear(t, z, at + "attn/kv").chunk(2, -1))
+    return _read(t, q, k, v, at + "attn/out")
 
 
-def _patches(t, images, config, prefix):
+def _gated(t, x, z, config, at=""):
+    y = _look(t, _norm(t, x, at + "ln1"), z, config.block, at)
+    x = x + t[at + "attn_gate"].tanh() * y
+    return x + t[at + "mlp_gate"].tanh() * _mlp(t, _norm(t, x, at + "ln2"), at + "mlp")
+
+
+def _resampler(t, features, config):
+    z = features.flatten(1, 2)
+    x = t["latents"].expand(len(z), -1, -1)
+    for i in range(config.depth):
+        at = f"blocks/{i}/"
+        q = _norm(t, x, at + "ln1")
+        x = x + _look(t, q, torch.cat([_norm(t, z, at + "ln_z"), q], 1), config.block, at)
+        x = x + _mlp(t, _norm(t, x, at + "ln2"), at + "mlp")
+    return _norm(t, x, "ln")
+
+
+def _tower(t, images, config, prefix="", depth=None):
     (h, w), (rows, columns) = config.patch, config.grid
     x = images.reshape(len(images), rows, h, columns, w, -1).permute(0, 1, 3, 2, 4, 5)
     x = _linear(t, x.reshape(len(images), rows * columns, -1), prefix + "patch")
-    x = torch.cat([t[prefix + "cls"].expand(len(x), 1, -1), x], 1)
-    return x + t[prefix + "positions/w"]
-
-
-def _words(t, ids, prefix, past=0):
-    places = t[prefix + "positions/w"][past : past + ids.shape[1]]
-    return t[prefix + "tokens/w"][ids] + places
-
-
-def _head(t, x, prefix):
-    return F.linear(_norm(t, x, prefix + "ln"), t[prefix + "tokens/w"])
+    x = torch.cat([t[prefix + "cls"].expand(len(x), 1, -1), x], 1) + t[prefix + "positions/w"]
+    for i in range(config.depth if depth is None else depth):
+        x = _block(t, x, config.block, f"{prefix}blocks/{i}/")
+    return x
 
 
 def _vit_loss(t, images, labels, *, config):
-    x = _blocks(t, _patches(t, images, config, ""), config.block, config.depth, "", causal=False)
-    return F.cross_entropy(_linear(t, _norm(t, x[:, 0], "ln"), "head"), labels)
+    x = _tower(t, images, config)[:, 0]
+    return F.cross_entropy(_linear(t, _norm(t, x, "ln"), "head"), labels)
 
 
 def _sight(t, media, config):
-    vit = config.tower.vit
-    x = _patches(t, media[:, 0], vit, "sight/tower/")
-    depth = vit.depth + 1 + config.tower.layers[0]  # of the last but one block
-    x = _blocks(t, x, vit.block, depth, "sight/tower/", causal=False)[:, 1:]
-    return _mlp(t, x, "sight/connector/mlp")
+    depth = max(config.tower.used)
+    x = _tower(t, media[:, 0], config.tower.vit, "sight/tower/", depth)
+    return _mlp(t, x[:, 1:], "sight/connector/mlp")
+
+
+def _words(t, ids, prefix, past=0):
+    return t[prefix + "tokens/w"][ids] + t[prefix + "positions/w"][past : past + ids.shape[1]]
+
+
+def _scores(t, x, prefix):
+    return F.linear(_norm(t, x, prefix + "ln"), t[prefix + "tokens/w"])
 
 
 def _next_token(logits, labels):
@@ -183,41 +226,46 @@ def _next_token(logits, labels):
 
 
 def _unified_loss(t, ids, labels, media, *, config):
-    visual, language = _sight(t, media, config.sight), config.lm
-    places = visual.shape[1]
-    x = t["lm/tokens/w"][ids]
-    x = torch.cat([visual.to(x.dtype), x[:, places:]], 1) + t["lm/positions/w"][: ids.shape[1]]
-    x = _blocks(t, x, language.block, language.depth, "lm/", causal=True)
-    return _next_token(_head(t, x, "lm/"), labels)
-
-
-def _gated(t, x, z, config, at):
-    block = config.block
-    q = _linear(t, _norm(t, x, at + "ln1", block.eps), at + "attn/q")
-    k, v = _linear(t, z, at + "attn/kv").chunk(2, -1)
-    y = F.scaled_dot_product_attention(*(_heads(part, block.heads) for part in (q, k, v)))
-    y = _linear(t, y.transpose(1, 2).flatten(2), at + "attn/out")
-    x = x + t[at + "attn_gate"].tanh() * y
-    y = _mlp(t, _norm(t, x, at + "ln2", block.eps), at + "mlp")
-    return x + t[at + "mlp_gate"].tanh() * y
+    visual, lm = _sight(t, media, config.sight), config.lm
+    x = torch.cat([visual, t["lm/tokens/w"][ids[:, visual.shape[1] :]]], 1)
+    x = x + t["lm/positions/w"][: ids.shape[1]]
+    for i in range(lm.depth):
+        x = _block(t, x, lm.block, f"lm/blocks/{i}/", True)
+    return _next_token(_scores(t, x, "lm/"), labels)
 
 
 def _cross_modal_loss(t, ids, labels, media, *, config):
-    z, language, x = _sight(t, media, config.sight), config.lm, _words(t, ids, "lm/")
-    for i in range(language.depth):
+    z, lm, x = _sight(t, media, config.sight), config.lm, _words(t, ids, "lm/")
+    for i in range(lm.depth):
         if i in config.places:
             x = _gated(t, x, z, config.gated, f"gated/{i}/")
-        x = _block(t, x, language.block, f"lm/blocks/{i}/", causal=True)
-    return _next_token(_head(t, x, "lm/"), labels)
+        x = _block(t, x, lm.block, f"lm/blocks/{i}/", True)
+    return _next_token(_scores(t, x, "lm/"), labels)
+
+
+def _contrastive(t, images, texts, log_scale):
+    z, i = log_scale.exp() * images @ texts.T, torch.arange(len(images), device=images.device)
+    return (F.cross_entropy(z, i) + F.cross_entropy(z.T, i)) / 2
+
+
+def _attend(t, q, k, v, *, causal=False):
+    return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
 
 PAIRS = {
     "linear": lambda t, x: F.linear(x, t["w"].T, t["b"]),
-    "attention": lambda t, q, k, v: F.scaled_dot_product_attention(q, k, v),
-    "layer norm": lambda t, x: F.layer_norm(x, x.shape[-1:], t["gamma"], t["beta"]),
+    "attention": _attend,
+    "causal attention": partial(_attend, causal=True),
+    "layer norm": lambda t, x: F.layer_norm(x, x.shape[-1:], t["gamma"], t["beta"], EPS),
+    "RMS norm": lambda t, x: F.rms_norm(x, x.shape[-1:], t["gamma"], EPS),
     "GELU": lambda t, x: F.gelu(x, approximate="tanh"),
+    "QuickGELU": lambda t, x: x * torch.sigmoid(1.702 * x),
+    "embedding": lambda t, ids: F.embedding(ids, t["w"]),
     "cross-entropy": lambda t, z, labels: F.cross_entropy(z, labels),
-    "block": lambda t, x, config: _block(t, x, config, ""),
+    "contrastive loss": _contrastive,
+    "block": _block,
+    "gated block": _gated,
+    "Resampler": _resampler,
 }
 STEPS = {
     "ViTConfig": _vit_loss,
