@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).parent))  # mathml and gallery
+sys.path.insert(0, str(Path(__file__).parent))  # gallery, mathml, numbering
+
+import matplotlib
 
 import scratch_vlm
 
@@ -23,19 +25,20 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "myst_parser",
     "mathml",
+    "numbering",
 ]
 # Answers bear the names of their lessons. They are no pages, so that no link can mean them.
 suppress_warnings = ["sphinx_gallery.duplicate_filename"]
-exclude_patterns = ["_build", "explorer", "sg_execution_times.rst"]
+exclude_patterns = ["_build", "explorer", "**sg_execution_times.rst"]
 templates_path = ["_templates"]
 default_role = "autolink"  # `name` is a link where there is a page for it
 source_suffix = {".rst": "restructuredtext", ".md": "markdown"}
-default_role = None
 
 html_theme = "furo"
 html_title = "scratch_vlm"
 html_math_renderer = "mathml"
-html_static_path = ["_static"]
+# A font whose brackets and bars stretch in equations, for browsers on machines without one.
+html_static_path = ["_static", f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSerif.ttf"]
 html_css_files = ["pages.css"]
 html_extra_path = ["explorer"]  # a page of its own: explorer.html
 html_show_sourcelink = False

@@ -48,6 +48,9 @@ assert np.allclose(y[0], [0.8, 0.6])
 #
 # .. math:: Y = P V, \qquad P = \mathrm{softmax}\!\left(\frac{Q K^\top}{\sqrt{d}}\right)
 #
+# Here :math:`d` is the length of a query. Our three tokens did without the division. Long ones
+# cannot:
+#
 # Why divide?
 # -----------
 #

@@ -55,6 +55,17 @@ assert abs(weights @ values - 5) < 0.01
 # fits to :math:`x` and can be added to it. :math:`x + Y` is the *fused representation*: each token
 # is still what it was, and knows what it saw.
 #
+# All of it in one picture, with the shapes of the arrays below: 3 tokens of 4 channels ask, 5 of 6
+# channels answer. The line at the left is the sum :math:`x + Y`; B counts the images.
+
+from scratch_vlm.viz import diagrams
+from scratch_vlm.viz.show import show
+
+asking, answering = (3, 4), (5, 6)
+figure = diagrams.cross_attention(asking, answering, heads=1)
+show(figure, "03_cross_attention_diagram")
+
+# %%
 # For the way back, every arrow of the picture is walked against its direction. Where :math:`z`
 # went two ways, into keys and into values, its slopes come back two ways and are added: here by the
 # one product with :math:`W_{kv}`. So one backward has *two* input gradients, one for each sequence:
@@ -96,7 +107,7 @@ from scratch_vlm.tree import tree_map
 rng = np.random.default_rng(0)
 p = cross_attention_init(rng, 4, 6, heads=1, bias=False)
 p = tree_map(lambda w: w.astype(float), p)
-x, z, dy = rng.normal(size=(2, 3, 4)), rng.normal(size=(2, 5, 6)), rng.normal(size=(2, 3, 4))
+x, z, dy = (rng.normal(size=(2, *shape)) for shape in (asking, answering, asking))
 print(check(cross_forward, cross_backward, [x, z], p))
 
 g, library_g = tree_map(np.zeros_like, p), tree_map(np.zeros_like, p)
@@ -111,19 +122,11 @@ for name in ("q", "kv", "out"):
     assert np.allclose(g[name]["w"], library_g[name]["w"])
 
 # %%
-# Who asks has an order, who answers has none: shuffle the answering tokens, and nothing changes.
+# Turn around the row of tokens that answer, and nothing changes. Turn around that of those that
+# ask, and the outputs turn around alike.
 
 assert np.allclose(cross_forward(x, z[:, ::-1], p)[0], y)
-
-# %%
-# All of it in one picture, with the shapes of these arrays on the arrows. The line at the left is
-# the sum :math:`x + Y`; B counts the images.
-
-from scratch_vlm.viz import diagrams
-from scratch_vlm.viz.show import show
-
-figure = diagrams.cross_attention(x.shape[1:], z.shape[1:], heads=1)
-show(figure, "03_cross_attention_diagram")
+assert np.allclose(cross_forward(x[:, ::-1], z, p)[0], y[:, ::-1])
 
 # %%
 # A colour reads a board
@@ -217,9 +220,9 @@ print(f"looks at the right cell {looked:.3f}, names the digit {right:.3f} (chanc
 assert looked > 0.97 and right > 0.75
 
 # %%
-# It has found the cell although nobody told it to look: naming digits is only possible for who
-# does. What limits it is the naming, which a single linear layer does from raw pixels. What follows
-# in the next lessons is a better eye.
+# It has found the cell although nobody told it to look: only who looks there can name the digit.
+# What limits it is the naming, which a single linear layer does from raw pixels. What follows in
+# the next lessons is a better eye.
 
 from scratch_vlm.viz.figures import attention_maps
 

@@ -152,24 +152,10 @@ from scratch_vlm.experiments.chats import placeholders, tokenizer
 from scratch_vlm.experiments.scenes import prepare
 from scratch_vlm.models.cross_modal import cross_modal_init, cross_modal_loss_forward
 from scratch_vlm.models.unified import unified_init, unified_loss_forward
+from scratch_vlm.tree import nbytes
 
 rng = np.random.default_rng(0)
 boards = prepare(evaluation_boards("test", 8).images)[:, None]  # clips of one frame each
-
-
-def bytes_in(saved):
-    seen, waiting = {}, [saved]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, np.ndarray):
-            base = node if node.base is None else node.base
-            seen[id(base)] = base.nbytes
-        elif isinstance(node, dict):
-            waiting += node.values()
-        elif isinstance(node, list | tuple):
-            waiting += node
-    return sum(seen.values())
-
 
 grown = {}
 for arm, init, forward in (
@@ -183,7 +169,7 @@ for arm, init, forward in (
         chat = [Turn("what digit is red", "two", media=count)]
         ids, labels = chat_batch(tokenizer(), [chat], placeholders=placeholders(config))
         _, saved = forward(ids, labels, boards[:count], p, config=config)
-        kept.append(bytes_in(saved) - bytes_in(p))
+        kept.append(nbytes(saved) - nbytes(p))
     steps = np.diff(kept) / (1, 2, 4)  # bytes for each further image
     grown[arm] = steps[-1] / steps[0]
     print(f"{arm:12} KiB kept with 1, 2, 4, 8 images: {np.round(np.array(kept) / 1024)}")

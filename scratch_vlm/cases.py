@@ -117,8 +117,7 @@ class Case:
     options : dict
         Keyword arguments. A callable is called for a fresh value on each use.
     on_host : tuple of str
-        Options that are read on the host wherever the inputs are, since they decide what is
-        computed.
+        Options that stay on the host wherever the others live: what decides about shapes.
     """
 
     inputs: tuple
@@ -151,12 +150,14 @@ class Case:
         return replace(self, inputs=tuple(map(cast, self.inputs)), p=p)
 
     def to(self, xp):
-        """Return the case with its arrays, most of those among the options too, on a device.
+        """Return the case with its arrays, those among the options too, on a device.
+
+        Those that `on_host` names stay.
 
         Parameters
         ----------
         xp : module
-            As `backend.load` returns it.
+            `numpy` or `cupy`.
 
         Returns
         -------
@@ -167,7 +168,10 @@ class Case:
             return to_device(x, xp) if isinstance(x, np.ndarray) else x
 
         p = None if self.p is None else tree_map(move, self.p)
-        options = {k: x if k in self.on_host else move(x) for k, x in self.options.items()}
+        options = {
+            name: option if name in self.on_host else move(option)
+            for name, option in self.options.items()
+        }
         return replace(self, inputs=tuple(map(move, self.inputs)), p=p, options=options)
 
 
@@ -902,8 +906,8 @@ def _(rng, n):
     options["mask"] = _either(rng, None, random_mask(rng, (n.B, n.S)))
     if rng.random() < 0.5:
         options["wrap"] = partial(chunked, size=2, recompute=True)
-    videos = _videos(rng, n, (1, *case.options["config"].patch))
-    return Case((videos,), case.p, options, on_host=("mask",))
+    images = _videos(rng, n, (1, *case.options["config"].patch))
+    return Case((images,), case.p, options, on_host=("mask",))
 
 
 @_case("models.video.tubelet_embedding")
@@ -1263,20 +1267,22 @@ def _cross_parts(rng, n, kind=None):
     )
     p = random_parameters(rng, cross_modal.cross_modal_init(rng, config))
     ids = _shown_texts(rng, n, config.image, [1] * len(media))
-    return ids, media, p, {"config": config, "lengths": lengths, **_maybe_dice(rng)}
+    most = int((ids == config.image).sum(1).max())
+    options = {"config": config, "lengths": lengths, **_maybe_dice(rng)}
+    return ids, media, p, {**options, "slots": _either(rng, None, most, most + 1)}
 
 
 @_case("models.cross_modal.look")
 def _(rng, n):
     ids, media, p, options = _cross_parts(rng, n)
-    return Case((ids, media), p, {**options, "slots": _either(rng, None, 2 * n.B)})
+    return Case((ids, media), p, options)
 
 
 @_case("models.cross_modal.cross_trunk")
 def _(rng, n):
     _, _, p, options = _cross_parts(rng, n)
     config = options["config"]
-    del options["lengths"]
+    del options["lengths"], options["slots"]
     options["seen"] = _either(rng, None, random_mask(rng, (n.B, 1, n.T, n.S)))
     options["mask"] = _either(rng, None, random_mask(rng, (n.B, 1, n.T, n.T)))
     options["positions"] = _either(rng, None, rng.integers(0, config.lm.context, (n.B, n.T)))

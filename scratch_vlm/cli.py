@@ -261,7 +261,7 @@ def main(arguments=None):
     -------
     int
         Exit status: 0, 1 if a check failed, 2 if the request could not be carried out, 130 if
-        it was stopped by Ctrl-C.
+        it was stopped by Ctrl-C, 141 if whoever read its output, such as ``head``, has gone.
     """
     options = _parser().parse_args(arguments)
     # One BLAS thread: several wait for each other on a busy machine, and the second core is needed
@@ -285,7 +285,12 @@ def _run(options):
 
     keep_freed_memory()
     try:
-        return options.run(options)
+        status = options.run(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return 141
     except (BackendError, ImportError, OSError, ValueError, ArithmeticError) as error:
         if os.environ.get("SCRATCH_VLM_TRACEBACK"):
             raise
@@ -323,7 +328,7 @@ def _parser():
             "--backend",
             default=None,
             help="numpy, cupy for an NVIDIA GPU, or auto for cupy where it works (default numpy, "
-            "or SCRATCH_VLM_BACKEND); strict is numpy that refuses what cupy would, for tests",
+            "or SCRATCH_VLM_BACKEND)",
         )
         sub.add_argument(
             "--seed", type=_at_least(0), default=0, help="of all random numbers (default 0)"

@@ -25,6 +25,15 @@ def test_module_and_command_are_the_same():
     assert "scratch-vlm demo" in done.stdout
 
 
+def test_a_reader_who_has_enough_is_no_error():
+    command = [sys.executable, "-m", "scratch_vlm", "lessons"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
 @pytest.mark.parametrize(
     "command", ["demo", "train", "gradcheck", "ask", "caption", "classify", "info"]
 )
@@ -93,7 +102,7 @@ def test_gradcheck_in_float32_says_what_is_lost_by_rounding(tmp_path, capsys):
     ("arguments", "said"),
     [
         (["gradcheck", "--pair", "nothing-like-this"], "no pair has 'nothing-like-this'"),
-        (["info", "--backend", "tpu"], "choose one of numpy, cupy, strict, auto"),
+        (["info", "--backend", "tpu"], "choose one of numpy, cupy, auto"),
         (["ask", "no-such.png", "what digit is red"], "ask: there is no file no-such.png"),
         (["caption", "a.png", "--model", "no-such"], "caption: there is no folder no-such"),
         (["classify", "no-such.png", "--labels", "a,b"], "classify: there is no file no-such.png"),
@@ -230,7 +239,7 @@ def test_auto_says_which_backend_it_took_and_why(monkeypatch, capsys, tmp_path):
 
 
 def test_batches_of_a_training_can_be_smaller(tmp_path, capsys):
-    options = ["--steps", "1", "--batch-size", "8", "--out", str(tmp_path), "--backend", "strict"]
+    options = ["--steps", "1", "--batch-size", "8", "--out", str(tmp_path)]
     assert cli.main(["train", "vit", *options]) == 0
     _, _, state = load_checkpoint(tmp_path / "checkpoint")
     assert state["run"]["config"]["batch_size"] == 8

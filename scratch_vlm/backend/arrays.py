@@ -30,14 +30,12 @@ def namespace(x):
     """
     if isinstance(x, np.ndarray | np.generic):
         return np
-    owner = type(x).__module__
-    for name in (owner.partition(".")[0], owner):  # cupy, or scratch_vlm.backend.strict
-        module = sys.modules.get(name)
-        if hasattr(module, "ndarray"):
-            return module
-    raise TypeError(
-        f"expected a NumPy or CuPy array, got {type(x).__name__}; numpy.asarray makes one"
-    )
+    module = sys.modules.get(type(x).__module__.partition(".")[0])
+    if not hasattr(module, "ndarray"):
+        raise TypeError(
+            f"expected a NumPy or CuPy array, got {type(x).__name__}; numpy.asarray makes one"
+        )
+    return module
 
 
 def floating(x, name="x"):

@@ -5,7 +5,7 @@ import importlib.util
 import os
 from importlib import metadata
 
-BACKENDS = ("numpy", "cupy", "strict", "auto")
+BACKENDS = ("numpy", "cupy", "auto")
 
 
 class BackendError(RuntimeError):
@@ -77,15 +77,14 @@ def load(name=None):
 
     Parameters
     ----------
-    name : {"numpy", "cupy", "strict", "auto"}, optional
+    name : {"numpy", "cupy", "auto"}, optional
         ``"auto"`` takes CuPy where it works and NumPy elsewhere; an explicit name never falls
-        back. ``"strict"`` computes with NumPy and refuses what CuPy would, for tests. By default
-        the environment variable ``SCRATCH_VLM_BACKEND``, else ``"numpy"``.
+        back. By default the environment variable ``SCRATCH_VLM_BACKEND``, else ``"numpy"``.
 
     Returns
     -------
     module
-        `numpy`, `cupy` or `scratch_vlm.backend.strict`.
+        `numpy` or `cupy`.
 
     Raises
     ------
@@ -95,8 +94,8 @@ def load(name=None):
     name = name or os.environ.get("SCRATCH_VLM_BACKEND") or "numpy"
     if name not in BACKENDS:
         raise BackendError(f"unknown backend {name!r}; choose one of {', '.join(BACKENDS)}")
-    if name in ("numpy", "strict"):
-        return importlib.import_module({"strict": "scratch_vlm.backend.strict"}.get(name, name))
+    if name == "numpy":
+        return importlib.import_module("numpy")
     problem = cupy_problem()
     if problem is None:
         return importlib.import_module("cupy")

@@ -1,0 +1,1 @@
+"""Real handwriting made into batches: scenes, boards, clips, words, and files of your own."""

@@ -210,9 +210,6 @@ def train_fusion(folder, model, p, batch, config, *, identity, watch=None, xp=np
         Its parameters.
     """
     loss_forward, loss_backward = OBJECTIVES[type(model)]
-    options = {"config": model}
-    if isinstance(model, CrossModalConfig):
-        options["slots"] = 1  # each conversation is about one image or video
 
     def rows(step):
         media, asked = batch(step)
@@ -220,8 +217,11 @@ def train_fusion(folder, model, p, batch, config, *, identity, watch=None, xp=np
         chats = conversations(asked)
         return *chat_batch(tokenizer(), chats, placeholders=places, apart=True), media
 
+    # Every text has one image or video: counting them in the ids would wait for a device.
+    slots = {"slots": 1} if isinstance(model, CrossModalConfig) else {}
+
     def forward(ids, labels, turns, media, p):
-        return loss_forward(ids, labels, media, p, turns=turns, **options)
+        return loss_forward(ids, labels, media, p, config=model, turns=turns, **slots)
 
     return train(
         forward,

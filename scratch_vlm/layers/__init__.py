@@ -1,0 +1,1 @@
+"""Layers with parameters, from a linear one to a block, each with its gradient under it."""

@@ -207,9 +207,9 @@ def connector_forward(features, p, *, config, lengths=None, rng=None):
     config : ConnectorConfig
         Its configuration.
     lengths : integer array of shape (M,), optional
-        Real frames of each medium, from 0 to F; default F for all. A Resampler does not look at
-        what stands behind them, but it must be finite. The other kinds make tokens of it, too:
-        `real_tokens` says which to leave out.
+        Real frames of each medium, from 0 to F, on the host; default F for all. A Resampler does
+        not look at what stands behind them, but it must be finite. The other kinds make tokens
+        of it, too: `real_tokens` says which to leave out.
     rng : numpy.random.Generator, optional
         Draws the dropout of a Resampler; None for none.
 

@@ -102,7 +102,7 @@ def layer_norm_backward(dy, saved, g, *, out=None):
     In the forward this was :math:`y = \gamma \hat x + \beta`, so :math:`d\gamma = \sum dy\,\hat x`,
     :math:`d\beta = \sum dy` and :math:`d\hat x = \gamma\, dy`. Normalising removed the mean and the
     length of x, so nothing may flow back along either:
-    :math:`dx = (d\hat x - \overline{d\hat x} - \hat x\, \overline{d\hat x\,\hat x}) / \sigma`
+    :math:`dx = (d\hat x - \mathrm{mean}(d\hat x) - \hat x\, \mathrm{mean}(d\hat x\,\hat x))/\sigma`
     with means over D.
     """
     xhat, rstd, gamma = saved
@@ -169,7 +169,7 @@ def rms_norm_forward(x, p, *, eps=1e-5, out=None):
 
     Notes
     -----
-    :math:`y = \gamma x / \sqrt{\overline{x^2} + \epsilon}` [1]_.
+    :math:`y = \gamma x / \sqrt{\mathrm{mean}(x^2) + \epsilon}` [1]_, with the mean over D.
 
     References
     ----------
@@ -203,8 +203,8 @@ def rms_norm_backward(dy, saved, g, *, out=None):
     Notes
     -----
     In the forward this was :math:`y = \gamma \hat x`, :math:`\hat x = x r`, so
-    :math:`dx = r (d\hat x - \hat x\, \overline{d\hat x\, \hat x})`: as in a layer norm, without
-    the mean.
+    :math:`dx = r (d\hat x - \hat x\, \mathrm{mean}(d\hat x\, \hat x))`: as in a layer norm, but
+    the mean of :math:`d\hat x` stays.
     """
     xhat, rstd, gamma = saved
     xp = namespace(dy)

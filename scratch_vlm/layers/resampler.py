@@ -127,9 +127,9 @@ def resampler_forward(features, p, *, config, lengths=None, rng=None):
     config : ResamplerConfig
         Its configuration.
     lengths : integer array of shape (B,), optional
-        Real frames of each clip, from 0 to F; what stands behind them is not looked at, but must
-        be finite. Default F for all. A clip without any gives what the latents make of each
-        other.
+        Real frames of each clip, from 0 to F, on the host; what stands behind them is not looked
+        at, but must be finite. Default F for all. A clip without any gives what the latents make
+        of each other.
     rng : numpy.random.Generator, optional
         Draws the dropout; None for none.
 

@@ -1,0 +1,1 @@
+"""Whole models: a config, parameters, forward and backward."""

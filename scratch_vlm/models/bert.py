@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scratch_vlm.backend import namespace
+from scratch_vlm.backend import namespace, to_device
 from scratch_vlm.layers.block import (
     BlockConfig,
     check_blocks,
@@ -117,7 +117,7 @@ def bert_forward(ids, p, *, config, segments=None, lengths=None, rng=None):
     segments : integer array of shape (B, T), optional
         Which sentence each token belongs to; default the first.
     lengths : integer array of shape (B,), optional
-        Real tokens in each row; what follows is padding that nobody reads.
+        Real tokens in each row, on the host; what follows is padding that nobody reads.
     rng : numpy.random.Generator, optional
         Draws the dropout; None for none.
 
@@ -150,9 +150,10 @@ def bert_forward(ids, p, *, config, segments=None, lengths=None, rng=None):
     namespace(ids)  # refuses a list
     segments = np.zeros(ids.shape, int) if segments is None else segments
     _check_texts(ids, segments, lengths, p, config)
-    xp = namespace(p["tokens"]["w"])
-    mask = None if lengths is None else xp.asarray(padding_mask(lengths, ids.shape[1]))
     x, s["tokens"] = embedding_forward(ids, p["tokens"])  # (B, T, D)
+    mask = None
+    if lengths is not None:
+        mask = to_device(padding_mask(lengths, ids.shape[1]), namespace(x))
     h, s["segments"] = embedding_forward(segments, p["segments"])
     x += h
     x, s["positions"] = positions_forward(x, p["positions"])

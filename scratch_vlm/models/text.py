@@ -279,15 +279,14 @@ def pooled_places(ids, config):
     Returns
     -------
     integer array of shape (B,)
-        Where the ids are.
 
     Raises
     ------
     TypeError
         If the ids are not an array.
     ValueError
-        If they are no texts, too long, or one lacks the end token that is looked for; tokens are
-        looked at only on the host.
+        If they are no texts, too long, or one lacks the end token that is looked for; the last
+        is looked at only on the host: on a device that would mean waiting.
     """
     xp = namespace(ids)  # refuses a list
     if ids.ndim != 2 or not ids.shape[1]:
@@ -301,8 +300,7 @@ def pooled_places(ids, config):
     if config.pool == "largest":
         return ids.argmax(1)
     is_end = ids == config.end
-    if xp is np and not is_end.any(1).all():
-        missing = np.flatnonzero(~is_end.any(1))
+    if xp is np and (missing := np.flatnonzero(~is_end.any(1))).size:
         raise ValueError(
             f"text {missing[0]} has no end token {config.end}: {ids[missing[0]].tolist()}"
         )

@@ -1,0 +1,1 @@
+"""The loop, the optimizer on one flat buffer, the schedule, and checkpoints."""

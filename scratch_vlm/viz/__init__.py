@@ -1,0 +1,1 @@
+"""Every figure of the lessons and reports, in one visual language."""

@@ -35,7 +35,7 @@ def test_the_environment_chooses_when_nobody_else_does(monkeypatch, broken_cupy)
 
 @pytest.mark.parametrize("name", ["torch", "NumPy", " numpy"])
 def test_an_unknown_name_is_refused_with_those_that_there_are(name):
-    with pytest.raises(BackendError, match=f"'{name}'; choose one of numpy, cupy, strict, auto"):
+    with pytest.raises(BackendError, match=f"'{name}'; choose one of numpy, cupy, auto"):
         load(name)
 
 
@@ -123,7 +123,3 @@ def test_two_builds_of_cupy_are_told_apart(monkeypatch):
     monkeypatch.setattr(choose.metadata, "distributions", lambda: both)
     with pytest.raises(BackendError, match="cupy-cuda12x and cupy-cuda13x are both installed"):
         load("cupy")
-
-
-def test_strict_needs_no_gpu():
-    assert load("strict").__name__ == "scratch_vlm.backend.strict"

@@ -46,12 +46,16 @@ def folder(tmp_path_factory):
     return str(tmp_path_factory.mktemp("figures"))
 
 
-def prose(lesson):
-    """The text of a lesson up to its sources, without what makes no claim about the lesson."""
+def text_of(lesson):
     source = lesson.read_text(encoding="utf-8")
     lines = [ast.get_docstring(ast.parse(source))]
     lines += [line[2:] for line in source.splitlines() if line.startswith("# ") and line != "# %%"]
-    text = "\n".join(lines).split("\nSources\n")[0]
+    return "\n".join(lines)
+
+
+def prose(lesson):
+    """The text of a lesson up to its sources, without what makes no claim about the lesson."""
+    text = text_of(lesson).split("\nSources\n")[0]
     text = re.sub(r"\.\. math::.*?(?=\n\S|\Z)", "", text, flags=re.S)  # and its indented lines
     for pattern in SILENT:
         text = re.sub(pattern, "", text, flags=re.S)
@@ -116,3 +120,10 @@ def test_names_of_the_library_exist(lesson):
             importlib.import_module(name)
         except ImportError:
             assert hasattr(importlib.import_module(module), attribute), name
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)
+def test_other_lessons_that_are_named_exist(lesson):
+    there = {path.stem[:2] for path in LESSONS} - {lesson.stem[:2]}
+    for one, other in re.findall(r"[Ll]essons?\s(\d\d)(?: and (\d\d))?\b", text_of(lesson)):
+        assert {one, other or one} <= there, f"lesson {one} {other}"

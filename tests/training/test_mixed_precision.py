@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from scratch_vlm.backend import load, product, products_in, rounded
+from scratch_vlm.backend import product, products_in, rounded
 from scratch_vlm.layers.linear import linear_backward, linear_forward, linear_init
 from scratch_vlm.training import loop, loss_scale
 from scratch_vlm.training.loop import TrainConfig, TrainingDiverged, TrainingInterrupted, train
@@ -71,10 +71,7 @@ def test_parameters_and_moments_stay_float32(tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_the_same_curve_on_a_device(tmp_path, precision):
-    # The objective is that of the host but for its arrays, so the strict backend judges it.
-    xp = load("strict")
-
+def test_the_same_curve_on_a_device(tmp_path, precision, xp):
     def anywhere(dloss, saved, g):
         s1, s2, error, size = saved
         dy = error * (dloss * (2 * size / error.size))

@@ -1,0 +1,232 @@
+"""Training and generation on a device: the same curve and the same words as on the host.
+
+The device is CuPy where there is a GPU, and on every machine the strict stand-in for it.
+"""
+
+import csv
+from functools import partial
+
+import numpy as np
+import pytest
+
+from scratch_vlm.backend import to_device
+from scratch_vlm.cases import make_case, random_parameters, whole_models
+from scratch_vlm.experiments import (
+    chats,
+    digits,
+    language,
+    motion,
+    perceiver,
+    scenes,
+    shots,
+    vqa,
+)
+from scratch_vlm.inference.answer import answer
+from scratch_vlm.inference.generate import generate
+from scratch_vlm.layers.block import BlockConfig
+from scratch_vlm.models.clip import clip_init
+from scratch_vlm.models.lm import LMConfig, lm_init, lm_loss_backward, lm_loss_forward
+from scratch_vlm.models.perceiver import (
+    PerceiverConfig,
+    perceiver_backward,
+    perceiver_forward,
+    perceiver_init,
+)
+from scratch_vlm.models.unified import unified_init
+from scratch_vlm.models.vit import ViTConfig, vit_backward, vit_forward, vit_init
+from scratch_vlm.ops.losses import cross_entropy_backward, cross_entropy_forward
+from scratch_vlm.training import loop
+from scratch_vlm.training.loop import TrainConfig, train
+from scratch_vlm.training.optimizer import AdamW
+from scratch_vlm.tree import tree_map
+
+RNG = np.random.default_rng
+BLOCK = BlockConfig(8, 2, 12)
+WHOLE = whole_models()
+TRAINING = TrainConfig(
+    steps=3, batch_size=4, peak_rate=0.02, warmup=1, clip=0.5, checkpoint_every=2
+)
+
+
+def classifier(init, forward, backward, config, *shape):
+    """Return an objective, its parameters and a batch for what tells inputs apart."""
+
+    def loss_forward(x, labels, p):
+        scores, s_model = forward(x, p, config=config)
+        loss, s_loss = cross_entropy_forward(scores, labels)
+        return loss, (s_model, s_loss)
+
+    def loss_backward(dloss, saved, g):
+        s_model, s_loss = saved
+        return backward(cross_entropy_backward(dloss, s_loss), s_model, g)
+
+    x = RNG(1).standard_normal((4, *shape)).astype("float32")
+    p = random_parameters(RNG(0), init(RNG(0), config))
+    return loss_forward, loss_backward, p, (x, np.arange(4) % config.outputs)
+
+
+def small_vit():
+    config = ViTConfig((4, 4, 1), (2, 2), 3, BLOCK, 2)
+    return classifier(vit_init, vit_forward, vit_backward, config, 4, 4, 1)
+
+
+def small_perceiver():
+    config = PerceiverConfig((2, 3), 1, 3, BLOCK, latents=3, depth=1, repeats=2)
+    return classifier(perceiver_init, perceiver_forward, perceiver_backward, config, 6, 1)
+
+
+def small_lm():
+    config = LMConfig.llama(11, 12, width=8, heads=4, kv_heads=2, depth=2)
+    ids = RNG(1).integers(0, 11, (4, 7))
+    labels = np.where(RNG(2).random(ids.shape) < 0.3, -100, ids)
+    p = random_parameters(RNG(0), lm_init(RNG(0), config))
+    return partial(lm_loss_forward, config=config), lm_loss_backward, p, (ids, labels)
+
+
+def whole(name, seed):
+    """Return a model with all that can be built into it; adapters learn beside the rest."""
+    case = make_case(name, RNG(seed))
+    options = {key: case.options.get(key) for key in ("lengths", "slots")}
+    options = {key: value for key, value in options.items() if key in case.options}
+    if "slots" in options:
+        options["slots"] = len(case.inputs[2])
+    forward = partial(WHOLE[name].forward, config=case.options["config"], **options)
+    return forward, WHOLE[name].backward, case.p, case.inputs
+
+
+MODELS = {"ViT": small_vit, "Perceiver": small_perceiver, "language model": small_lm}
+MODELS |= {f"{name} {seed}": partial(whole, name, seed) for name in WHOLE for seed in range(4)}
+
+
+def test_among_the_models_are_videos_of_several_lengths_behind_a_resampler():
+    for name in WHOLE:
+        if "Resampler" in name:
+            cases = [make_case(name, RNG(seed)) for seed in range(4)]
+            assert any(
+                case.inputs[2].shape[1] > 1 and len(set(np.ravel(case.options["lengths"]))) > 1
+                for case in cases
+            )
+
+
+def forbid_waiting(monkeypatch, no_sync):
+    """Let `train` wait where it fetches the loss and the norm, and nowhere else in a step."""
+
+    def quiet(function):
+        def call(*args, **kwargs):
+            with no_sync():
+                return function(*args, **kwargs)
+
+        return call
+
+    for owner, part in ((loop, "add_gradients"), (AdamW, "gradient_norm"), (AdamW, "step")):
+        monkeypatch.setattr(owner, part, quiet(getattr(owner, part)))
+
+
+def curve(folder):
+    with (folder / "metrics.csv").open() as file:
+        return [(float(row["loss"]), float(row["gradient_norm"])) for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_training_waits_once_a_step_and_its_curve_is_that_of_numpy(
+    name, xp, no_sync, tmp_path, monkeypatch
+):
+    forward, backward, p, batch = MODELS[name]()
+    cast = lambda x: x.astype("float32") if x.dtype.kind == "f" else x  # noqa: E731
+    p, batch = tree_map(cast, p), tuple(map(cast, batch))
+
+    def learn(folder, xp):
+        train(forward, backward, p, lambda step: batch, TRAINING, folder, xp=xp, progress=False)
+        return curve(folder)
+
+    right = learn(tmp_path / "numpy", np)
+    forbid_waiting(monkeypatch, no_sync)
+    there = learn(tmp_path / "device", xp)
+    np.testing.assert_allclose(there, right, rtol=1e-3)
+    assert len({loss for loss, _ in there}) == TRAINING.steps
+
+
+WEIGHTS = {
+    "clip": clip_init(RNG(0), scenes.MODEL),
+    "lm": lm_init(RNG(0), chats.language()),
+}
+VLM = unified_init(RNG(0), motion.model_of("clips"))
+LESSONS = {
+    "digits": digits.train_model,
+    "permuted digits": perceiver.train_model,
+    "scenes": scenes.train_model,
+    "conversations": chats.train_model,
+    **{style: partial(language.train_model, style=style) for style in ("gpt", "llama")},
+    **{arm: partial(vqa.train_model, arm=arm, **WEIGHTS) for arm in vqa.ARMS},
+    **{
+        f"unified, {connector}": partial(
+            vqa.train_model, arm="unified", connector=connector, **WEIGHTS
+        )
+        for connector in vqa.CONNECTORS
+    },
+    **{arm: partial(motion.train_model, arm=arm, vlm=VLM) for arm in motion.ARMS},
+    "shots": partial(shots.train_model, **WEIGHTS),
+}
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_the_models_of_the_lessons_wait_once_a_step(name, xp, no_sync, tmp_path, monkeypatch):
+    train_model = partial(LESSONS[name], progress=False, training={"batch_size": 4})
+    train_model(tmp_path / "numpy", steps=2)
+    forbid_waiting(monkeypatch, no_sync)
+    waits = []
+    for steps in (2, 3):
+        before = len(getattr(xp, "waits", ()))
+        train_model(tmp_path / str(steps), xp=xp, steps=steps)
+        waits.append(len(getattr(xp, "waits", ())) - before)
+    assert waits[1] - waits[0] == hasattr(xp, "waits")
+    np.testing.assert_allclose(curve(tmp_path / "2"), curve(tmp_path / "numpy"), rtol=1e-3)
+
+
+def same_words(there, here):
+    for a, b in zip(there.ids, here.ids, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(there.logprobs, here.logprobs, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def on(p, xp):
+    return tree_map(lambda x: to_device(x.astype("float32"), xp), p)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_language_model_writes_the_same_on_a_device(xp, temperature):
+    config = LMConfig.llama(11, 12, width=8, heads=4, kv_heads=2, depth=2)
+    p = random_parameters(RNG(0), lm_init(RNG(0), config))
+    there, here = (
+        generate(
+            [[1, 2, 3], [4]],
+            on(p, where),
+            config,
+            new=5,
+            chunk=2,
+            temperature=temperature,
+            rng=RNG(3),
+        )
+        for where in (xp, np)
+    )
+    same_words(there, here)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", [name for name in WHOLE if "Resampler" in name])
+def test_a_model_that_sees_answers_the_same_on_a_device(name, seed, xp):
+    case = make_case(name, RNG(seed))
+    ids, _, media = case.inputs
+    there, here = (
+        answer(
+            ids.tolist(),
+            media.astype("float32"),
+            on(case.p, where),
+            case.options["config"],
+            new=3,
+            lengths=case.options["lengths"],
+        )
+        for where in (xp, np)
+    )
+    same_words(there, here)
