@@ -98,7 +98,7 @@ class Ours(Contender):
     Parameters
     ----------
     xp : module
-        `numpy` or `cupy`; or the strict stand-in for it, which is no faster than NumPy.
+        `numpy` or `cupy`.
     precision : {"float32", "tf32", "bf16"}
         Of matrix products.
     cores : int
@@ -106,8 +106,8 @@ class Ours(Contender):
     """
 
     def __init__(self, xp, precision="float32", cores=1):
-        name = xp.__name__.rpartition(".")[2]
-        super().__init__(name, precision, hasattr(xp, "cuda"), cores if xp is np else 1)
+        cores = cores if xp is np else 1
+        super().__init__(xp.__name__, precision, hasattr(xp, "cuda"), cores)
         self.xp = xp
         if self.on_device:
             self.clock = EventClock(xp.cuda.Event, xp.cuda.get_elapsed_time)
@@ -282,21 +282,18 @@ def contenders(backend=None, *, cores=2):
         If a backend was asked for that does not work here.
     """
     found, missing = [Ours(np, cores=cores)], {}
-    problem = "left out by --backend" if backend in ("numpy", "strict") else cupy_problem()
-    if backend in ("cupy", "strict"):
-        found.append(Ours(load(backend)))
-    elif problem is None:
-        found.append(Ours(load("cupy")))
-    else:
+    load(backend or "auto")  # an explicit request never falls back
+    problem = "left out by --backend numpy" if backend == "numpy" else cupy_problem()
+    if problem:
         missing["cupy"] = problem
-    if found[-1].on_device:
-        found += [Ours(found[-1].xp, precision) for precision in PRECISIONS[1:]]
+    else:
+        found += [Ours(load("cupy"), precision) for precision in PRECISIONS]
     if importlib.util.find_spec("torch") is None:
         missing["torch"] = "PyTorch is not installed: python -m pip install torch"
         return found, missing
     import torch
 
-    if torch.cuda.is_available() and backend not in ("numpy", "strict"):
+    if torch.cuda.is_available() and backend != "numpy":
         found += [Torch(precision, "cuda") for precision in PRECISIONS]
         found += [Torch(precision, "cuda", compiled=True) for precision in PRECISIONS[1:]]
         return found, missing

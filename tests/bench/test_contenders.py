@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from bench_cases import SMALL, STEPS
 
-from scratch_vlm.backend import BackendError, cupy_problem, load
+from scratch_vlm.backend import BackendError, cupy_problem
 from scratch_vlm.bench import contenders as module
 from scratch_vlm.bench.contenders import Contender, Ours, Torch, contenders
 from scratch_vlm.bench.run import difference, host_arrays
@@ -48,9 +48,8 @@ def test_compiled_step_computes_the_same(subject, torch):
 
 
 @pytest.mark.parametrize("subject", SMALL, ids=NAMES)
-def test_device_computes_the_same(subject):
-    strict = Ours(load("strict"))
-    assert difference(results(strict, subject), results(Ours(np), subject)) < 1e-5
+def test_device_computes_the_same(subject, xp):
+    assert difference(results(Ours(xp), subject), results(Ours(np), subject)) < 1e-5
 
 
 @pytest.mark.parametrize("subject", STEPS, ids=[subject.name for subject in STEPS])
@@ -111,6 +110,8 @@ def test_whoever_is_missing_is_named_with_the_reason(monkeypatch):
         assert missing["cupy"] == cupy_problem()
         with pytest.raises(BackendError, match="cupy"):
             contenders("cupy")
+    with pytest.raises(BackendError, match="'jax'"):
+        contenders("jax")
 
 
 def test_torch_takes_part_where_it_is_installed(torch):
