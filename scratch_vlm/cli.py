@@ -126,10 +126,11 @@ Time this library on NumPy and on CuPy beside PyTorch, eager and compiled: every
 training steps of a ViT and of both kinds of vision language model, and generation. Whoever is not
 here is left out, and so is what would take too long or does not fit; the end says what, and why.
 
-  scratch-vlm bench                       everything, in 8 minutes
+  scratch-vlm bench                       with whatever is here, in 8 minutes
   scratch-vlm bench --quick               small sizes and models
   scratch-vlm bench --only attention GELU
-  scratch-vlm bench --only lesson --backend numpy     on the host, though there is a GPU
+  scratch-vlm bench --backend numpy       on the host, though there is a GPU
+  scratch-vlm bench --backend cupy        an error where CuPy does not work
 
 All take turns (A B C A B C) on the same numbers, and must have computed the same before. On a GPU
 time is that between two of its events. The floor is the least that the FLOPs and bytes of the work

@@ -222,6 +222,7 @@ def _dots(axes, models, colours, look):
             axes.plot(1e3 * taken["seconds"], i, **_marker(*_style(name, colours, look), look))
             axes.plot(1e3 * taken["floor"], i, "|", color=look.muted, markersize=9)
     _plain(axes.xaxis)
+    axes.tick_params(which="minor", color=look.rule)
     axes.set_ylim(len(models) - 0.5, -0.5)
     axes.set_yticks(range(len(models)), [_label(entry) for entry in models], size=SMALL)
     axes.tick_params(axis="y", length=0)
