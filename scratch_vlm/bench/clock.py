@@ -76,9 +76,9 @@ def in_turn(contenders, *, rounds, seconds):
 
     Parameters
     ----------
-    contenders : dict of str to (clock, callable)
-        By name, each called before. One more call, which is not counted, finds how many make a
-        sample.
+    contenders : dict of str to callable
+        By name: ``measure(times)`` gives the seconds of one call, as the mean of that many in a
+        row. A first one, which is not counted, finds how many make a sample.
     rounds : int
         Samples of each.
     seconds : float
@@ -91,8 +91,8 @@ def in_turn(contenders, *, rounds, seconds):
         Seconds of one call in each round.
     """
     times, whole = {}, 0.0
-    for name, (clock, work) in contenders.items():
-        once = max(clock.measure(work), 1e-9)
+    for name, measure in contenders.items():
+        once = max(measure(1), 1e-9)
         times[name] = max(1, round(SAMPLE / once))
         whole += once * times[name]
     rounds = min(rounds, int(seconds / whole)) if whole else rounds
@@ -102,8 +102,8 @@ def in_turn(contenders, *, rounds, seconds):
     gc.disable()
     try:
         for _ in range(rounds):
-            for name, (clock, work) in contenders.items():
-                samples[name].append(clock.measure(work, times[name]))
+            for name, measure in contenders.items():
+                samples[name].append(measure(times[name]))
     finally:
         if collecting:
             gc.enable()

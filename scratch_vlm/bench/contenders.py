@@ -8,12 +8,12 @@ import importlib.util
 import os
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 
 from scratch_vlm.backend import (
     cupy_problem,
-    in_precision,
     load,
     namespace,
     product,
@@ -76,9 +76,9 @@ class Contender:
         self.cores, self.clock = cores, HostClock()
 
     def takes_part(self, subject):
-        """Whether the work would differ from that of another contender."""
-        if self.compiled and subject.kind != "step":
-            return False
+        """Whether it is worth timing: whether it differs from others, and compiling is not long."""
+        if self.compiled:
+            return self.precision in subject.compiled
         return subject.products or self.precision == "float32"
 
     def cores_for(self, subject):
@@ -90,6 +90,16 @@ class Contender:
         if self.on_device:
             return f"GPU {self.precision}"
         return f"{cores} core" + "s" * (cores > 1)
+
+    def run(self, work):
+        """Do a piece of work once; return what came of it."""
+        with self.settings():
+            return work()
+
+    def measure(self, work, times=1):
+        """Seconds of one call, as the mean of some in a row."""
+        with self.settings():
+            return self.clock.measure(work, times)
 
 
 class Ours(Contender):
@@ -112,40 +122,35 @@ class Ours(Contender):
         if self.on_device:
             self.clock = EventClock(xp.cuda.Event, xp.cuda.get_elapsed_time)
 
-    def prepare(self, subject, seed):
+    def settings(self):
+        """Return a context in which products have their precision."""
+        return products_in(self.precision)
+
+    def prepare(self, subject, inputs, p):
         """Return what does the work once, and returns what can be compared with others."""
-        inputs, p = subject.draw(np.random.default_rng(seed))
         p = None if p is None else tree_map(self._move, p)
         if subject.kind == "generation":
             prompts = inputs[0].tolist()
-            return self._precisely(lambda: generate(prompts, p, **subject.options).ids)
+            return lambda: generate(prompts, p, **subject.options).ids
         inputs = tuple(map(self._move, inputs))
         options = {name: self._move(x) for name, x in subject.options.items()}
 
         def forward(*arguments):
             return subject.forward(*arguments, **options)
 
-        pair = in_precision(forward, subject.backward, self.precision)
         if subject.kind == "pair":
-            return _pair(*pair, inputs, p, self._move)
-        return _step(*pair, inputs, p, subject.pieces if self.xp is np else 1, self.cores)
+            return _pair(forward, subject.backward, inputs, p, self._move)
+        pieces = subject.pieces if self.xp is np else 1
+        return _step(forward, subject.backward, inputs, p, pieces, self.cores)
 
     def _move(self, x):
         return to_device(x, self.xp) if isinstance(x, np.ndarray) else x
-
-    def _precisely(self, work):
-        def run():
-            with products_in(self.precision):
-                return work()
-
-        return run
 
     def multiply(self, n, cores):
         """Return what multiplies square matrices, a pair on each core, and its FLOPs."""
         a, b = (self.xp.ones((n, n), "float32") for _ in range(2))
         out = [self.xp.empty_like(a) for _ in range(cores)]
-        each = _on_all(lambda i: product(a, b, out=out[i]), cores)
-        return self._precisely(each), cores * 2 * n**3
+        return _on_all(lambda i: product(a, b, out=out[i]), cores), cores * 2 * n**3
 
     def copy(self, size, cores):
         """Return what copies `size` bytes on each core, and the bytes that it reads and writes."""
@@ -157,14 +162,14 @@ class Ours(Contender):
         if not self.on_device:
             tracemalloc.start()
             try:
-                work()
+                self.run(work)
                 return tracemalloc.get_traced_memory()[1]
             finally:
                 tracemalloc.stop()
         self.rest()
         pool = self.xp.get_default_memory_pool()
         before = pool.total_bytes()
-        work()
+        self.run(work)
         return pool.total_bytes() - before
 
     def free(self):
@@ -204,23 +209,32 @@ class Torch(Contender):
             event = lambda: torch.cuda.Event(enable_timing=True)  # noqa: E731
             self.clock = EventClock(event, lambda first, last: first.elapsed_time(last))
 
-    def prepare(self, subject, seed):
+    @contextmanager
+    def settings(self):
+        """Enter a context in which products have their precision; bf16 is that of the twin."""
+        before = self._torch.get_float32_matmul_precision()
+        self._torch.set_float32_matmul_precision("high" if self.precision == "tf32" else "highest")
+        try:
+            yield
+        finally:
+            self._torch.set_float32_matmul_precision(before)
+
+    def prepare(self, subject, inputs, p):
         """Return what does the work once, and returns what can be compared with others."""
         from scratch_vlm.bench import torch_twin
 
         make = getattr(torch_twin, subject.kind)
-        more = {"compiled": self.compiled} if subject.kind == "step" else {}
-        work = make(subject, *subject.draw(np.random.default_rng(seed)), self.device, **more)
-        return self._precisely(work, self.cores_for(subject))
+        more = {"compiled": True} if self.compiled else {}
+        work = make(subject, inputs, p, self.device, bf16=self.precision == "bf16", **more)
+        return self._on_cores(work, self.cores_for(subject))
 
-    def _precisely(self, work, cores):
-        torch = self._torch
+    def _on_cores(self, work, cores):
+        if self.on_device:
+            return work
 
         def run():
-            torch.set_num_threads(cores)
-            torch.set_float32_matmul_precision("high" if self.precision == "tf32" else "highest")
-            with torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"):
-                return work()
+            self._torch.set_num_threads(cores)
+            return work()
 
         return run
 
@@ -228,12 +242,12 @@ class Torch(Contender):
         """Return what multiplies two square matrices on all cores, and its FLOPs."""
         dtype = self._torch.bfloat16 if self.precision == "bf16" else self._torch.float32
         a, b = (self._torch.ones((n, n), device=self.device, dtype=dtype) for _ in range(2))
-        return self._precisely(lambda: a @ b, cores), 2 * n**3
+        return self._on_cores(lambda: a @ b, cores), 2 * n**3
 
     def copy(self, size, cores):
         """Return what copies `size` bytes for each core, and the bytes that it reads and writes."""
         a, b = (self._torch.ones(cores * size // 4, device=self.device) for _ in range(2))
-        return self._precisely(lambda: b.copy_(a), cores), 2 * size * cores
+        return self._on_cores(lambda: b.copy_(a), cores), 2 * size * cores
 
     def memory(self, work):
         """Bytes that the work holds at its peak, or None on the host, where PyTorch keeps quiet."""
@@ -242,7 +256,7 @@ class Torch(Contender):
         cuda = self._torch.cuda
         before = cuda.memory_allocated()
         cuda.reset_peak_memory_stats()
-        work()
+        self.run(work)
         return cuda.max_memory_allocated() - before
 
     def free(self):

@@ -4,6 +4,7 @@ import os
 import platform
 import statistics
 import time
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -20,8 +21,7 @@ from scratch_vlm.tree import leaves
 
 LIBRARIES = ("numpy", "scipy", "cupy-cuda13x", "cupy-cuda12x", "torch", "scratch-vlm")
 CLOSE = {"float32": 2e-3, "tf32": 2e-2, "bf16": 0.1}  # of the largest number of an array
-PATIENCE = 5.0  # seconds that the floor of one call may be
-SLOW_TO_COMPILE = 1e11  # FLOPs
+PATIENCE = {"pair": 0.5, "step": 2.0, "generation": 2.0}  # seconds that a floor may be
 SIDES = {False: 1024, True: 8192}  # of the matrices that show how fast products are
 COPIES = {False: (2**16, 2**20, 2**24, 2**27), True: (2**20, 2**24, 2**28, 2**30)}  # bytes
 
@@ -90,7 +90,7 @@ def run_bench(
         "failed": {},
         "interrupted": False,
     }
-    rounds, seconds = (5, 0.5) if quick else (15, 2.0)
+    rounds, seconds = (5, 0.5) if quick else (15, 1.0)
     try:
         raise_ceilings(report["ceilings"], found)
         bar = tqdm(chosen, unit="size", disable=None, leave=False)
@@ -164,6 +164,7 @@ def measure(subject, found, report, seed, rounds, seconds, until):
     dict
     """
     works, memory, right = {}, {}, None
+    drawn = subject.draw(np.random.default_rng(seed))
     for contender in found:
         at = f"{contender.name}: {subject.name}"
         if not contender.takes_part(subject):
@@ -173,8 +174,8 @@ def measure(subject, found, report, seed, rounds, seconds, until):
             report["skipped"][at] = why
             continue
         try:
-            work = contender.prepare(subject, seed)
-            values = host_arrays(work())
+            work = contender.prepare(subject, *drawn)
+            values = host_arrays(contender.run(work))
             right = values if right is None else right
             if subject.kind != "generation" or contender.precision == "float32":
                 apart = difference(values, right)
@@ -183,11 +184,13 @@ def measure(subject, found, report, seed, rounds, seconds, until):
                     continue
             if subject.kind == "step":
                 memory[contender.name] = contender.memory(work)
-            works[contender.name] = contender.clock, work
+            works[contender.name] = partial(contender.measure, work)
         except MemoryError as error:
             report["skipped"][at] = memory_shortage(error)
         except Exception as error:  # one who fails must not take the others' results away
-            report["failed"][at] = f"{type(error).__name__}: {error}".partition("\n")[0]
+            kind = type(error).__name__
+            full = kind == "OutOfMemoryError"  # PyTorch's, which is no MemoryError
+            report["skipped" if full else "failed"][at] = f"{kind}: {error}".partition("\n")[0]
         contender.rest()
     samples = in_turn(works, rounds=rounds, seconds=seconds)
     about = ("family", "kind", "size", "unit", "flops", "bytes")
@@ -228,10 +231,8 @@ def why_not(subject, contender, ceilings, until):
         return "time was up; --minutes gives more"
     cores = contender.cores_for(subject)
     floor = floor_seconds(subject, ceilings[contender.place(cores)])
-    if floor > PATIENCE:
-        return f"its products alone would take {floor:.0f} s each time"
-    if contender.compiled and not contender.on_device and subject.flops > SLOW_TO_COMPILE:
-        return "compiling it takes minutes without a GPU"
+    if floor > PATIENCE[subject.kind]:
+        return f"its products alone would take {floor:.1f} s each time"
     free = contender.free()
     if subject.memory > free / 2:
         return f"needs about {subject.memory / 2**30:.0f} GiB, and there are {free / 2**30:.0f}"
@@ -273,7 +274,9 @@ def difference(values, right):
     Returns
     -------
     float
-        Infinite if shapes differ, or a number is not finite.
+        Infinite if shapes differ, or a number is not finite. Of an array that is small beside
+        the others, which may be a difference of large numbers, as a share of a hundredth of
+        theirs.
 
     Examples
     --------
@@ -282,9 +285,11 @@ def difference(values, right):
     """
     if [x.shape for x in values] != [x.shape for x in right]:
         return np.inf
+    sizes = [np.abs(y).max(initial=0) for y in right]
+    least = max(0.01 * max(sizes, default=0), 1e-9)
     apart = [
-        float(np.abs(x - y).max(initial=0) / max(np.abs(y).max(initial=0), 1e-9))
-        for x, y in zip(values, right, strict=True)
+        float(np.abs(x - y).max(initial=0) / max(size, least))
+        for x, y, size in zip(values, right, sizes, strict=True)
     ]
     return max(apart, default=0.0) if np.isfinite(apart).all() else np.inf
 
@@ -316,8 +321,8 @@ def raise_ceilings(ceilings, found):
 
 
 def _speed(contender, work, amount):
-    work()
-    return amount / min(contender.clock.measure(work) for _ in range(5))
+    contender.run(work)
+    return amount / min(contender.measure(work) for _ in range(5))
 
 
 def floor_seconds(subject, ceiling):

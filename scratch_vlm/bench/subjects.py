@@ -8,7 +8,8 @@ three); of generation all weights for each new token, and what is in the cache.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -60,6 +61,8 @@ class Subject:
         Bytes that the work holds, by formula and roughly.
     products : bool
         Whether the precision of products changes anything.
+    compiled : tuple of str
+        Precisions in which PyTorch may take the time to compile it.
     """
 
     family: str
@@ -75,6 +78,7 @@ class Subject:
     pieces: int = 1
     memory: int = 0
     products: bool = True
+    compiled: tuple = ()
 
     @property
     def name(self):
@@ -98,16 +102,19 @@ def subjects(*, quick=False):
     width, counts = (256, (64, 512, 4096)) if quick else (512, (64, 256, 1024, 4096, 16384))
     found = [pair(family, n, width) for family in PAIRS for n in counts]
     lesson = vlm_parts(128, 4, 4, 512, image=32, patch=4)
-    found.append(vit_step("lesson ViT", vit_config(128, 4, 4, 10, image=32, patch=4), 128))
-    found += [vlm_step(f"lesson VLM, {kind}", kind, lesson, 32) for kind in FUSIONS]
+    small = [vit_step("lesson ViT", vit_config(128, 4, 4, 10, image=32, patch=4), 128)]
+    small += [vlm_step(f"lesson VLM, {kind}", kind, lesson, 32) for kind in FUSIONS]
+    found += [replace(step, compiled=("float32", "tf32", "bf16")) for step in small]
     found.append(generation("lesson LM, 32 new tokens", lesson[1], 8, prompt=32, new=32))
     if quick:
         return found
     large = vlm_parts(768, 12, 12, 50304)
     base = vit_config(768, 12, 12, 1000)
-    found += [vit_step("ViT-B/16", base, batch) for batch in (2, 128)]
-    for kind in FUSIONS:
-        found += [vlm_step(f"GPT-2 small VLM, {kind}", kind, large, batch) for batch in (2, 64)]
+    for few, many, make in (
+        (2, 128, partial(vit_step, "ViT-B/16", base)),
+        *((2, 64, partial(vlm_step, f"GPT-2 small VLM, {kind}", kind, large)) for kind in FUSIONS),
+    ):
+        found += [make(few), replace(make(many), compiled=("bf16",))]
     name = "GPT-2 small, 64 new tokens"
     return found + [generation(name, large[1], batch, prompt=64, new=64) for batch in (1, 64)]
 

@@ -16,7 +16,7 @@ from scratch_vlm.tree import leaves
 EPS = 1e-5
 
 
-def pair(subject, inputs, p, device):
+def pair(subject, inputs, p, device, *, bf16=False):
     """Return the forward and the backward of an op or a layer.
 
     Parameters
@@ -29,6 +29,8 @@ def pair(subject, inputs, p, device):
         Parameters.
     device : {"cpu", "cuda"}
         Where to compute.
+    bf16 : bool, default False
+        Whether products of the forward, and so of the backward, are cast to it.
 
     Returns
     -------
@@ -42,7 +44,8 @@ def pair(subject, inputs, p, device):
 
     def run():
         nonlocal dy
-        y = forward()
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            y = forward()
         if dy is None:
             dy = torch.from_numpy(cotangent(y.shape)).to(y)
         return y, torch.autograd.grad(y, learned, dy)
@@ -50,12 +53,12 @@ def pair(subject, inputs, p, device):
     return run
 
 
-def step(subject, inputs, p, device, *, compiled=False):
+def step(subject, inputs, p, device, *, bf16=False, compiled=False):
     """Return a training step of a model.
 
     Parameters
     ----------
-    subject, inputs, p, device
+    subject, inputs, p, device, bf16
         As in `pair`.
     compiled : bool, default False
         Whether to compile the loss; on a GPU it is recorded as a graph, too.
@@ -81,7 +84,8 @@ def step(subject, inputs, p, device, *, compiled=False):
 
     def run():
         optimizer.zero_grad()
-        loss = loss_of(t, *inputs)
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            loss = loss_of(t, *inputs)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(t.values(), CLIP)
         optimizer.step()
@@ -90,12 +94,12 @@ def step(subject, inputs, p, device, *, compiled=False):
     return run
 
 
-def generation(subject, inputs, p, device):
+def generation(subject, inputs, p, device, *, bf16=False):
     """Return greedy generation with a KV cache.
 
     Parameters
     ----------
-    subject, inputs, p, device
+    subject, inputs, p, device, bf16
         As in `pair`.
 
     Returns
@@ -108,9 +112,11 @@ def generation(subject, inputs, p, device):
     heads, width = config.block.heads, config.block.width
     room = (len(prompts), heads, prompts.shape[1] + new, width // heads)
 
+    dtype = torch.bfloat16 if bf16 else torch.float32
+
     @torch.inference_mode()
+    @torch.autocast(device, torch.bfloat16, enabled=bf16)
     def run():
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         cache = [
             tuple(torch.empty(room, device=device, dtype=dtype) for _ in range(2))
             for _ in range(config.depth)

@@ -38,6 +38,11 @@ def counted(work):
     return flops
 
 
+def prepared(subject):
+    """Return what does the work."""
+    return Ours(np).prepare(subject, *subject.draw(np.random.default_rng(0)))
+
+
 @pytest.mark.parametrize(
     ("family", "flops", "numbers"),
     [
@@ -70,8 +75,7 @@ UNCOUNTABLE = "causal attention", "contrastive loss"  # computes hidden scores; 
 @pytest.mark.parametrize("family", [name for name in PAIRS if name not in UNCOUNTABLE])
 def test_flops_of_a_pair_are_those_of_products_that_run(family):
     subject = pair(family, N, D)
-    work = Ours(np).prepare(subject, 0)
-    assert counted(work) == subject.flops
+    assert counted(prepared(subject)) == subject.flops
 
 
 @pytest.mark.parametrize("family", ["block", "gated block", "Resampler"])
@@ -106,7 +110,7 @@ def test_bytes_of_a_vision_language_step_are_those_of_its_parameters(kind):
 def test_flops_of_generation_are_those_of_products_that_run():
     config = vlm_parts(64, 2, 2, 40, image=8, patch=4)[1]
     subject = generation("LM", config, 3, prompt=5, new=4)
-    assert counted(Ours(np).prepare(subject, 0)) == subject.flops
+    assert counted(prepared(subject)) == subject.flops
     weights = sum(x.size for _, x in leaves(subject.draw(np.random.default_rng(0))[1]))
     cached = 3 * 2 * 2 * 64 * (5 + 6 + 7)  # keys and values of two blocks, for three new tokens
     assert subject.bytes == 4 * (4 * weights + cached)
