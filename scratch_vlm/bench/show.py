@@ -1,5 +1,7 @@
 """The results of the benchmark, as text and as a figure."""
 
+from matplotlib.ticker import LogLocator
+
 from scratch_vlm.viz.style import MARGIN, SMALL, WIDTH, Sheet, styled
 
 DASHES = {"float32": "-", "tf32": (0, (5, 2)), "bf16": (0, (1.5, 1.5))}
@@ -40,7 +42,7 @@ def table(report):
     lines += _list("targets", dict(map(_verdict, known)))
     if not known:
         lines += ["", "targets of a GPU: unmeasured"]
-    lines += _list("skipped", report["skipped"]) + _list("failed", report["failed"])
+    lines += _list("skipped", _grouped(report["skipped"])) + _list("failed", report["failed"])
     if report["interrupted"]:
         lines += ["", "interrupted; this is what was measured until then"]
     return "\n".join(lines)
@@ -50,6 +52,16 @@ def _verdict(target):
     met = "met" if target["ratio"] <= target["at_most"] else "missed"
     what = f"{target['what']}: {target['who']} beside {target['beside']}"
     return what, f"{target['ratio']:.3g} of its time, at most {target['at_most']:.3g}: {met}"
+
+
+def _grouped(reasons):  # those who skipped the same for the same reason, in one line
+    groups = {}
+    for at, why in reasons.items():
+        who, _, what = at.partition(": ")
+        groups.setdefault((what, why), []).append(who)
+    return {
+        ": ".join(filter(None, (", ".join(who), what))): why for (what, why), who in groups.items()
+    }
 
 
 def _list(title, found):
@@ -126,7 +138,7 @@ def draw(report, theme="light"):
     with styled(theme) as look:
         colours = {"numpy": look.ink, "torch": look.wrong}
         sheet = Sheet(
-            WIDTH, 0.75 + grid + bottom, look, "Who takes how long, and the least it takes"
+            WIDTH, 0.75 + grid + bottom, look, "How long it takes, and the least that it can"
         )
         _legend(sheet, _names(report["results"]), colours, look)
         for i, (family, entries) in enumerate(families.items()):
@@ -205,6 +217,8 @@ def _curves(axes, entries, colours, look):
         axes.plot(*line, color=look.muted, linewidth=0.8, linestyle=DASHES[precision])
     sizes = [entry["size"] for entry in entries]
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes], size=SMALL - 1)
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
     _plain(axes.yaxis)
     axes.minorticks_off()
     axes.grid(True, color=look.rule, linewidth=0.4)

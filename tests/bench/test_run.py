@@ -183,6 +183,19 @@ def entry(family, size, **seconds):
     return {"family": family, "size": size, "times": times}
 
 
+def test_reasons_are_said_once(tmp_path, monkeypatch, capsys):
+    found = [Ours(np), Strange("other", lambda work: work)]
+    monkeypatch.setattr(run, "contenders", lambda backend, cores: (found, {"cupy": "absent"}))
+    run_bench(tmp_path, only=["RMS"], minutes=0)
+    assert [
+        line.strip() for line in capsys.readouterr().out.split("skipped\n")[1].splitlines()
+    ] == [
+        "cupy: absent",
+        "numpy, other: RMS norm, 16 tokens: time was up; --minutes gives more",
+        "numpy, other: RMS norm, 64 tokens: time was up; --minutes gives more",
+    ]
+
+
 def test_crossover_is_where_the_gpu_begins_to_win_for_good():
     results = [entry("a", n, numpy=n, cupy=c) for n, c in ((4, 3), (16, 20), (64, 20), (256, 20))]
     results += [entry("b", n, numpy=n, cupy=2 * n) for n in (4, 16)]
