@@ -26,8 +26,8 @@ ORDER = [
     "inference",
     "parity",
     "viz",
-    "bench",
     "experiments",
+    "bench",
     "cli",
     "__main__",
 ]

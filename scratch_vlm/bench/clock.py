@@ -9,32 +9,28 @@ ROUNDS_AT_LEAST = 3
 SLOW = 10.0  # seconds of a round; one has to do then
 
 
-class HostClock:
-    """Seconds that pass on the host."""
+def on_host(work, times=1):
+    """Measure a call in seconds that pass on the host.
 
-    def measure(self, work, times=1):
-        """Measure one call, as the mean of some in a row.
+    Parameters
+    ----------
+    work : callable
+        Takes nothing.
+    times : int, default 1
+        Calls in a row, of which the mean is taken.
 
-        Parameters
-        ----------
-        work : callable
-            Takes nothing.
-        times : int, default 1
-            Calls in a row.
-
-        Returns
-        -------
-        float
-            Seconds of one.
-        """
-        began = time.perf_counter()
-        for _ in range(times):
-            work()
-        return (time.perf_counter() - began) / times
+    Returns
+    -------
+    float
+    """
+    began = time.perf_counter()
+    for _ in range(times):
+        work()
+    return (time.perf_counter() - began) / times
 
 
-class EventClock:
-    """Seconds between two events on a device; where launching takes longer, it is what counts.
+def by_events(event, milliseconds):
+    """Make what measures calls by events of a device; where launching takes longer, that counts.
 
     Parameters
     ----------
@@ -42,33 +38,23 @@ class EventClock:
         Makes an event, with the methods ``record`` and ``synchronize``.
     milliseconds : callable
         ``milliseconds(first, last)`` between two of them.
+
+    Returns
+    -------
+    callable
+        Called like `on_host`.
     """
 
-    def __init__(self, event, milliseconds):
-        self._event, self._milliseconds = event, milliseconds
-
-    def measure(self, work, times=1):
-        """Measure one call, as the mean of some in a row.
-
-        Parameters
-        ----------
-        work : callable
-            Takes nothing.
-        times : int, default 1
-            Calls in a row.
-
-        Returns
-        -------
-        float
-            Seconds of one.
-        """
-        first, last = self._event(), self._event()
+    def on_device(work, times=1):
+        first, last = event(), event()
         first.record()
         for _ in range(times):
             work()
         last.record()
         last.synchronize()
-        return self._milliseconds(first, last) / 1e3 / times
+        return milliseconds(first, last) / 1e3 / times
+
+    return on_device
 
 
 def in_turn(contenders, *, rounds, seconds):

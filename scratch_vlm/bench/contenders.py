@@ -21,7 +21,7 @@ from scratch_vlm.backend import (
     to_device,
     to_host,
 )
-from scratch_vlm.bench.clock import EventClock, HostClock
+from scratch_vlm.bench.clock import by_events, on_host
 from scratch_vlm.inference.generate import generate
 from scratch_vlm.recompute import add_trees
 from scratch_vlm.training.loop import add_gradients
@@ -65,15 +65,15 @@ class Contender:
 
     Attributes
     ----------
-    clock : HostClock or EventClock
-        What measures it.
+    clock : callable
+        What measures it, see `clock.on_host`.
     """
 
     def __init__(self, name, precision, on_device, cores, compiled=False):
         words = (name, "" if precision == "float32" else precision, "compiled" * compiled)
         self.name = " ".join(filter(None, words))
         self.precision, self.on_device, self.compiled = precision, on_device, compiled
-        self.cores, self.clock = cores, HostClock()
+        self.cores, self.clock = cores, on_host
 
     def takes_part(self, subject):
         """Whether it is worth timing: whether it differs from others, and compiling is not long."""
@@ -99,7 +99,7 @@ class Contender:
     def measure(self, work, times=1):
         """Seconds of one call, as the mean of some in a row."""
         with self.settings():
-            return self.clock.measure(work, times)
+            return self.clock(work, times)
 
 
 class Ours(Contender):
@@ -120,7 +120,7 @@ class Ours(Contender):
         super().__init__(xp.__name__, precision, hasattr(xp, "cuda"), cores)
         self.xp = xp
         if self.on_device:
-            self.clock = EventClock(xp.cuda.Event, xp.cuda.get_elapsed_time)
+            self.clock = by_events(xp.cuda.Event, xp.cuda.get_elapsed_time)
 
     def settings(self):
         """Return a context in which products have their precision."""
@@ -207,7 +207,7 @@ class Torch(Contender):
         self._torch, self.device = torch, device
         if self.on_device:
             event = lambda: torch.cuda.Event(enable_timing=True)  # noqa: E731
-            self.clock = EventClock(event, lambda first, last: first.elapsed_time(last))
+            self.clock = by_events(event, lambda first, last: first.elapsed_time(last))
 
     @contextmanager
     def settings(self):

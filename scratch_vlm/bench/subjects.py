@@ -14,10 +14,11 @@ from functools import partial
 import numpy as np
 
 from scratch_vlm import costs
+from scratch_vlm.experiments import scenes
 from scratch_vlm.layers import block, embedding, gated, linear, norm, resampler
 from scratch_vlm.layers.block import BlockConfig
 from scratch_vlm.layers.connector import ConnectorConfig
-from scratch_vlm.models import cross_modal, unified, vit
+from scratch_vlm.models import clip, cross_modal, unified, vit
 from scratch_vlm.models.lm import LMConfig, lm_init
 from scratch_vlm.models.vision import SightConfig, TowerConfig
 from scratch_vlm.ops import activations, attend, losses
@@ -103,6 +104,7 @@ def subjects(*, quick=False):
     found = [pair(family, n, width) for family in PAIRS for n in counts]
     lesson = vlm_parts(128, 4, 4, 512, image=32, patch=4)
     small = [vit_step("lesson ViT", vit_config(128, 4, 4, 10, image=32, patch=4), 128)]
+    small.append(clip_step("CLIP of the demo", scenes.MODEL, 128))
     small += [vlm_step(f"lesson VLM, {kind}", kind, lesson, 32) for kind in FUSIONS]
     found += [replace(step, compiled=("float32", "tf32", "bf16")) for step in small]
     found.append(generation("lesson LM, 32 new tokens", lesson[1], 8, prompt=32, new=32))
@@ -375,6 +377,44 @@ def vit_step(family, config, batch):
 
     cost = costs.vit_cost(config)
     return _step(family, batch, "images", cost, config, draw, forward, backward, {"config": config})
+
+
+def clip_step(family, config, batch):
+    """Take a training step of a CLIP.
+
+    Parameters
+    ----------
+    family : str
+        What to call it.
+    config : CLIPConfig
+        The model.
+    batch : int
+        Images, each with its text.
+
+    Returns
+    -------
+    Subject
+    """
+
+    def draw(rng):
+        images = _normal(rng, batch, *config.image.image)
+        ids = rng.integers(3, config.text.vocabulary, (batch, config.text.context))
+        ids[:, -1] = config.text.end
+        return (images, ids), clip.clip_init(rng, config)
+
+    step = _step(
+        family,
+        batch,
+        "images and texts",
+        costs.clip_cost(config),
+        config.image,
+        draw,
+        clip.clip_forward,
+        clip.clip_backward,
+        {"config": config},
+    )
+    compared = PAIRS["contrastive loss"].least(batch, config.image.outputs)[0]
+    return replace(step, flops=step.flops + compared, pieces=1)
 
 
 def vlm_step(family, kind, parts, batch):

@@ -202,15 +202,35 @@ def _tower(t, images, config, prefix="", depth=None):
     (h, w), (rows, columns) = config.patch, config.grid
     x = images.reshape(len(images), rows, h, columns, w, -1).permute(0, 1, 3, 2, 4, 5)
     x = _linear(t, x.reshape(len(images), rows * columns, -1), prefix + "patch")
-    x = torch.cat([t[prefix + "cls"].expand(len(x), 1, -1), x], 1) + t[prefix + "positions/w"]
+    at = prefix + "positions/"
+    if config.positions == "axial":
+        grid = (t[at + "rows"][:, None] + t[at + "columns"]).flatten(0, 1)
+        places = torch.cat([t[at + "extra"], grid])
+    else:
+        places = t[at + "w"]
+    x = torch.cat([t[prefix + "cls"].expand(len(x), 1, -1), x], 1) + places
     for i in range(config.depth if depth is None else depth):
         x = _block(t, x, config.block, f"{prefix}blocks/{i}/")
     return x
 
 
+def _projected(t, x, prefix=""):
+    return _linear(t, _norm(t, x, prefix + "ln"), prefix + "head")
+
+
 def _vit_loss(t, images, labels, *, config):
-    x = _tower(t, images, config)[:, 0]
-    return F.cross_entropy(_linear(t, _norm(t, x, "ln"), "head"), labels)
+    return F.cross_entropy(_projected(t, _tower(t, images, config)[:, 0]), labels)
+
+
+def _clip_loss(t, images, ids, *, config):
+    text, x = config.text, _words(t, ids, "text/")
+    for i in range(text.depth):
+        x = _block(t, x, text.block, f"text/blocks/{i}/", text.causal)
+    ends = (ids == text.end).int().argmax(1)
+    x = x[torch.arange(len(x), device=x.device), ends]
+    towers = {"image/": _tower(t, images, config.image, "image/")[:, 0], "text/": x}
+    units = [F.normalize(_projected(t, x, name), dim=-1) for name, x in towers.items()]
+    return _contrastive(t, *units, t["log_scale"])
 
 
 def _sight(t, media, config):
@@ -275,6 +295,7 @@ PAIRS = {
 }
 STEPS = {
     "ViTConfig": _vit_loss,
+    "CLIPConfig": _clip_loss,
     "UnifiedConfig": _unified_loss,
     "CrossModalConfig": _cross_modal_loss,
 }

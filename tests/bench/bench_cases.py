@@ -2,6 +2,7 @@
 
 from scratch_vlm.bench.subjects import (
     PAIRS,
+    clip_step,
     generation,
     pair,
     vit_config,
@@ -9,10 +10,12 @@ from scratch_vlm.bench.subjects import (
     vlm_parts,
     vlm_step,
 )
+from scratch_vlm.experiments import scenes
 
 PARTS = vlm_parts(64, 2, 5, 40, image=8, patch=4)
 STEPS = (
     vit_step("ViT", vit_config(64, 2, 2, 10, image=8, patch=4), 6),
+    clip_step("CLIP", scenes.MODEL, 6),
     vlm_step("VLM, unified", "unified", PARTS, 4),
     vlm_step("VLM, cross-modal", "cross-modal", PARTS, 4),
 )

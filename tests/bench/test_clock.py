@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 from scratch_vlm.bench import clock
-from scratch_vlm.bench.clock import EventClock, HostClock, in_turn, ratio
+from scratch_vlm.bench.clock import by_events, in_turn, on_host, ratio
 
 
 def contenders(**seconds):
@@ -46,7 +46,7 @@ def test_ratio_is_that_of_neighbours():
 
 def test_host_clock_counts_calls():
     calls = []
-    assert HostClock().measure(lambda: calls.append(1), 5) > 0
+    assert on_host(lambda: calls.append(1), 5) > 0
     assert len(calls) == 5
 
 
@@ -68,6 +68,6 @@ def test_event_clock_waits_for_the_last_event_and_divides():
         assert log[-1] == f"wait {last.number}" and first.number < last.number
         return 6.0
 
-    seconds = EventClock(Event, milliseconds).measure(lambda: log.append("work"), 3)
+    seconds = by_events(Event, milliseconds)(lambda: log.append("work"), 3)
     assert seconds == pytest.approx(0.002)
     assert log[2:] == ["record 0", "work", "work", "work", "record 1", "wait 1"]

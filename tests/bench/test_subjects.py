@@ -7,6 +7,7 @@ from scratch_vlm.bench.contenders import Ours
 from scratch_vlm.bench.subjects import (
     PAIRS,
     VOCABULARY,
+    clip_step,
     generation,
     pair,
     subjects,
@@ -15,6 +16,7 @@ from scratch_vlm.bench.subjects import (
     vlm_parts,
     vlm_step,
 )
+from scratch_vlm.experiments import scenes
 from scratch_vlm.tree import leaves
 
 N, D = 512, 128  # four sequences of 128, two heads
@@ -98,6 +100,18 @@ def test_least_of_a_lesson_step_is_as_counted_by_hand():
     assert subject.flops == 6 * tokens * weights + attention + patches + head
     _, p = subject.draw(np.random.default_rng(0))
     assert subject.bytes == 10 * 4 * sum(x.size for _, x in leaves(p))
+
+
+def test_least_of_a_step_of_clip_is_as_counted_by_hand():
+    subject = clip_step("CLIP", scenes.MODEL, 128)
+    image, text, d = scenes.MODEL.image, scenes.MODEL.text, 64
+    towers = 0
+    for tokens, depth in ((image.tokens, 2), (text.context, 1)):
+        weights = 128 * tokens * depth * 12 * d * d
+        towers += 6 * weights + 12 * 128 * depth * tokens**2 * d
+    patches = 4 * 128 * image.grid[0] * image.grid[1] * 8 * 8 * 3 * d
+    heads, scores = 2 * 6 * 128 * d * d, 6 * 128 * 128 * d
+    assert subject.flops == towers + patches + heads + scores
 
 
 @pytest.mark.parametrize("kind", ["unified", "cross-modal"])
