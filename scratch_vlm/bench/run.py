@@ -99,6 +99,7 @@ def run_bench(
             entry = measure(subject, found, report, seed, rounds, seconds, until)
             if entry["times"]:
                 report["results"].append(entry)
+                finish(report)
                 write_json(folder / "bench.json", report)
         raise_ceilings(report["ceilings"], found)  # whoever was disturbed before has another try
     except KeyboardInterrupt:

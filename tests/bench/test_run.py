@@ -108,6 +108,16 @@ def test_memory_that_runs_out_skips_one(kind, tmp_path, monkeypatch):
     assert not report["failed"] and list(report["results"][0]["times"]) == ["numpy"]
 
 
+def test_what_was_measured_is_whole_whenever_it_ends(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(run, "write_json", lambda path, report: written.append(json.dumps(report)))
+    run_bench(tmp_path, only=["RMS"])
+    for count, text in zip((1, 2, 2), written, strict=True):
+        report = json.loads(text)
+        assert len(report["results"]) == count and report["targets"]
+        assert "share_of_floor" in report["results"][-1]["times"]["numpy"]
+
+
 def test_ctrl_c_keeps_what_was_measured(tmp_path, monkeypatch):
     calls = []
 
