@@ -140,7 +140,9 @@ class Ours(Contender):
 
         if subject.kind == "pair":
             return _pair(forward, subject.backward, inputs, p, self._move)
-        pieces = subject.pieces if self.xp is np else 1
+        pieces = subject.pieces  # so small that they stay in a cache, or one for each thread
+        if self.xp is not np or (self.cores == 1 and subject.size < 4 * pieces):
+            pieces = 1
         return _step(forward, subject.backward, inputs, p, pieces, self.cores)
 
     def _move(self, x):
