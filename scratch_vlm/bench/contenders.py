@@ -4,6 +4,7 @@ On the host, ops, blocks and generation have one core each, and training steps a
 here the batch is shared out to as many threads, each with a BLAS of one thread.
 """
 
+import importlib
 import importlib.util
 import os
 import tracemalloc
@@ -111,20 +112,30 @@ class Ours(Contender):
         `numpy` or `cupy`.
     precision : {"float32", "tf32", "bf16"}
         Of matrix products.
-    cores : int
+    cores : int, default 1
         Of the host, in training steps.
+    kernels : callable, optional
+        `kernels.use_kernels`, for ops to be done by kernels of the project.
     """
 
-    def __init__(self, xp, precision="float32", cores=1):
+    def __init__(self, xp, precision="float32", cores=1, kernels=None):
         cores = cores if xp is np else 1
         super().__init__(xp.__name__, precision, hasattr(xp, "cuda"), cores)
-        self.xp = xp
+        self.xp, self._use_kernels = xp, kernels
         if self.on_device:
             self.clock = by_events(xp.cuda.Event, xp.cuda.get_elapsed_time)
 
+    @contextmanager
     def settings(self):
-        """Return a context in which products have their precision."""
-        return products_in(self.precision)
+        """Enter a context in which products have their precision, and ops their kernels."""
+        with products_in(self.precision):
+            if self._use_kernels:
+                self._use_kernels(self.xp)
+            try:
+                yield
+            finally:
+                if self._use_kernels:
+                    self._use_kernels(self.xp, ())
 
     def prepare(self, subject, inputs, p):
         """Return what does the work once, and returns what can be compared with others."""
@@ -303,7 +314,7 @@ def contenders(backend=None, *, cores=2):
     if problem:
         missing["cupy"] = problem
     else:
-        found += [Ours(load("cupy"), precision) for precision in PRECISIONS]
+        found += _on_gpu(load("cupy"))
     if importlib.util.find_spec("torch") is None:
         missing["torch"] = "PyTorch is not installed: python -m pip install torch"
         return found, missing
@@ -315,6 +326,15 @@ def contenders(backend=None, *, cores=2):
         return found, missing
     missing["torch tf32, torch bf16"] = "these are for a GPU"
     return [*found, *(Torch(cores=cores, compiled=compiled) for compiled in (False, True))], missing
+
+
+def _on_gpu(xp):  # with kernels if the project has them, and then once more without
+    if importlib.util.find_spec("scratch_vlm.kernels") is None:
+        return [Ours(xp, precision) for precision in PRECISIONS]
+    use_kernels = importlib.import_module("scratch_vlm.kernels").use_kernels
+    plain = Ours(xp)
+    plain.name += " without kernels"
+    return [plain, *(Ours(xp, precision, kernels=use_kernels) for precision in PRECISIONS)]
 
 
 def _pair(forward, backward, inputs, p, move):

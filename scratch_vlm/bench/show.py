@@ -153,10 +153,10 @@ def draw(report, theme="light"):
     return sheet.figure
 
 
-def _style(name, colours, look):  # of a contender such as "torch bf16 compiled"
+def _style(name, colours, look):  # colour, precision, and whether its marks are hollow
     library, *rest = name.split()
     precision = next((word for word in rest if word in DASHES), "float32")
-    return colours.get(library, look.main), precision, "compiled" in rest
+    return colours.get(library, look.main), precision, not {"compiled", "without"}.isdisjoint(rest)
 
 
 def _legend(sheet, names, colours, look):
@@ -164,7 +164,7 @@ def _legend(sheet, names, colours, look):
     for name in [*names, "floor"]:
         if left > WIDTH - 1.5:
             left, top = MARGIN, top + 0.18
-        colour, precision, compiled = _style(name, colours, look)
+        colour, precision, hollow = _style(name, colours, look)
         floor = name == "floor"
         sheet.page.plot(
             [left, left + 0.3],
@@ -174,17 +174,17 @@ def _legend(sheet, names, colours, look):
             linewidth=0.8 if floor else 1.8,
         )
         if not floor:
-            sheet.page.plot(left + 0.15, top, **_marker(colour, precision, compiled, look))
+            sheet.page.plot(left + 0.15, top, **_marker(colour, precision, hollow, look))
         sheet.text(left + 0.36, top, name, size=SMALL, va="center_baseline")
         left += 0.55 + 0.075 * len(name)
 
 
-def _marker(colour, precision, compiled, look):
+def _marker(colour, precision, hollow, look):
     return {
         "marker": MARKS[precision],
         "markersize": 4.5,
         "color": colour,
-        "markerfacecolor": look.paper if compiled else colour,
+        "markerfacecolor": look.paper if hollow else colour,
         "linestyle": "none",
     }
 
@@ -194,7 +194,7 @@ def _curves(axes, entries, colours, look):
     axes.set_yscale("log")
     floors = {}
     for name in _names(entries):
-        colour, precision, compiled = _style(name, colours, look)
+        colour, precision, hollow = _style(name, colours, look)
         points = [(e["size"], e["times"][name]) for e in entries if name in e["times"]]
         sizes = [size for size, _ in points]
         axes.plot(
@@ -207,7 +207,7 @@ def _curves(axes, entries, colours, look):
         axes.plot(
             sizes,
             [1e3 * taken["seconds"] for _, taken in points],
-            **_marker(colour, precision, compiled, look),
+            **_marker(colour, precision, hollow, look),
         )
         floors[points[0][1]["place"], precision] = (
             sizes,

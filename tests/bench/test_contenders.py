@@ -1,6 +1,7 @@
 """All who are timed do the same work."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -124,6 +125,42 @@ def test_whoever_is_missing_is_named_with_the_reason(monkeypatch):
             contenders("cupy")
     with pytest.raises(BackendError, match="'jax'"):
         contenders("jax")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(cupy_problem() is not None, reason=str(cupy_problem()))
+@pytest.mark.parametrize("subject", SMALL, ids=NAMES)
+def test_everybody_on_a_gpu_computes_the_same(subject):
+    right = results(Ours(np), subject)
+    for contender in contenders("cupy")[0]:
+        exact = contender.precision == "float32"
+        if contender.takes_part(subject) and (exact or subject.kind != "generation"):
+            tolerance = 1e-4 if exact else CLOSE[contender.precision]
+            assert difference(results(contender, subject), right) < tolerance, contender.name
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Make it look as if CuPy worked here."""
+    cupy = SimpleNamespace(__name__="cupy", cuda=SimpleNamespace(Event=None, get_elapsed_time=None))
+    monkeypatch.setattr(module, "load", lambda name: cupy)
+    monkeypatch.setattr(module, "cupy_problem", lambda: None)
+    monkeypatch.setattr(
+        module.importlib.util, "find_spec", lambda name: None if name == "torch" else name
+    )
+
+
+def test_a_gpu_is_timed_in_every_precision_with_kernels_and_once_without(gpu, monkeypatch):
+    used = []
+    kernels = SimpleNamespace(use_kernels=lambda xp, names=None: used.append(names))
+    monkeypatch.setattr(module.importlib, "import_module", lambda name: kernels)
+    found, missing = contenders()
+    names = ["numpy", "cupy without kernels", "cupy", "cupy tf32", "cupy bf16"]
+    assert [contender.name for contender in found] == names and set(missing) == {"torch"}
+    assert found[-1].place(1) == "GPU bf16"
+    assert found[-1].run(lambda: list(used)) == [None]  # all that there are
+    assert used == [None, ()]  # and none behind it
+    assert found[1].run(lambda: list(used)) == [None, ()]
 
 
 def test_torch_takes_part_where_it_is_installed(torch):
