@@ -6,7 +6,8 @@
 # about.txt       commit, device, driver, versions
 # tests.txt       the tests marked gpu: every pair, kernels, training, generation beside NumPy
 # gradcheck-*     every gradient on the device, in float64 and in float32
-# memcheck.txt    pairs under compute-sanitizer: accesses out of bounds; in racecheck.txt races
+# memcheck.txt    ops, blocks and steps under compute-sanitizer: accesses out of bounds; races in
+#                 racecheck.txt
 # bench.json/png  NumPy, CuPy and PyTorch in turn, and whether the targets are met
 # summary.txt     a line for each of these: ok, FAILED, or skipped and why
 #
@@ -65,7 +66,7 @@ if [ -z "$problem" ]; then
     if command -v compute-sanitizer >/dev/null; then
         for tool in memcheck racecheck; do
             step "$tool" "$tool.txt" timeout 300 compute-sanitizer --tool "$tool" \
-                --error-exitcode 9 python -c "$unpooled" -m gpu -x -k 'ops or layers' tests/test_pairs.py
+                --error-exitcode 9 python -c "$unpooled" -m gpu -x tests/bench/test_contenders.py
         done
     else
         skip sanitizer "there is no compute-sanitizer; it comes with the CUDA toolkit"
