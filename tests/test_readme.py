@@ -165,7 +165,7 @@ def test_what_a_gpu_is_held_against_is_said_and_whether_it_was_measured():
     for one in targets([]):
         compiled = "compiled" in one["beside"]
         column = 0 if one["beside"] == "numpy" else 2 if compiled else 1
-        said[one["what"]][column] = f"{one['at_most']:.2g}"
+        said[one["what"]][column] = f"{round(one['at_most'], 2):g}"
     assert said == {family: row(start) for family, start in rows.items()}
     assert not list(RESULTS.glob("gpu-*")), "replace 'not yet' by what was measured"
 
