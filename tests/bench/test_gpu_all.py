@@ -59,7 +59,8 @@ def test_with_a_gpu_everything_runs(run):
 
 
 @pytest.mark.parametrize(
-    ("broken", "name"), [("pytest -m gpu", "tests"), ("float32", "float32"), ("scratch_vlm bench", "bench")]
+    ("broken", "name"),
+    [("pytest -m gpu", "tests"), ("float32", "float32"), ("scratch_vlm bench", "bench")],
 )
 def test_what_fails_is_named_and_the_rest_runs(run, broken, name):
     done, _, summary, _ = run(broken=broken)
