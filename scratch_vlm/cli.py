@@ -28,6 +28,7 @@ Start with
   scratch-vlm compare         train two vision language models, and ask them (30 min)
   scratch-vlm gradcheck       check the gradient of every layer and model to machine precision
   scratch-vlm lessons         read how all of it works, and run what you read
+  scratch-vlm bench           time it beside PyTorch, on the CPU and on a GPU
   scratch-vlm info            what is installed here, and whether a GPU can be used
 """
 
@@ -118,6 +119,32 @@ status 1 if a pair is wrong. To check a layer of your own:
 
   from scratch_vlm.gradcheck import check
   print(check(my_forward, my_backward, [x], p))
+"""
+
+BENCH = """\
+Time this library on NumPy and on CuPy beside PyTorch, eager and compiled: every op, every block,
+training steps of a ViT and of both kinds of vision language model, and generation. Whoever is not
+here is left out, and so is what would take too long or does not fit; the end says what, and why.
+
+  scratch-vlm bench                       with whatever is here, in 8 minutes
+  scratch-vlm bench --quick               small sizes and models
+  scratch-vlm bench --only attention GELU
+  scratch-vlm bench --backend numpy       on the host, though there is a GPU
+  scratch-vlm bench --backend cupy        an error where CuPy does not work
+
+All take turns (A B C A B C) on the same numbers, and must have computed the same before. On a GPU
+time is that between two of its events. The floor is the least that the FLOPs and bytes of the work
+can take at the speed that products and copies reach on this machine, measured in the same run.
+On the host, ops, blocks and generation have one core, and training steps --cores.
+
+Writes a folder:
+
+  bench.json    every sample, ceilings, memory, versions, what was skipped; from which size on the
+                GPU is faster, and whether it is as fast as it should be
+  bench.png     times over sizes, with floors
+
+Press Ctrl-C at any time: what was measured until then is written. Exit status 1 if something that
+is here did not work, or computed something else.
 """
 
 LESSONS = """\
@@ -283,7 +310,7 @@ def main(arguments=None):
 
 
 def _run(options):
-    from scratch_vlm.backend import BackendError, keep_freed_memory
+    from scratch_vlm.backend import BackendError, keep_freed_memory, memory_shortage
 
     keep_freed_memory()
     try:
@@ -296,8 +323,14 @@ def _run(options):
     except (BackendError, ImportError, OSError, ValueError, ArithmeticError) as error:
         if os.environ.get("SCRATCH_VLM_TRACEBACK"):
             raise
-        print(f"scratch-vlm {options.command}: {error}", file=sys.stderr)
-        return 2
+        message = error
+    except MemoryError as error:
+        if os.environ.get("SCRATCH_VLM_TRACEBACK"):
+            raise
+        explained = type(error).__module__.startswith("scratch_vlm.")
+        message = error if explained else memory_shortage(error)
+    print(f"scratch-vlm {options.command}: {message}", file=sys.stderr)
+    return 2
 
 
 def _parser():
@@ -323,8 +356,8 @@ def _parser():
         sub.add_argument(
             "--backend",
             default=None,
-            help="numpy, cupy, or auto for cupy where it works (default numpy, or "
-            "SCRATCH_VLM_BACKEND)",
+            help="numpy, cupy for an NVIDIA GPU, or auto for cupy where it works (default numpy, "
+            "or SCRATCH_VLM_BACKEND)",
         )
         sub.add_argument(
             "--seed", type=_at_least(0), default=0, help="of all random numbers (default 0)"
@@ -350,6 +383,18 @@ def _parser():
     )
     train.add_argument("model", choices=tuple(EXPERIMENTS), help="which model")
     train.add_argument("--steps", type=_at_least(1), default=None, help="training steps")
+    train.add_argument(
+        "--batch-size",
+        type=_at_least(1),
+        metavar="N",
+        help="samples in a step; fewer need less memory",
+    )
+    train.add_argument(
+        "--precision",
+        metavar="NAME",
+        help="of matrix products: float32 (default), tf32, bf16 or fp16, as the tensor cores of a "
+        "GPU compute them; numpy rounds alike, and is slower for it",
+    )
     train.add_argument(
         "--style", choices=("gpt", "llama"), help="kind of language model (default gpt)"
     )
@@ -389,6 +434,33 @@ def _parser():
         help="judge gradients in this precision as well (default float64)",
     )
     check.add_argument("--json", type=Path, default=None, metavar="FILE", help="write results here")
+
+    bench = command(
+        "bench",
+        _bench,
+        "time it beside PyTorch, on the CPU and on a GPU",
+        BENCH,
+        "folder to write (default runs/bench)",
+    )
+    bench.add_argument("--quick", action="store_true", help="small sizes and models")
+    bench.add_argument(
+        "--only", nargs="+", default=(), metavar="NAME", help="only what has NAME in its name"
+    )
+    bench.add_argument(
+        "--cores",
+        type=_at_least(1),
+        default=2,
+        metavar="N",
+        help="of the host, in training steps (default 2)",
+    )
+    bench.add_argument(
+        "--minutes",
+        type=_at_least(1),
+        default=8,
+        metavar="N",
+        help="begin nothing more after this time (default 8)",
+    )
+    bench.add_argument("--note", metavar="TEXT", help="about the machine, to be written down")
 
     lessons = commands.add_parser(
         "lessons",
@@ -561,18 +633,26 @@ def _at_least(least):
     return whole_number
 
 
+def _backend(options):
+    from scratch_vlm.backend import cupy_problem, load
+
+    xp = load(options.backend)
+    if (options.backend or os.environ.get("SCRATCH_VLM_BACKEND")) == "auto":
+        problem = cupy_problem()
+        print(f"backend: {xp.__name__}" + (f" ({problem})" if problem else ""), file=sys.stderr)
+    return xp
+
+
 def _demo(options):
-    from scratch_vlm.backend import load
     from scratch_vlm.experiments.demo import run_demo
 
     name = f"demo-quick-{options.seed}" if options.quick else f"demo-{options.seed}"
     out = options.out or Path("runs") / name
-    run_demo(out, seed=options.seed, quick=options.quick, xp=load(options.backend))
+    run_demo(out, seed=options.seed, quick=options.quick, xp=_backend(options))
     return 0
 
 
 def _train(options):
-    from scratch_vlm.backend import load
     from scratch_vlm.training.run import RunFolder, write_metrics
     from scratch_vlm.viz.table import results_table
 
@@ -581,7 +661,7 @@ def _train(options):
     style = _style(options)
     name = "-".join([options.model, *style.values()])
     out = options.out or Path("runs") / f"{name}-{options.seed}"
-    how = {"seed": options.seed, "xp": load(options.backend)}
+    how = {"seed": options.seed, "xp": _backend(options)}
     start = {}
     if before:
         from scratch_vlm.experiments.stages import STAGES, train_stages
@@ -590,7 +670,9 @@ def _train(options):
         trained = train_stages(base, before, **how)
         stage = next(stage for stage in STAGES.values() if stage.module is experiment)
         start = {argument: trained[source] for argument, source in stage.starts.items()}
-    p = experiment.train_model(out, steps=options.steps, **how, **start, **style)
+    given = {"batch_size": options.batch_size, "precision": options.precision}
+    training = {name: value for name, value in given.items() if value is not None}
+    p = experiment.train_model(out, steps=options.steps, training=training, **how, **start, **style)
     metrics = {name: experiment.measure(p, name="val", **style)}
     write_metrics(RunFolder(out).metrics, metrics)
     print(results_table(metrics))
@@ -616,12 +698,11 @@ def _style(options):
 
 
 def _compare(options):
-    from scratch_vlm.backend import load
     from scratch_vlm.experiments.compare import run_compare
 
     name = f"compare-quick-{options.seed}" if options.quick else f"compare-{options.seed}"
     out = options.out or Path("runs") / name
-    run_compare(out, seed=options.seed, quick=options.quick, xp=load(options.backend))
+    run_compare(out, seed=options.seed, quick=options.quick, xp=_backend(options))
     return 0
 
 
@@ -640,6 +721,22 @@ def _gradcheck(options):
         files=files,
     )
     return 0 if passed else 1
+
+
+def _bench(options):
+    from scratch_vlm.bench.run import run_bench
+
+    report = run_bench(
+        options.out or Path("runs") / "bench",
+        backend=options.backend or os.environ.get("SCRATCH_VLM_BACKEND"),
+        seed=options.seed,
+        quick=options.quick,
+        only=options.only,
+        cores=options.cores,
+        minutes=options.minutes,
+        note=options.note,
+    )
+    return 130 if report["interrupted"] else 1 if report["failed"] else 0
 
 
 def _lessons(options):
@@ -811,7 +908,6 @@ def _search(options):
 def _model(options, job, file=None):
     from tqdm import tqdm
 
-    from scratch_vlm.backend import load
     from scratch_vlm.experiments.ask import model_for, open_model
     from scratch_vlm.training.run import prepare_file
 
@@ -827,7 +923,7 @@ def _model(options, job, file=None):
             bar.total = count
             bar.update()
 
-        return open_model(folder, job, xp=load(options.backend), on_tensor=read)
+        return open_model(folder, job, xp=_backend(options), on_tensor=read)
 
 
 def _files(options, job):

@@ -23,7 +23,7 @@ settings.load_profile("repeatable")
 NO_CUPY = pytest.mark.skipif(cupy_problem() is not None, reason=str(cupy_problem()))
 
 
-@pytest.fixture(params=["strict", pytest.param("cupy", marks=NO_CUPY)])
+@pytest.fixture(params=["strict", pytest.param("cupy", marks=[NO_CUPY, pytest.mark.gpu])])
 def xp(request, monkeypatch):
     """CuPy where there is a GPU, and on every machine the backend that stands in for it."""
     if request.param == "cupy":

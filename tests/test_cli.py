@@ -10,11 +10,12 @@ import textwrap
 import numpy as np
 import pytest
 
-from scratch_vlm import cli
+from scratch_vlm import backend, cli
 from scratch_vlm.backend import cupy_problem
 from scratch_vlm.experiments import digits
 from scratch_vlm.gradcheck import GradientError
 from scratch_vlm.layers import linear
+from scratch_vlm.training.checkpoint import load_checkpoint
 
 
 def test_module_and_command_are_the_same():
@@ -211,3 +212,34 @@ def test_blas_gets_one_thread_unless_the_user_says_otherwise(monkeypatch, capsys
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
     cli.main(["info"])
     assert os.environ["OPENBLAS_NUM_THREADS"] == "3"
+
+
+def test_memory_that_runs_out_is_one_line_that_says_how_much(monkeypatch, capsys):
+    def greedy(*arguments, **options):
+        np.empty(1 << 57, "int8")
+
+    monkeypatch.setattr(digits, "train_model", greedy)
+    assert cli.main(["train", "vit"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("scratch-vlm train: out of memory: 128. PiB more was asked for")
+    assert said.count("\n") == 1
+
+
+def test_auto_says_which_backend_it_took_and_why(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(digits, "train_model", lambda *a, xp, **options: print(xp.__name__))
+    monkeypatch.setattr(digits, "measure", lambda *a, **options: {"accuracy": {"value": 0.5}})
+    monkeypatch.setattr(backend, "cupy_problem", lambda: "CuPy has a cold")
+    monkeypatch.setattr(backend.choose, "cupy_problem", lambda: "CuPy has a cold")
+    assert cli.main(["train", "vit", "--backend", "auto", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("numpy\n")
+    assert printed.err == "backend: numpy (CuPy has a cold)\n"
+    assert cli.main(["train", "vit", "--backend", "cupy", "--out", str(tmp_path)]) == 2
+    assert "'cupy' cannot be used: CuPy has a cold. Use --backend" in capsys.readouterr().err
+
+
+def test_batches_of_a_training_can_be_smaller(tmp_path, capsys):
+    options = ["--steps", "1", "--batch-size", "8", "--out", str(tmp_path)]
+    assert cli.main(["train", "vit", *options]) == 0
+    _, _, state = load_checkpoint(tmp_path / "checkpoint")
+    assert state["run"]["config"]["batch_size"] == 8

@@ -73,9 +73,7 @@ def matmul(a, b, **options):
 
 def counting(patch):
     """Count the products of a model; those that stand for a mean or a scatter are none."""
-    patch.setattr(np, "matmul", matmul)  # as project and attend call it
-    for module in (linear, lora):  # for the @ of a weight gradient
-        patch.setattr(module, "rows", lambda x: rows(x).view(Counted))
+    patch.setattr(np, "matmul", matmul)  # as every product of weights and of attention
     patch.setattr(norm, "row_mean", lambda x: x.mean(-1, keepdims=True))
     patch.setattr(norm, "_mean_times", lambda x, gamma: (x * gamma).mean(-1, keepdims=True))
     patch.setattr(

@@ -12,7 +12,16 @@ import pytest
 
 from scratch_vlm.backend import to_device
 from scratch_vlm.cases import make_case, random_parameters, whole_models
-from scratch_vlm.experiments import chats, digits, language, motion, perceiver, scenes, vqa
+from scratch_vlm.experiments import (
+    chats,
+    digits,
+    language,
+    motion,
+    perceiver,
+    scenes,
+    shots,
+    vqa,
+)
 from scratch_vlm.inference.answer import answer
 from scratch_vlm.inference.generate import generate
 from scratch_vlm.layers.block import BlockConfig
@@ -146,24 +155,37 @@ WEIGHTS = {
     "clip": clip_init(RNG(0), scenes.MODEL),
     "lm": lm_init(RNG(0), chats.language()),
 }
+VLM = unified_init(RNG(0), motion.model_of("clips"))
 LESSONS = {
     "digits": digits.train_model,
     "permuted digits": perceiver.train_model,
     "scenes": scenes.train_model,
-    "captions": language.train_model,
-    "unified": partial(vqa.train_model, arm="unified", **WEIGHTS),
-    "cross-modal": partial(vqa.train_model, arm="cross_modal", connector="resampler", **WEIGHTS),
-    "clips": partial(motion.train_model, vlm=unified_init(RNG(0), motion.model_of("clips"))),
+    "conversations": chats.train_model,
+    **{style: partial(language.train_model, style=style) for style in ("gpt", "llama")},
+    **{arm: partial(vqa.train_model, arm=arm, **WEIGHTS) for arm in vqa.ARMS},
+    **{
+        f"unified, {connector}": partial(
+            vqa.train_model, arm="unified", connector=connector, **WEIGHTS
+        )
+        for connector in vqa.CONNECTORS
+    },
+    **{arm: partial(motion.train_model, arm=arm, vlm=VLM) for arm in motion.ARMS},
+    "shots": partial(shots.train_model, **WEIGHTS),
 }
 
 
 @pytest.mark.parametrize("name", LESSONS)
 def test_the_models_of_the_lessons_wait_once_a_step(name, xp, no_sync, tmp_path, monkeypatch):
-    train_model = partial(LESSONS[name], steps=2, progress=False)
-    train_model(tmp_path / "numpy")
+    train_model = partial(LESSONS[name], progress=False, training={"batch_size": 4})
+    train_model(tmp_path / "numpy", steps=2)
     forbid_waiting(monkeypatch, no_sync)
-    train_model(tmp_path / "device", xp=xp)
-    np.testing.assert_allclose(curve(tmp_path / "device"), curve(tmp_path / "numpy"), rtol=1e-3)
+    waits = []
+    for steps in (2, 3):
+        before = len(getattr(xp, "waits", ()))
+        train_model(tmp_path / str(steps), xp=xp, steps=steps)
+        waits.append(len(getattr(xp, "waits", ())) - before)
+    assert waits[1] - waits[0] == hasattr(xp, "waits")
+    np.testing.assert_allclose(curve(tmp_path / "2"), curve(tmp_path / "numpy"), rtol=1e-3)
 
 
 def same_words(there, here):

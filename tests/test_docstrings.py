@@ -88,7 +88,12 @@ def public_functions():
     for info in pkgutil.walk_packages(scratch_vlm.__path__, "scratch_vlm."):
         if info.name.endswith("__main__"):
             continue
-        module = importlib.import_module(info.name)
+        try:
+            module = importlib.import_module(info.name)
+        except ModuleNotFoundError as error:
+            if error.name != "torch":  # which the benchmark compares with where it is there
+                raise
+            continue
         for name, f in inspect.getmembers(module, inspect.isfunction):
             if f.__module__ == module.__name__ and not name.startswith("_"):
                 yield pytest.param(f, id=f"{info.name.removeprefix('scratch_vlm.')}.{name}")

@@ -28,6 +28,7 @@ ORDER = [
     "parity",
     "viz",
     "experiments",
+    "bench",
     "cli",
     "__main__",
 ]

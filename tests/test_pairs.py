@@ -12,7 +12,7 @@ from hypothesis import given
 
 from scratch_vlm import cases
 from scratch_vlm.backend import to_device, to_host
-from scratch_vlm.cases import Case, Sizes, check_case, find_pairs, make_case, whole_models
+from scratch_vlm.cases import Sizes, check_case, find_pairs, make_case, whole_models
 from scratch_vlm.gradcheck import strategies
 from scratch_vlm.layers import linear
 from scratch_vlm.recompute import recomputed
@@ -329,7 +329,7 @@ def batch_slice(case, part):
         return x[part] if isinstance(x, np.ndarray) and x.shape[:1] == (BATCH,) else x
 
     options = {name: cut(option) for name, option in case.options.items()}
-    return Case(tuple(map(cut, case.inputs)), case.p, options)
+    return replace(case, inputs=tuple(map(cut, case.inputs)), options=options)
 
 
 def test_pairs_that_mix_samples_are_pairs():

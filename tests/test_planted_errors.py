@@ -46,8 +46,8 @@ EQUIVALENT = {
         "for complex numbers and devices; judged by the complex steps of the forwards"
     ),
     "rows: return x.reshape(-1, x.shape[-1])": {"return x.reshape(-2, x.shape[-1])": ANY_NEGATIVE},
-    "project: return xp.matmul(rows(x), w).reshape(shape)": {
-        "return xp.matmul(x, w).reshape(shape)": SPEED
+    "project: return product(rows(x), w).reshape(shape)": {
+        "return product(x, w).reshape(shape)": SPEED
     },
     "add_at: index, values = (index.reshape(-1), rows(values))": {
         "index, values = (index.reshape(-2), rows(values))": ANY_NEGATIVE
@@ -189,9 +189,8 @@ EQUIVALENT = {
     "rms_norm_backward: g['gamma'] += rows(product).sum(0)": {
         "g['gamma'] += rows(product).sum(-2)": MATRIX
     },
-    "time_embedding_backward: "
-    "g['w'] += namespace(dy).matmul(matrix.swapaxes(1, 2), dy.sum(2)).sum(0)": {
-        "g['w'] += namespace(dy).matmul(matrix.swapaxes(1, 2), dy.sum(-2)).sum(0)": FOUR_AXES
+    "time_embedding_backward: g['w'] += product(matrix.swapaxes(1, 2), dy.sum(2)).sum(0)": {
+        "g['w'] += product(matrix.swapaxes(1, 2), dy.sum(-2)).sum(0)": FOUR_AXES
     },
     "vit_embed_backward: g['cls'] += dx[:, 0].sum(0)": {"g['cls'] += dx[:, 0].sum(-2)": MATRIX},
     # models

@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scratch_vlm.bench.clock import ratio
+from scratch_vlm.bench.run import targets
+from scratch_vlm.bench.subjects import FUSIONS
 from scratch_vlm.experiments.lessons import find_lessons
 from scratch_vlm.layers.block import BlockConfig
 from scratch_vlm.models.vit import ViTConfig, vit_forward, vit_init
@@ -125,6 +128,46 @@ def test_speed_table_is_the_committed_one():
         ours, torch = models[name]["median_ms"].values()
         ratio, floor = models[name]["ratio_to_torch"], models[name]["share_of_floor"]
         assert row(start) == [f"{ours:.0f} ms", f"{torch:.0f} ms", f"{ratio:.2f}", f"{floor:.2f}"]
+
+
+@pytest.mark.parametrize(
+    ("start", "family", "size"),
+    [
+        ("Attention,", "attention", 1024),
+        ("Layer norm,", "layer norm", 1024),
+        ("GELU,", "GELU", 1024),
+        ("Cross-entropy,", "cross-entropy", 1024),
+        ("Transformer block,", "block", 1024),
+        ("Resampler,", "Resampler", 1024),
+        ("Step of a small unified", "lesson VLM, unified", 32),
+        ("Step of a small cross-modal", "lesson VLM, cross-modal", 32),
+        ("Step of ViT-B/16", "ViT-B/16", 2),
+        ("GPT-2 small writes", "GPT-2 small, 64 new tokens", 1),
+    ],
+)
+def test_benchmark_table_is_the_committed_one(start, family, size):
+    results = read("cpu/bench.json")["results"]
+    (times,) = [e["times"] for e in results if (e["family"], e["size"]) == (family, size)]
+    ours, torch = times["numpy"], times["torch"]
+    assert {ours["place"], torch["place"]} == {"1 core"}
+    milliseconds = [1e3 * taken["seconds"] for taken in (ours, torch)]
+    assert row(start) == [
+        *(f"{float(f'{ms:.3g}'):,.10g} ms" for ms in milliseconds),
+        f"{ratio(ours['samples'], torch['samples']):.2f}",
+        f"{ours['share_of_floor']:.2f}",
+    ]
+
+
+def test_what_a_gpu_is_held_against_is_said_and_whether_it_was_measured():
+    rows = {"lesson ViT": "Lesson ViT", "ViT-B/16": "ViT-B/16, bf16"}
+    rows |= {f"GPT-2 small VLM, {kind}": "VLM of GPT-2" for kind in FUSIONS}
+    said = {family: ["–", "–", "–", "not yet"] for family in rows}
+    for one in targets([]):
+        compiled = "compiled" in one["beside"]
+        column = 0 if one["beside"] == "numpy" else 2 if compiled else 1
+        said[one["what"]][column] = f"{round(one['at_most'], 2):g}"
+    assert said == {family: row(start) for family, start in rows.items()}
+    assert not list(RESULTS.glob("gpu-*")), "replace 'not yet' by what was measured"
 
 
 def test_planted_errors_are_counted_as_committed():

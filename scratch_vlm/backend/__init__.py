@@ -7,22 +7,38 @@ from scratch_vlm.backend.arrays import floating, namespace, to_device, to_host
 from scratch_vlm.backend.blocks import in_blocks, in_turns
 from scratch_vlm.backend.choose import BackendError, cupy_problem, load
 from scratch_vlm.backend.dispatch import fused
-from scratch_vlm.backend.memory import keep_freed_memory
-from scratch_vlm.backend.primitives import add_at, erf, project, row_dot, row_mean, rows
+from scratch_vlm.backend.memory import keep_freed_memory, memory_shortage
+from scratch_vlm.backend.precision import PRECISIONS, in_precision, products_in, rounded
+from scratch_vlm.backend.primitives import (
+    add_at,
+    erf,
+    project,
+    row_dot,
+    row_mean,
+    rows,
+)
+from scratch_vlm.backend.products import add_product, product
 
 __all__ = [
+    "PRECISIONS",
     "BackendError",
     "add_at",
+    "add_product",
     "cupy_problem",
     "erf",
     "floating",
     "fused",
     "in_blocks",
+    "in_precision",
     "in_turns",
     "keep_freed_memory",
     "load",
+    "memory_shortage",
     "namespace",
+    "product",
+    "products_in",
     "project",
+    "rounded",
     "row_dot",
     "row_mean",
     "rows",

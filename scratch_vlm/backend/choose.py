@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import os
+from importlib import metadata
 
 BACKENDS = ("numpy", "cupy", "auto")
 
@@ -19,6 +20,12 @@ def cupy_problem():
     str or None
         None when CuPy is installed, sees a GPU, and has multiplied two small matrices on it.
     """
+    builds = sorted({d.name for d in metadata.distributions() if d.name.startswith("cupy-cuda")})
+    if len(builds) > 1:
+        return (
+            f"{' and '.join(builds)} are both installed and overwrite each other: "
+            f"python -m pip uninstall {' '.join(builds)}, then install one of them"
+        )
     if importlib.util.find_spec("cupy") is None:
         return (
             "CuPy is not installed; on a machine with an NVIDIA GPU: "
@@ -29,7 +36,7 @@ def cupy_problem():
     except Exception as error:  # a broken wheel or a NumPy it was not built for: any type
         return f"CuPy is installed but cannot be imported ({type(error).__name__}: {error})"
     if not cupy.cuda.is_available():
-        return f"CuPy {cupy.__version__} is installed but finds no usable NVIDIA GPU"
+        return f"CuPy {cupy.__version__} is installed but {_why_no_gpu(cupy)}"
     try:
         ones = cupy.ones((2, 2), cupy.float32)
         right = float((ones @ ones).sum()) == 8.0
@@ -41,6 +48,28 @@ def cupy_problem():
             "python -m pip install 'cupy-cuda13x[ctk]'"
         )
     return None if right else "CuPy runs but multiplied two matrices of ones wrongly"
+
+
+def _why_no_gpu(cupy):
+    runtime = cupy.cuda.runtime
+    driver, built = runtime.driverGetVersion(), runtime.runtimeGetVersion()
+    if not driver:
+        return "there is no NVIDIA driver: a GPU with a working nvidia-smi is needed"
+    if driver // 1000 < built // 1000:
+        return (
+            f"is built for CUDA {_version(built)}, and the driver is for {_version(driver)}: "
+            f"update the driver, or python -m pip uninstall cupy-cuda{built // 1000}x and install "
+            f"cupy-cuda{driver // 1000}x"
+        )
+    try:
+        found = f"{runtime.getDeviceCount()} of them"
+    except runtime.CUDARuntimeError as error:
+        found = str(error)
+    return f"finds no usable NVIDIA GPU ({found})"
+
+
+def _version(number):  # 12040 is 12.4
+    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def load(name=None):

@@ -1,7 +1,9 @@
-"""Keep the memory of freed arrays in the process, so that each step reuses the last one's."""
+"""Memory: kept in the process for the next step, and explained where it runs out."""
 
 import ctypes
+import re
 import sys
+from pathlib import Path
 
 
 def keep_freed_memory():
@@ -34,3 +36,52 @@ def keep_freed_memory():
         mallopt(setting, value) == 1
         for setting, value in ((trim_threshold, gib), (mmap_threshold, gib), (arena_max, 1))
     )
+
+
+def memory_shortage(error):
+    """Say how much memory was asked for in vain, and how much there is.
+
+    Parameters
+    ----------
+    error : MemoryError
+        As NumPy or CuPy raised it.
+
+    Returns
+    -------
+    str
+        Without a stop at its end.
+
+    Examples
+    --------
+    >>> memory_shortage(MemoryError()).startswith("out of memory")
+    True
+    """
+    asked = re.search(r"allocat\w+ ([\d.,]+ \w+)", str(error))
+    asked = f": {_readable(asked[1])} more was asked for" if asked else ""
+    cupy = sys.modules.get(type(error).__module__.partition(".")[0])
+    if not hasattr(cupy, "cuda"):
+        free = _free_on_host()
+        return f"out of memory{asked}" + (f", {_gib(free)} is free" if free is not None else "")
+    free, total = cupy.cuda.runtime.memGetInfo()
+    free += cupy.get_default_memory_pool().free_bytes()
+    return (
+        f"out of memory on the GPU{asked}, {_gib(free)} of {_gib(total)} is free "
+        "(nvidia-smi lists the programs that use it)"
+    )
+
+
+def _gib(size):
+    return f"{size / (1 << 30):.2f} GiB"
+
+
+def _readable(size):
+    number, unit = size.split()
+    return _gib(int(number.replace(",", ""))) if unit == "bytes" else size
+
+
+def _free_on_host():
+    try:
+        found = re.search(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())
+    except OSError:
+        return None
+    return int(found[1]) << 10 if found else None

@@ -4,6 +4,7 @@ import numpy as np
 
 from scratch_vlm.backend.arrays import floating, namespace
 from scratch_vlm.backend.dispatch import fused
+from scratch_vlm.backend.products import product
 
 
 def rows(x):
@@ -25,8 +26,8 @@ def rows(x):
 def project(x, w, *, out=None):
     """Multiply every token by a matrix, as one two-dimensional product.
 
-    A product of more than two dimensions leaves the fast path of BLAS in NumPy and of cuBLAS in
-    CuPy; folding the leading axes keeps it.
+    A product of more than two dimensions leaves the fast path of BLAS; folding the leading axes
+    keeps it.
 
     Parameters
     ----------
@@ -48,7 +49,7 @@ def project(x, w, *, out=None):
     TypeError
         If `x` does not hold floating point numbers.
     """
-    xp = floating(x)
+    floating(x)
     if w.ndim != 2:
         raise ValueError(f"w must be a matrix (D, M), got {w.shape}")
     if x.shape[-1] != w.shape[0]:
@@ -58,12 +59,12 @@ def project(x, w, *, out=None):
         )
     shape = (*x.shape[:-1], w.shape[1])
     if out is None:
-        return xp.matmul(rows(x), w).reshape(shape)
+        return product(rows(x), w).reshape(shape)
     if out.shape != shape:
         raise ValueError(f"out is {out.shape} and must be {shape} (x {x.shape}, w {w.shape})")
     if not out.flags.c_contiguous:
         raise ValueError(f"out must be C-contiguous; its strides are {out.strides} bytes")
-    xp.matmul(rows(x), w, out=rows(out))
+    product(rows(x), w, out=rows(out))
     return out
 
 

@@ -80,7 +80,7 @@ def language():
     )
 
 
-def settings(seed=0, steps=None):
+def settings(seed=0, steps=None, *, training=None):
     """Say what tells one training of the language model from another.
 
     Parameters
@@ -89,6 +89,8 @@ def settings(seed=0, steps=None):
         Of weights and batches.
     steps : int, optional
         Training steps; default 400.
+    training : dict, optional
+        Other values of the `TrainConfig`, such as ``{"batch_size": 32}``.
 
     Returns
     -------
@@ -97,10 +99,10 @@ def settings(seed=0, steps=None):
     identity : dict
         The rest: the model.
     """
-    return TRAINING.for_run(seed, steps), {"model": asdict(language())}
+    return TRAINING.for_run(seed, steps, training), {"model": asdict(language())}
 
 
-def train_model(folder, *, seed=0, steps=None, xp=np, progress=True):
+def train_model(folder, *, seed=0, steps=None, training=None, xp=np, progress=True):
     """Train the language model on conversations whose images it does not see.
 
     It learns what is asked and what kind of word answers, and not which.
@@ -113,6 +115,8 @@ def train_model(folder, *, seed=0, steps=None, xp=np, progress=True):
         Of weights and batches.
     steps : int, optional
         Training steps; default 400.
+    training : dict, optional
+        Other values of the `TrainConfig`, such as ``{"batch_size": 32}``.
     xp : module, default numpy
         Where to compute.
     progress : bool, default True
@@ -123,7 +127,7 @@ def train_model(folder, *, seed=0, steps=None, xp=np, progress=True):
     dict
         Its parameters.
     """
-    (config, identity), model = settings(seed, steps), language()
+    (config, identity), model = settings(seed, steps, training=training), language()
 
     def batch(step):
         rng = np.random.default_rng([seed, step])

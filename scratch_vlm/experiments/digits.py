@@ -37,7 +37,7 @@ SMOOTHING = 0.1
 INK = (0.3, 0.37)  # mean and standard deviation of the training digits' pixels
 
 
-def settings(seed=0, steps=None):
+def settings(seed=0, steps=None, *, training=None):
     """Say what tells one run of this experiment from another.
 
     Parameters
@@ -46,6 +46,8 @@ def settings(seed=0, steps=None):
         Of weights and batches.
     steps : int, optional
         Training steps; default 1500.
+    training : dict, optional
+        Other values of the `TrainConfig`, such as ``{"batch_size": 32}``.
 
     Returns
     -------
@@ -54,11 +56,11 @@ def settings(seed=0, steps=None):
     identity : dict
         The rest: the model and how its images are drawn.
     """
-    config = TRAINING.for_run(seed, steps)
+    config = TRAINING.for_run(seed, steps, training)
     return config, {"model": asdict(MODEL), "warp": asdict(WARP)}
 
 
-def train_model(folder, *, seed=0, steps=None, xp=np, progress=True):
+def train_model(folder, *, seed=0, steps=None, training=None, xp=np, progress=True):
     """Train the ViT on the training forms, or go on where an interrupted training left off.
 
     Parameters
@@ -69,6 +71,8 @@ def train_model(folder, *, seed=0, steps=None, xp=np, progress=True):
         Of weights and batches.
     steps : int, optional
         Training steps; default 1500.
+    training : dict, optional
+        Other values of the `TrainConfig`, such as ``{"batch_size": 32}``.
     xp : module, default numpy
         Where to compute.
     progress : bool, default True
@@ -79,7 +83,7 @@ def train_model(folder, *, seed=0, steps=None, xp=np, progress=True):
     dict
         Its parameters.
     """
-    config, identity = settings(seed, steps)
+    config, identity = settings(seed, steps, training=training)
     digits = split("train")
 
     def batch(step):

@@ -94,7 +94,7 @@ def tokenizer():
     return train_bpe(captions("single") + captions("train"), vocabulary=VOCABULARY)
 
 
-def train_model(folder, *, seed=0, steps=None, style="gpt", xp=np, progress=True):
+def train_model(folder, *, seed=0, steps=None, style="gpt", training=None, xp=np, progress=True):
     """Train a language model on captions, or go on where an interrupted training left off.
 
     Parameters
@@ -107,6 +107,8 @@ def train_model(folder, *, seed=0, steps=None, style="gpt", xp=np, progress=True
         Training steps; default 800.
     style : {"gpt", "llama"}
         Which kind of model.
+    training : dict, optional
+        Other values of the `TrainConfig`, such as ``{"batch_size": 32}``.
     xp : module, default numpy
         Where to compute.
     progress : bool, default True
@@ -123,7 +125,7 @@ def train_model(folder, *, seed=0, steps=None, style="gpt", xp=np, progress=True
         If there is no such style.
     """
     model = model_of(style)
-    config = TRAINING.for_run(seed, steps)
+    config = TRAINING.for_run(seed, steps, training)
     single, pairs = (tokenizer().encode(captions(name), TOKENS) for name in ("single", "train"))
 
     def batch(step):

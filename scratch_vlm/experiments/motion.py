@@ -115,7 +115,7 @@ def model_of(arm):
     return UnifiedConfig(SightConfig(TOWER, connector), language(), tokenizer().id(IMAGE))
 
 
-def settings(arm, seed=0, steps=None):
+def settings(arm, seed=0, steps=None, *, training=None):
     """Say what tells one run of this experiment from another.
 
     Parameters
@@ -126,6 +126,8 @@ def settings(arm, seed=0, steps=None):
         Of weights and batches.
     steps : int, optional
         Training steps; default 2200.
+    training : dict, optional
+        Other values of the `TrainConfig`, such as ``{"batch_size": 32}``.
 
     Returns
     -------
@@ -135,10 +137,12 @@ def settings(arm, seed=0, steps=None):
         The rest: the model and how its clips are drawn.
     """
     drawn = {"arm": arm, "phases": PHASES}
-    return TRAINING.for_run(seed, steps), {"model": asdict(model_of(arm)), **drawn}
+    return TRAINING.for_run(seed, steps, training), {"model": asdict(model_of(arm)), **drawn}
 
 
-def train_model(folder, arm="clips", *, vlm, seed=0, steps=None, xp=np, progress=True):
+def train_model(
+    folder, arm="clips", *, vlm, seed=0, steps=None, training=None, xp=np, progress=True
+):
     """Train a model on clips, or go on where an interrupted training left off.
 
     Parameters
@@ -154,6 +158,8 @@ def train_model(folder, arm="clips", *, vlm, seed=0, steps=None, xp=np, progress
         Of new weights and batches.
     steps : int, optional
         Training steps; default 2200.
+    training : dict, optional
+        Other values of the `TrainConfig`, such as ``{"batch_size": 32}``.
     xp : module, default numpy
         Where to compute.
     progress : bool, default True
@@ -165,7 +171,7 @@ def train_model(folder, arm="clips", *, vlm, seed=0, steps=None, xp=np, progress
         Its parameters.
     """
     model, pool = model_of(arm), DigitPool(split("train"))
-    config, identity = settings(arm, seed, steps)
+    config, identity = settings(arm, seed, steps, training=training)
 
     def batch(step):
         rng = np.random.default_rng([seed, step])

@@ -43,7 +43,7 @@ TRAINING = replace(patches.TRAINING, steps=1500, batch_size=64, peak_rate=4e-3)
 STEPS = 500  # of each of the models that are compared on permuted pixels
 
 
-def train_model(folder, *, seed=0, steps=None, xp=np, progress=True):
+def train_model(folder, *, seed=0, steps=None, training=None, xp=np, progress=True):
     """Train the Perceiver on the training forms, or go on where an interrupted training left off.
 
     Parameters
@@ -54,6 +54,8 @@ def train_model(folder, *, seed=0, steps=None, xp=np, progress=True):
         Of weights and batches.
     steps : int, optional
         Training steps; default 1500.
+    training : dict, optional
+        Other values of the `TrainConfig`, such as ``{"batch_size": 32}``.
     xp : module, default numpy
         Where to compute.
     progress : bool, default True
@@ -64,7 +66,7 @@ def train_model(folder, *, seed=0, steps=None, xp=np, progress=True):
     dict
         Its parameters.
     """
-    return _fit(folder, _perceiver(MODEL, prepare), seed, steps, xp, progress)
+    return _fit(folder, _perceiver(MODEL, prepare), seed, steps, training, xp, progress)
 
 
 def prepare(images):
@@ -168,7 +170,7 @@ def compare_permuted(folder, *, seed=0, steps=None, name="val", xp=np, progress=
     for model, conditions in kinds.items():
         metrics[model] = {}
         for condition, kind in conditions.items():
-            p = _fit(Path(folder) / f"{model}-{condition}", kind, seed, steps, xp, progress)
+            p = _fit(Path(folder) / f"{model}-{condition}", kind, seed, steps, None, xp, progress)
             accuracy = (_predict(p, digits.images, kind) == digits.labels).mean()
             metrics[model][condition] = {"value": float(accuracy), "chance": 1 / patches.CLASSES}
     return metrics
@@ -219,8 +221,8 @@ def _vit(see):
     }
 
 
-def _fit(folder, kind, seed, steps, xp, progress):
-    config = kind["training"].for_run(seed, steps)
+def _fit(folder, kind, seed, steps, training, xp, progress):
+    config = kind["training"].for_run(seed, steps, training)
     digits = split("train")
 
     def batch(step):

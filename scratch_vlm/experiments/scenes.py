@@ -77,7 +77,7 @@ PIXELS = (0.0, 0.5)
 RETRIEVAL = 128  # captions to find the right one among
 
 
-def settings(seed=0, steps=None):
+def settings(seed=0, steps=None, *, training=None):
     """Say what tells one run of this experiment from another.
 
     Parameters
@@ -86,6 +86,8 @@ def settings(seed=0, steps=None):
         Of weights and batches.
     steps : int, optional
         Training steps; default 2400.
+    training : dict, optional
+        Other values of the `TrainConfig`, such as ``{"batch_size": 32}``.
 
     Returns
     -------
@@ -94,11 +96,11 @@ def settings(seed=0, steps=None):
     identity : dict
         The rest: the model and how its images are drawn.
     """
-    config = TRAINING.for_run(seed, steps)
+    config = TRAINING.for_run(seed, steps, training)
     return config, {"model": asdict(MODEL), "warp": asdict(WARP)}
 
 
-def train_model(folder, *, seed=0, steps=None, xp=np, progress=True):
+def train_model(folder, *, seed=0, steps=None, training=None, xp=np, progress=True):
     """Train the CLIP on the training forms, or go on where an interrupted training left off.
 
     Parameters
@@ -109,6 +111,8 @@ def train_model(folder, *, seed=0, steps=None, xp=np, progress=True):
         Of weights and batches.
     steps : int, optional
         Training steps; default 2400.
+    training : dict, optional
+        Other values of the `TrainConfig`, such as ``{"batch_size": 32}``.
     xp : module, default numpy
         Where to compute.
     progress : bool, default True
@@ -119,7 +123,7 @@ def train_model(folder, *, seed=0, steps=None, xp=np, progress=True):
     dict
         Its parameters.
     """
-    config, identity = settings(seed, steps)
+    config, identity = settings(seed, steps, training=training)
     pool = DigitPool(split("train"))
 
     def batch(step):

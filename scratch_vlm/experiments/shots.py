@@ -56,7 +56,7 @@ TRAINING = TrainConfig(
 )
 
 
-def settings(seed=0, steps=None):
+def settings(seed=0, steps=None, *, training=None):
     """Say what tells one run of this experiment from another.
 
     Parameters
@@ -65,6 +65,8 @@ def settings(seed=0, steps=None):
         Of weights and batches.
     steps : int, optional
         Training steps; default 800.
+    training : dict, optional
+        Other values of the `TrainConfig`, such as ``{"batch_size": 32}``.
 
     Returns
     -------
@@ -73,10 +75,10 @@ def settings(seed=0, steps=None):
     identity : dict
         The rest: the model and the shots of an episode.
     """
-    return TRAINING.for_run(seed, steps), {"model": asdict(MODEL), "shots": SHOTS}
+    return TRAINING.for_run(seed, steps, training), {"model": asdict(MODEL), "shots": SHOTS}
 
 
-def train_model(folder, *, clip, lm, seed=0, steps=None, xp=np, progress=True):
+def train_model(folder, *, clip, lm, seed=0, steps=None, training=None, xp=np, progress=True):
     """Train a model on episodes, or go on where an interrupted training left off.
 
     Parameters
@@ -90,6 +92,8 @@ def train_model(folder, *, clip, lm, seed=0, steps=None, xp=np, progress=True):
         Of new weights and batches.
     steps : int, optional
         Training steps; default 800.
+    training : dict, optional
+        Other values of the `TrainConfig`, such as ``{"batch_size": 32}``.
     xp : module, default numpy
         Where to compute.
     progress : bool, default True
@@ -100,7 +104,7 @@ def train_model(folder, *, clip, lm, seed=0, steps=None, xp=np, progress=True):
     dict
         Its parameters.
     """
-    config, identity = settings(seed, steps)
+    config, identity = settings(seed, steps, training=training)
     pool = DigitPool(split("train"))
 
     def batch(step):
@@ -110,7 +114,7 @@ def train_model(folder, *, clip, lm, seed=0, steps=None, xp=np, progress=True):
         return ids, labels, scenes.prepare(images)[:, None]
 
     p = train(
-        partial(cross_modal_loss_forward, config=MODEL),
+        partial(cross_modal_loss_forward, config=MODEL, slots=SHOTS + 1),
         cross_modal_loss_backward,
         cross_modal_init(np.random.default_rng(seed), MODEL, vit=clip["image"], lm=lm),
         batch,

@@ -111,7 +111,7 @@ def model_of(arm, connector="mlp"):
     )
 
 
-def settings(arm, seed=0, steps=None, *, connector="mlp"):
+def settings(arm, seed=0, steps=None, *, connector="mlp", training=None):
     """Say what tells one run of this experiment from another.
 
     Parameters
@@ -124,6 +124,8 @@ def settings(arm, seed=0, steps=None, *, connector="mlp"):
         Training steps; default 1600.
     connector : {"linear", "mlp", "pixel_shuffle", "resampler"}
         What makes visual tokens.
+    training : dict, optional
+        Other values of the `TrainConfig`, such as ``{"batch_size": 32}``.
 
     Returns
     -------
@@ -132,14 +134,24 @@ def settings(arm, seed=0, steps=None, *, connector="mlp"):
     identity : dict
         The rest: the model and what is asked.
     """
-    config = TRAINING.for_run(seed, steps)
+    config = TRAINING.for_run(seed, steps, training)
     if ARMS[arm][1]:
         config = replace(config, rate_factors=((".*/(attn|mlp)_gate", FASTER), (".*", 1.0)))
     return config, {"model": asdict(model_of(arm, connector)), "shares": SHARES}
 
 
 def train_model(
-    folder, arm, *, clip, lm, seed=0, steps=None, connector="mlp", xp=np, progress=True
+    folder,
+    arm,
+    *,
+    clip,
+    lm,
+    seed=0,
+    steps=None,
+    connector="mlp",
+    training=None,
+    xp=np,
+    progress=True,
 ):
     """Train a model on boards, or go on where an interrupted training left off.
 
@@ -159,6 +171,8 @@ def train_model(
         Training steps; default 1600.
     connector : {"linear", "mlp", "pixel_shuffle", "resampler"}
         What makes visual tokens.
+    training : dict, optional
+        Other values of the `TrainConfig`, such as ``{"batch_size": 32}``.
     xp : module, default numpy
         Where to compute.
     progress : bool, default True
@@ -170,7 +184,7 @@ def train_model(
         Its parameters.
     """
     model, pool = model_of(arm, connector), DigitPool(split("train"))
-    config, identity = settings(arm, seed, steps, connector=connector)
+    config, identity = settings(arm, seed, steps, connector=connector, training=training)
 
     def batch(step):
         rng = np.random.default_rng([seed, step])

@@ -1,6 +1,6 @@
 """The linear layer: a matrix, and a bias and a low-rank adapter where the tree has them."""
 
-from scratch_vlm.backend import floating, project, rows
+from scratch_vlm.backend import add_product, floating, project, rows
 from scratch_vlm.layers.config import check_keys
 from scratch_vlm.layers.counts import check_counts
 from scratch_vlm.layers.lora import lora_backward, lora_forward
@@ -109,7 +109,7 @@ def linear_backward(dy, saved, g, *, out=None):
     """
     x, w, bias, lora = saved
     if g["w"] is not FROZEN:
-        g["w"] += rows(x).T @ rows(dy)
+        add_product(g["w"], rows(x).T, rows(dy))
     if bias and g["b"] is not FROZEN:
         g["b"] += rows(dy).sum(0)
     dx = project(dy, w.T, out=out)

@@ -7,7 +7,7 @@ weights when nothing but speed is wanted.
 
 import math
 
-from scratch_vlm.backend import namespace, project, rows, to_device
+from scratch_vlm.backend import add_product, namespace, product, project, rows, to_device
 from scratch_vlm.layers.config import check_keys
 from scratch_vlm.layers.counts import check_counts
 from scratch_vlm.tree import FROZEN, by_rule
@@ -123,15 +123,15 @@ def lora_backward(dy, saved, g):
     """
     x, u, p = saved
     shape, x, u, dy = x.shape, rows(x), rows(u), rows(dy)
-    z = dy @ p["b"].T  # (tokens, R)
+    z = product(dy, p["b"].T)  # (tokens, R)
     if g["scale"] is not FROZEN:
         g["scale"] += (u * z).sum()
     du = z * p["scale"]
     if g["a"] is not FROZEN:
-        g["a"] += x.T @ du
+        add_product(g["a"], x.T, du)
     if g["b"] is not FROZEN:
-        g["b"] += (u * p["scale"]).T @ dy
-    return (du @ p["a"].T).reshape(shape)
+        add_product(g["b"], (u * p["scale"]).T, dy)
+    return product(du, p["a"].T).reshape(shape)
 
 
 def lora_add(rng, p, rules, *, rank, alpha=None):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scratch_vlm.backend import floating, namespace, to_device, to_host
+from scratch_vlm.backend import floating, namespace, product, to_device, to_host
 from scratch_vlm.layers.block import BlockConfig
 from scratch_vlm.layers.counts import check_counts
 from scratch_vlm.layers.norm import NORMS
@@ -293,7 +293,7 @@ def time_embedding_forward(x, p, *, lengths=None, stretch="longer"):
         counts = to_host(lengths).tolist()
     matrix = _time_matrix(counts, frames, len(w), stretch)
     matrix = to_device(matrix.astype(x.real.dtype), xp)  # (B or 1, F, M)
-    return x + xp.matmul(matrix, w)[:, :, None], matrix
+    return x + product(matrix, w)[:, :, None], matrix
 
 
 def time_embedding_backward(dy, matrix, g):
@@ -319,7 +319,7 @@ def time_embedding_backward(dy, matrix, g):
     :math:`dw = R^\top \sum_n dy_n`, summed over clips.
     """
     if g:
-        g["w"] += namespace(dy).matmul(matrix.swapaxes(1, 2), dy.sum(2)).sum(0)
+        g["w"] += product(matrix.swapaxes(1, 2), dy.sum(2)).sum(0)
     return dy
 
 

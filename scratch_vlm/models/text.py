@@ -150,8 +150,8 @@ def text_forward(ids, p, *, config, real=None, rng=None):
     TypeError
         If the ids are not an array of integers.
     ValueError
-        If a text is too long, has no end, or holds an id outside the vocabulary, or the
-        parameters do not fit the config.
+        If a text is too long, has no end, or holds an id outside the vocabulary (ids are looked
+        at only on the host), or the parameters do not fit the config.
 
     See Also
     --------

@@ -2,7 +2,7 @@
 
 import math
 
-from scratch_vlm.backend import floating, fused, namespace, row_dot
+from scratch_vlm.backend import floating, fused, namespace, product, row_dot
 from scratch_vlm.ops.masks import check_mask
 
 BLIND = ("zero", "mean")
@@ -71,7 +71,7 @@ def attend_forward(q, k, v, *, mask=None, scale=None, blind="zero", out=None):
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     q = _grouped(q, k.shape[1]) * scale  # (B, G, A/G, T, K)
     k, v = k[:, :, None], v[:, :, None]  # (B, G, 1, S, K)
-    e = xp.matmul(q, k.swapaxes(-1, -2)).reshape(shape)
+    e = product(q, k.swapaxes(-1, -2)).reshape(shape)
     lost = None
     if mask is not None:
         check_mask(mask, shape)
@@ -84,7 +84,7 @@ def attend_forward(q, k, v, *, mask=None, scale=None, blind="zero", out=None):
     xp.exp(e, out=e)
     total = e.sum(-1, keepdims=True)  # (B, A, T, 1)
     norm = (total != 0) / xp.where(total == 0, 1, total)  # 0 for a row without any True
-    y = xp.matmul(_grouped(e, k.shape[1]), v)
+    y = product(_grouped(e, k.shape[1]), v)
     y = xp.multiply(y.reshape(*shape[:3], v.shape[-1]), norm, out=out)
     saved = {"q": q, "k": k, "v": v, "e": e, "norm": norm, "y": y, "scale": scale}
     return y, saved if lost is None else {**saved, "lost": lost}
@@ -124,16 +124,16 @@ def attend_backward(dy, saved):
     delta = row_dot(dy, saved["y"])  # (B, A, T, 1)
     delta *= saved["norm"]
     dy = _grouped(dy * saved["norm"], groups)  # (B, G, A/G, T, K)
-    dv = xp.matmul(_grouped(e, groups).swapaxes(-1, -2), dy)
-    dz = xp.matmul(dy, v.swapaxes(-1, -2)).reshape(e.shape)  # dL/dP, until the next two lines
+    dv = product(_grouped(e, groups).swapaxes(-1, -2), dy)
+    dz = product(dy, v.swapaxes(-1, -2)).reshape(e.shape)  # dL/dP, until the next two lines
     dz -= delta
     dz *= e
     if "lost" in saved:  # a mean looks at no score
         xp.copyto(dz, 0, where=saved["lost"])
     dz = _grouped(dz, groups)
-    dq = xp.matmul(dz, k)
+    dq = product(dz, k)
     dq *= saved["scale"]
-    dk = xp.matmul(dz.swapaxes(-1, -2), q)  # the saved q carries the scale
+    dk = product(dz.swapaxes(-1, -2), q)  # the saved q carries the scale
     return dq.reshape(*e.shape[:3], q.shape[-1]), _sum_over_sharers(dk), _sum_over_sharers(dv)
 
 

@@ -27,7 +27,14 @@ from time import perf_counter
 import numpy as np
 from tqdm import tqdm
 
-from scratch_vlm.backend import namespace, to_device, to_host
+from scratch_vlm.backend import (
+    PRECISIONS,
+    in_precision,
+    memory_shortage,
+    namespace,
+    to_device,
+    to_host,
+)
 from scratch_vlm.training.checkpoint import (
     CheckpointError,
     has_checkpoint,
@@ -37,16 +44,22 @@ from scratch_vlm.training.checkpoint import (
     save_checkpoint,
     sync,
 )
+from scratch_vlm.training.loss_scale import LossScale
 from scratch_vlm.training.optimizer import ALIKE, EVERYTHING, AdamW
 from scratch_vlm.training.run import RunFolder, RunFolderError
 from scratch_vlm.training.schedule import warmup_cosine
 from scratch_vlm.tree import first_bad, leaves, nbytes, tree_map
 
+BEFORE_CHOICE = {"config/precision": "float32"}  # of runs that are older than the option
 COLUMNS = ("step", "loss", "gradient_norm", "learning_rate", "seconds")
 
 
 class TrainingDiverged(ArithmeticError):
     """A loss, a gradient or a parameter is no longer finite; the message says where it began."""
+
+
+class OutOfMemory(MemoryError):
+    """Memory ran out in a step; the message says how much was asked for, and what needs less."""
 
 
 class TrainingInterrupted(SystemExit):
@@ -81,6 +94,10 @@ class TrainConfig:
         Which parameters learn, see `tree.freeze`.
     micro_batches : int
         Pieces that a batch is computed in, see `add_gradients`.
+    precision : {"float32", "tf32", "bf16", "fp16"}
+        Of the matrix products, see `backend.products_in`. Parameters, moments, activations,
+        statistics, softmax, losses and gradients are float32 in any case; for fp16 the loss is
+        scaled, see `LossScale`.
     seed : int
         For whoever draws weights and batches; the loop draws nothing.
     checkpoint_every : int
@@ -99,6 +116,7 @@ class TrainConfig:
     eps: float = 1e-8
     trained: tuple = EVERYTHING
     micro_batches: int = 1
+    precision: str = "float32"
     seed: int = 0
     checkpoint_every: int = 100
 
@@ -111,15 +129,20 @@ class TrainConfig:
                 f"a batch of {self.batch_size} does not split into {self.micro_batches} equal "
                 "micro-batches"
             )
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}"
+            )
         self.rate(0)
 
-    def for_run(self, seed, steps=None):
-        """Return the same training with another seed and, perhaps, other steps.
+    def for_run(self, seed, steps=None, changes=None):
+        """Return the same training with another seed and, perhaps, other steps and `changes`.
 
-        A shorter one warms up in a quarter of its steps at most.
+        A shorter one warms up in a quarter of its steps at most; `changes` is a dict of attributes.
         """
         steps = self.steps if steps is None else steps
-        return replace(self, seed=seed, steps=steps, warmup=min(self.warmup, steps // 4))
+        warmup = min(self.warmup, steps // 4)
+        return replace(self, seed=seed, steps=steps, warmup=warmup, **(changes or {}))
 
     def rate(self, step):
         """Learning rate of one step.
@@ -224,6 +247,8 @@ def train(
         Ctrl-C stops at once.
     CheckpointError
         If the folder's checkpoint is damaged or of another model, or its curve is missing.
+    OutOfMemory
+        If a step needs more memory than there is. The checkpoint is that of before.
     RunFolderError
         If the folder cannot be written or has no room for three checkpoints, or the disk is full
         when a row is added to the curve.
@@ -250,9 +275,11 @@ def train(
         eps=config.eps,
         clip=config.clip,
     )
-    p, g = optimizer.p, optimizer.g
+    p, g, scale = optimizer.p, optimizer.g, LossScale(config.precision)
     if moments:
+        scale.load_state(moments)
         optimizer.load_state(moments)
+    forward, backward = in_precision(forward, backward, config.precision)
     run.prepare(3 * (nbytes(p) + nbytes(optimizer.state)))
     watch = watch or (lambda p: {})
     columns = ",".join([*COLUMNS, *watch(p)]) + "\n"
@@ -263,9 +290,11 @@ def train(
             raise TrainingDiverged(_diverged(run, step - 1, f"it left {bad} not finite"))
         with _writing(curve, run, step - 1):
             sync(run.curve)  # rows first: a checkpoint must never know more steps than the curve
-        save_checkpoint(run.checkpoint, p, optimizer.state, {"step": step, "run": identity})
+        state = {**optimizer.state, **scale.state}
+        save_checkpoint(run.checkpoint, p, state, {"step": step, "run": identity})
 
     with (
+        _explaining_memory(run, config),
         _open_curve(run.curve, columns, start) as curve,
         closing(_drawn_ahead(batch, range(start, config.steps))) as batches,
         tqdm(
@@ -283,15 +312,22 @@ def train(
             arrays = tuple(to_device(x, xp) for x in arrays)
             rate = config.rate(step)
 
-            loss = add_gradients(forward, backward, arrays, p, g, config.micro_batches)
-            norm = optimizer.gradient_norm()
-            numbers = xp.stack([loss, norm, *watch(p).values()])
-            loss, norm, *watched = to_host(numbers).tolist()  # the one wait for a device
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                where = _first_bad(forward, arrays, p, g, config.micro_batches)
-                what = f"the loss is {loss} and the gradient's norm {norm}; {where}"
-                raise TrainingDiverged(_diverged(run, step, what))
-            optimizer.step(rate, norm)
+            while True:
+                loss = add_gradients(
+                    forward, backward, arrays, p, g, config.micro_batches, scale.factor
+                )
+                norm = optimizer.gradient_norm() / scale.factor
+                numbers = xp.stack([loss, norm, *watch(p).values()])
+                loss, norm, *watched = to_host(numbers).tolist()  # the one wait for a device
+                if math.isfinite(loss) and math.isfinite(norm):
+                    break
+                if not (math.isfinite(loss) and scale.lower()):
+                    where = _first_bad(forward, arrays, p, g, config.micro_batches)
+                    what = f"the loss is {loss} and the gradient's norm {norm}; {where}"
+                    raise TrainingDiverged(_diverged(run, step, what))
+                optimizer.clear_gradients()
+            optimizer.step(rate, norm, scale.factor)
+            scale.step_done()
             if after_step:
                 after_step(p)
 
@@ -312,7 +348,7 @@ def train(
     return p
 
 
-def add_gradients(forward, backward, batch, p, g, micro_batches=1):
+def add_gradients(forward, backward, batch, p, g, micro_batches=1, scale=1.0):
     """Compute the loss of a batch and add its gradients to a tree.
 
     Parameters
@@ -328,11 +364,13 @@ def add_gradients(forward, backward, batch, p, g, micro_batches=1):
     micro_batches : int, default 1
         Equal pieces to cut the batch into; each goes forward and backward before the next, so
         that memory holds the activations of one.
+    scale : float, default 1.0
+        Factor on the loss and so on the gradients.
 
     Returns
     -------
     loss : array of shape ()
-        Mean over the pieces.
+        Mean over the pieces, not scaled.
 
     Raises
     ------
@@ -353,7 +391,7 @@ def add_gradients(forward, backward, batch, p, g, micro_batches=1):
         xp = namespace(loss)
         if loss.shape != ():
             raise ValueError(f"the loss must be one number, its shape is {loss.shape}")
-        backward(xp.full_like(loss, 1 / micro_batches), saved, g)
+        backward(xp.full_like(loss, scale / micro_batches), saved, g)
         del saved  # before the next forward, or memory would have to hold both
         losses.append(loss)
     return sum(losses) / micro_batches
@@ -435,6 +473,19 @@ def _writing(curve, run, step):
         ) from error
 
 
+@contextmanager
+def _explaining_memory(run, config):
+    try:
+        yield
+    except MemoryError as error:
+        saved = has_checkpoint(run.checkpoint)
+        kept = f"the checkpoint {run.checkpoint} is intact" if saved else "there is no checkpoint"
+        raise OutOfMemory(
+            f"{memory_shortage(error)}; a smaller batch_size than {config.batch_size} needs less "
+            f"(scratch-vlm train --batch-size {max(1, config.batch_size // 2)}); {kept}"
+        ) from error
+
+
 def _identity(config, identity):
     # As it is after a checkpoint: tuples are lists in JSON.
     return json.loads(json.dumps({"config": asdict(config), **(identity or {})}))
@@ -463,7 +514,7 @@ def _read_run(run, config, identity, root):
 def _check_same_run(state, identity, run, root):
     if not isinstance(state, dict) or state.keys() != {"step", "run"}:
         raise CheckpointError(f"{run.checkpoint} was not written by this training loop")
-    old, new = dict(leaves(state["run"])), dict(leaves(identity))
+    old, new = BEFORE_CHOICE | dict(leaves(state["run"])), dict(leaves(identity))
     for name in [*new, *old]:
         if old.get(name) != new.get(name):
             raise ValueError(

@@ -72,7 +72,11 @@ class Optimizer:
         """
         return namespace(self._flat_g).sqrt(self._flat_g @ self._flat_g)
 
-    def step(self, rate, norm=None):
+    def clear_gradients(self):
+        """Empty the gradient tree without a step."""
+        self._flat_g[...] = 0
+
+    def step(self, rate, norm=None, scale=1.0):
         """Move the parameters by one step and empty the gradient tree.
 
         Parameters
@@ -80,23 +84,27 @@ class Optimizer:
         rate : float
             Learning rate.
         norm : float, optional
-            What `gradient_norm` returned, if the caller has fetched it from the device already.
+            What `gradient_norm` returned, divided by `scale`, if the caller has fetched it from
+            the device already.
+        scale : float, default 1.0
+            By what to divide the gradient, since the loss was multiplied with it.
 
         Returns
         -------
         float
-            Length of the gradient before clipping.
+            Length of the gradient before clipping, and after the division.
 
         Raises
         ------
         ValueError
             If the length is not finite. Nothing has changed then.
         """
-        norm = float(self.gradient_norm()) if norm is None else norm
+        norm = float(self.gradient_norm()) / scale if norm is None else norm
         if not math.isfinite(norm):
             raise ValueError(f"the gradient's norm is {norm}; the parameters were not changed")
         self.steps += 1
         shorten = self.clip / norm if self.clip is not None and norm > self.clip else 1.0
+        shorten /= scale
         self._move(rate, shorten)
         return norm
 

@@ -37,6 +37,7 @@ BINARY += ("sub", "truediv", "xor")
 UNARY = ("abs", "eq", "ge", "gt", "invert", "le", "lt", "ne", "neg", "pos")  # and comparisons
 TO_PYTHON = ("bool", "complex", "float", "format", "int", "str")
 _no_sync = False
+waits = []  # what waited for the device so far, in words
 
 
 class HiddenSync(RuntimeError):
@@ -55,6 +56,7 @@ def no_sync():
 
 
 def _wait(what):
+    waits.append(what)
     if _no_sync:
         raise HiddenSync(f"{what} waits for the device")
 

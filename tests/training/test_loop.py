@@ -11,6 +11,7 @@ import pytest
 from scratch_vlm.training import loop
 from scratch_vlm.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from scratch_vlm.training.loop import (
+    OutOfMemory,
     TrainConfig,
     TrainingDiverged,
     TrainingInterrupted,
@@ -444,3 +445,30 @@ def test_configuration_outside_its_range_is_said(change, message):
 def test_unknown_configuration_key_is_an_error():
     with pytest.raises(TypeError, match="learning_rate"):
         TrainConfig(steps=1, batch_size=1, learning_rate=0.1)
+
+
+def test_without_memory_the_checkpoint_is_safe_and_what_needs_less_is_named(
+    tmp_path, uninterrupted
+):
+    def greedy(step):
+        if step == 17:
+            np.empty(1 << 57, "int8")
+        return batch(step)
+
+    said = (
+        r"out of memory: 128\. PiB more was asked for.*; a smaller batch_size than 12 needs less "
+        r"\(scratch-vlm train --batch-size 6\); the checkpoint .* is intact"
+    )
+    with pytest.raises(OutOfMemory, match=said):
+        run(tmp_path, batch=greedy)
+    run(tmp_path)
+    assert curve(tmp_path) == curve(uninterrupted)
+    assert weights(tmp_path) == weights(uninterrupted)
+
+
+def test_without_memory_in_the_first_step_there_is_no_checkpoint(tmp_path):
+    def greedy(*arguments):
+        np.empty(1 << 57, "int8")
+
+    with pytest.raises(OutOfMemory, match="there is no checkpoint"):
+        run(tmp_path, forward=greedy)

@@ -1,0 +1,203 @@
+"""The matrix product of a device: cuBLAS, called as `gemm` plans it.
+
+CuPy's own matmul copies transposed operands, is slow above two dimensions, has no bfloat16 there,
+and can not be recorded in a CUDA graph. Written against the documentation of cuBLAS and tested
+with a stand-in that multiplies by NumPy what it finds at the addresses that it is given; it has not
+been run on a GPU yet.
+"""
+
+import ctypes
+from functools import cache
+
+from scratch_vlm.backend.gemm import Layout, Refused, plan
+
+# cudaDataType and cublasComputeType_t, from library_types.h and cublas_api.h
+TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}
+COMPUTE = {"float32": 68, "tf32": 77, "float64": 70}
+HOST_POINTERS = 0  # alpha and beta are read when the function is called
+DEFAULT_ALGORITHM = -1
+WORKSPACE = 32 << 20  # bytes, what NVIDIA recommends for Hopper
+_WHOLE, _ADDRESS, _LONG = ctypes.c_int, ctypes.c_void_p, ctypes.c_longlong
+_OPERAND = (_ADDRESS, _WHOLE, _WHOLE, _LONG)  # where, type, leading dimension, batch stride
+ARGUMENTS = (  # of cublasGemmStridedBatchedEx
+    *(_ADDRESS, _WHOLE, _WHOLE, _WHOLE, _WHOLE, _WHOLE),  # handle, two transpositions, m, n, k
+    *(_ADDRESS, *_OPERAND, *_OPERAND),  # alpha, A, B
+    *(_ADDRESS, *_OPERAND),  # beta, C
+    *(_WHOLE, _WHOLE, _WHOLE),  # products, type of the sums, algorithm
+)
+LOWER = {"bf16": "bfloat16", "fp16": "float16"}
+
+
+class CublasError(RuntimeError):
+    """CuBLAS refused a call; the message has its status."""
+
+
+class Cublas:
+    """One handle of cuBLAS.
+
+    Parameters
+    ----------
+    library : ctypes.CDLL
+        The library, or what behaves like it.
+    """
+
+    def __init__(self, library):
+        self._library = library
+        self._handle = ctypes.c_void_p()
+        self._call("cublasCreate_v2", ctypes.byref(self._handle))
+        self._call("cublasSetPointerMode_v2", self._handle, HOST_POINTERS)
+        self._multiply = library.cublasGemmStridedBatchedEx
+        self._multiply.argtypes = ARGUMENTS
+
+    def _call(self, name, *arguments):
+        status = getattr(self._library, name)(*arguments)
+        if status:
+            raise CublasError(f"{name} failed with status {status}")
+
+    def use(self, stream, workspace, size):
+        """Compute on a stream from here on, with memory of its own.
+
+        Parameters
+        ----------
+        stream : int
+            Address of the stream.
+        workspace, size : int
+            Address and bytes of memory on the device that nobody else uses.
+        """
+        self._call("cublasSetStream_v2", self._handle, ctypes.c_void_p(stream))
+        self._call(
+            "cublasSetWorkspace_v2",
+            self._handle,
+            ctypes.c_void_p(workspace),
+            ctypes.c_size_t(size),
+        )
+
+    def multiply(self, planned, a, b, c, *, compute, add):
+        """Compute C = A B, or C += A B.
+
+        Parameters
+        ----------
+        planned : Plan
+            How.
+        a, b, c : (int, int)
+            Address and type, of ``TYPES``, of each.
+        compute : int
+            Of ``COMPUTE``.
+        add : bool
+            Add to what C holds.
+        """
+        number = ctypes.c_double if compute == COMPUTE["float64"] else ctypes.c_float
+        one, beta = number(1), number(add)
+        operands = [
+            (*x, leading, step)
+            for x, leading, step in zip((b, a, c), planned.leading, planned.step, strict=True)
+        ]
+        status = self._multiply(
+            self._handle,
+            *map(int, planned.transposed),
+            planned.m,
+            planned.n,
+            planned.k,
+            ctypes.addressof(one),
+            *operands[0],
+            *operands[1],
+            ctypes.addressof(beta),
+            *operands[2],
+            planned.batch,
+            compute,
+            DEFAULT_ALGORITHM,
+        )
+        if status:
+            raise CublasError(f"cublasGemmStridedBatchedEx failed with status {status}: {planned}")
+
+
+def matmul(a, b, out=None, *, add=False, precision="float32", xp, blas=None):
+    """Multiply matrices on a device.
+
+    Parameters
+    ----------
+    a, b : array
+        (..., T, K) and (..., K, N), of one dtype; views are taken as they are where a single call
+        of cuBLAS can, and copied where not.
+    out : array, optional
+        (..., T, N), where to write the product.
+    add : bool, default False
+        Add to `out` instead.
+    precision : {"float32", "tf32", "bf16", "fp16"}
+        Of products of float32, which are summed in float32 in any case.
+    xp : module
+        That of the arrays.
+    blas : Cublas, optional
+        Default one of this process.
+
+    Returns
+    -------
+    array
+        `out`, or a new array.
+    """
+    dtype = str(a.dtype)
+    if dtype not in ("float32", "float64") or a.dtype != b.dtype or a.ndim < 2 or b.ndim < 2:
+        return _by_module(a, b, out, add, xp)
+    if out is None:
+        batch = _broadcast(a.shape[:-2], b.shape[:-2])
+        out = xp.empty((*batch, a.shape[-2], b.shape[-1]), a.dtype)
+    compute = COMPUTE["tf32" if (dtype, precision) == ("float32", "tf32") else dtype]
+    if dtype == "float32" and precision in LOWER:
+        a, b = (x.astype(LOWER[precision]) for x in (a, b))
+    while True:
+        try:
+            planned = plan(*map(_layout, (a, b, out)))
+            break
+        except Refused as refused:  # a view that has to be copied first, or nothing to multiply
+            if refused.operand == "a" and not _whole(a, out):
+                a = xp.ascontiguousarray(xp.broadcast_to(a, (*out.shape[:-2], *a.shape[-2:])))
+            elif refused.operand == "b" and not _whole(b, out):
+                b = xp.ascontiguousarray(xp.broadcast_to(b, (*out.shape[:-2], *b.shape[-2:])))
+            else:
+                return _by_module(a.astype(dtype), b.astype(dtype), out, add, xp)
+    blas = blas or _handle(xp)
+    where = [(_address(x), TYPES[str(x.dtype)]) for x in (a, b, out)]  # a, b: alive until called
+    blas.multiply(planned, *where, compute=compute, add=add)
+    return out
+
+
+def _by_module(a, b, out, add, xp):
+    if not add:
+        return xp.matmul(a, b, out=out)
+    out += xp.matmul(a, b)
+    return out
+
+
+def _broadcast(a, b):
+    width = max(len(a), len(b))
+    a, b = (1,) * (width - len(a)) + a, (1,) * (width - len(b)) + b
+    if any(x != y and 1 not in (x, y) for x, y in zip(a, b, strict=True)):
+        raise ValueError(f"batches of {a} and {b} do not fit together")
+    return tuple(y if x == 1 else x for x, y in zip(a, b, strict=True))
+
+
+def _whole(x, out):
+    return x.flags.c_contiguous and x.shape[:-2] == out.shape[:-2]
+
+
+def _layout(x):
+    return Layout(x.shape, tuple(step // x.itemsize for step in x.strides))
+
+
+def _address(x):
+    return x.data.ptr
+
+
+def _handle(xp):
+    stream = xp.cuda.get_current_stream().ptr
+    return _made(xp, xp.cuda.Device().id, stream)
+
+
+@cache
+def _made(xp, device, stream):  # one for each stream: a handle is used by one at a time
+    version = xp.cuda.runtime.runtimeGetVersion() // 1000
+    xp.cuda.get_cublas_handle()  # finds the library wherever CuPy does, and loads it
+    blas = Cublas(ctypes.CDLL(f"libcublas.so.{version}"))
+    blas.workspace = xp.empty(WORKSPACE, "uint8")
+    blas.use(stream, blas.workspace.data.ptr, WORKSPACE)
+    return blas

@@ -1,0 +1,56 @@
+"""The matrix product: where it is computed, and in which precision."""
+
+from scratch_vlm.backend import cublas
+from scratch_vlm.backend.arrays import namespace
+from scratch_vlm.backend.precision import product_precision, rounded
+
+
+def product(a, b, *, out=None):
+    """Multiply matrices: NumPy's matmul, or cuBLAS without copying what it can take as it is.
+
+    Parameters
+    ----------
+    a : array of shape (..., T, K)
+        Or a view of one, transposed or sliced.
+    b : array of shape (..., K, M)
+        The same.
+    out : array of shape (..., T, M), optional
+        Where to write the product.
+
+    Returns
+    -------
+    array of shape (..., T, M)
+
+    See Also
+    --------
+    add_product : Add the product to an array.
+    products_in : In which precision it is computed.
+    """
+    xp, precision = namespace(a), product_precision()
+    if xp.__name__ == "cupy":
+        return cublas.matmul(a, b, out, precision=precision, xp=xp)
+    if precision != "float32":
+        a, b = rounded(a, precision), rounded(b, precision)
+    return xp.matmul(a, b, out=out)
+
+
+def add_product(target, a, b):
+    """Add a product of matrices to an array.
+
+    Parameters
+    ----------
+    target : array of shape (..., T, M)
+        Changed in place.
+    a : array of shape (..., T, K)
+        Or a view of one, transposed or sliced.
+    b : array of shape (..., K, M)
+        The same.
+
+    See Also
+    --------
+    product : Write it into an array of its own.
+    """
+    if namespace(a).__name__ == "cupy":
+        cublas.matmul(a, b, target, add=True, precision=product_precision(), xp=namespace(a))
+    else:
+        target += product(a, b)

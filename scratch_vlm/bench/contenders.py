@@ -1,0 +1,387 @@
+"""Who is timed: this library on NumPy and on CuPy, and PyTorch, each in several precisions.
+
+On the host, ops, blocks and generation have one core each, and training steps as many as are given:
+here the batch is shared out to as many threads, each with a BLAS of one thread.
+"""
+
+import importlib
+import importlib.util
+import os
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+
+from scratch_vlm.backend import (
+    cupy_problem,
+    load,
+    namespace,
+    product,
+    products_in,
+    to_device,
+    to_host,
+)
+from scratch_vlm.bench.clock import by_events, on_host
+from scratch_vlm.inference.generate import generate
+from scratch_vlm.recompute import add_trees
+from scratch_vlm.training.loop import add_gradients
+from scratch_vlm.training.optimizer import AdamW
+from scratch_vlm.tree import tree_map, zeros_like
+
+RATE, DECAY, CLIP = 1e-4, 0.01, 1.0  # of AdamW
+PRECISIONS = ("float32", "tf32", "bf16")  # on a device
+
+
+def cotangent(shape):
+    """Draw what goes into a backward, the same for all.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the output.
+
+    Returns
+    -------
+    array of shape (...)
+    """
+    return np.asarray(np.random.default_rng(1).standard_normal(shape, dtype="float32"))
+
+
+class Contender:
+    """One who does the work.
+
+    Parameters
+    ----------
+    name : str
+        Of the library.
+    precision : {"float32", "tf32", "bf16"}
+        Of matrix products.
+    on_device : bool
+        Whether on a GPU.
+    cores : int
+        Of the host, in training steps.
+    compiled : bool, default False
+        Whether it compiles training steps, and does nothing else.
+
+    Attributes
+    ----------
+    clock : callable
+        What measures it, see `clock.on_host`.
+    """
+
+    def __init__(self, name, precision, on_device, cores, compiled=False):
+        words = (name, "" if precision == "float32" else precision, "compiled" * compiled)
+        self.name = " ".join(filter(None, words))
+        self.precision, self.on_device, self.compiled = precision, on_device, compiled
+        self.cores, self.clock = cores, on_host
+
+    def takes_part(self, subject):
+        """Whether it is worth timing: whether it differs from others, and compiling is not long."""
+        if self.compiled:
+            return self.precision in subject.compiled
+        return subject.products or self.precision == "float32"
+
+    def cores_for(self, subject):
+        """How many cores of the host it has."""
+        return self.cores if subject.kind == "step" else 1
+
+    def place(self, cores):
+        """Name the ceilings that hold for it there, such as ``"GPU bf16"`` or ``"2 cores"``."""
+        if self.on_device:
+            return f"GPU {self.precision}"
+        return f"{cores} core" + "s" * (cores > 1)
+
+    def run(self, work):
+        """Do a piece of work once; return what came of it."""
+        with self.settings():
+            return work()
+
+    def measure(self, work, times=1):
+        """Seconds of one call, as the mean of some in a row."""
+        with self.settings():
+            return self.clock(work, times)
+
+
+class Ours(Contender):
+    """This library.
+
+    Parameters
+    ----------
+    xp : module
+        `numpy` or `cupy`.
+    precision : {"float32", "tf32", "bf16"}
+        Of matrix products.
+    cores : int, default 1
+        Of the host, in training steps.
+    kernels : callable, optional
+        `kernels.use_kernels`, for ops to be done by kernels of the project.
+    """
+
+    def __init__(self, xp, precision="float32", cores=1, kernels=None):
+        cores = cores if xp is np else 1
+        super().__init__(xp.__name__, precision, hasattr(xp, "cuda"), cores)
+        self.xp, self._use_kernels = xp, kernels
+        if self.on_device:
+            self.clock = by_events(xp.cuda.Event, xp.cuda.get_elapsed_time)
+
+    @contextmanager
+    def settings(self):
+        """Enter a context in which products have their precision, and ops their kernels."""
+        with products_in(self.precision):
+            if self._use_kernels:
+                self._use_kernels(self.xp)
+            try:
+                yield
+            finally:
+                if self._use_kernels:
+                    self._use_kernels(self.xp, ())
+
+    def prepare(self, subject, inputs, p):
+        """Return what does the work once, and returns what can be compared with others."""
+        p = None if p is None else tree_map(self._move, p)
+        if subject.kind == "generation":
+            prompts = inputs[0].tolist()
+            return lambda: generate(prompts, p, **subject.options).ids
+        inputs = tuple(map(self._move, inputs))
+        options = {name: self._move(x) for name, x in subject.options.items()}
+
+        def forward(*arguments):
+            return subject.forward(*arguments, **options)
+
+        if subject.kind == "pair":
+            return _pair(forward, subject.backward, inputs, p, self._move)
+        pieces = subject.pieces  # so small that they stay in a cache, or one for each thread
+        if self.xp is not np or (self.cores == 1 and subject.size < 4 * pieces):
+            pieces = 1
+        return _step(forward, subject.backward, inputs, p, pieces, self.cores)
+
+    def _move(self, x):
+        return to_device(x, self.xp) if isinstance(x, np.ndarray) else x
+
+    def multiply(self, n, cores):
+        """Return what multiplies square matrices, a pair on each core, and its FLOPs."""
+        a, b = (self.xp.ones((n, n), "float32") for _ in range(2))
+        out = [self.xp.empty_like(a) for _ in range(cores)]
+        return _on_all(lambda i: product(a, b, out=out[i]), cores), cores * 2 * n**3
+
+    def copy(self, size, cores):
+        """Return what copies `size` bytes on each core, and the bytes that it reads and writes."""
+        arrays = [[self.xp.ones(size // 4, "float32") for _ in range(2)] for _ in range(cores)]
+        return _on_all(lambda i: self.xp.copyto(*arrays[i]), cores), 2 * size * cores
+
+    def memory(self, work):
+        """Bytes that the work holds at its peak, beside what there was before."""
+        if not self.on_device:
+            tracemalloc.start()
+            try:
+                self.run(work)
+                return tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+        self.rest()
+        pool = self.xp.get_default_memory_pool()
+        before = pool.total_bytes()
+        self.run(work)
+        return pool.total_bytes() - before
+
+    def free(self):
+        """Bytes of memory that there are."""
+        if self.on_device:
+            self.rest()
+            return self.xp.cuda.runtime.memGetInfo()[0]
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+    def rest(self):
+        """Give back memory that nobody uses."""
+        if self.on_device:
+            self.xp.get_default_memory_pool().free_all_blocks()
+
+
+class Torch(Contender):
+    """PyTorch, eager or compiled.
+
+    Parameters
+    ----------
+    precision : {"float32", "tf32", "bf16"}
+        Of matrix products; bf16 by autocast.
+    device : {"cpu", "cuda"}
+        Where.
+    cores : int
+        Of the host, in training steps.
+    compiled : bool, default False
+        Whether losses are compiled, on a GPU with a recorded graph.
+    """
+
+    def __init__(self, precision="float32", device="cpu", cores=1, compiled=False):
+        import torch
+
+        super().__init__("torch", precision, device == "cuda", cores, compiled)
+        self._torch, self.device = torch, device
+        if self.on_device:
+            event = lambda: torch.cuda.Event(enable_timing=True)  # noqa: E731
+            self.clock = by_events(event, lambda first, last: first.elapsed_time(last))
+
+    @contextmanager
+    def settings(self):
+        """Enter a context in which products have their precision; bf16 is that of the twin."""
+        before = self._torch.get_float32_matmul_precision()
+        self._torch.set_float32_matmul_precision("high" if self.precision == "tf32" else "highest")
+        try:
+            yield
+        finally:
+            self._torch.set_float32_matmul_precision(before)
+
+    def prepare(self, subject, inputs, p):
+        """Return what does the work once, and returns what can be compared with others."""
+        from scratch_vlm.bench import torch_twin
+
+        make = getattr(torch_twin, subject.kind)
+        more = {"compiled": True} if self.compiled else {}
+        work = make(subject, inputs, p, self.device, bf16=self.precision == "bf16", **more)
+        return self._on_cores(work, self.cores_for(subject))
+
+    def _on_cores(self, work, cores):
+        if self.on_device:
+            return work
+
+        def run():
+            self._torch.set_num_threads(cores)
+            return work()
+
+        return run
+
+    def multiply(self, n, cores):
+        """Return what multiplies two square matrices on all cores, and its FLOPs."""
+        dtype = self._torch.bfloat16 if self.precision == "bf16" else self._torch.float32
+        a, b = (self._torch.ones((n, n), device=self.device, dtype=dtype) for _ in range(2))
+        return self._on_cores(lambda: a @ b, cores), 2 * n**3
+
+    def copy(self, size, cores):
+        """Return what copies `size` bytes for each core, and the bytes that it reads and writes."""
+        a, b = (self._torch.ones(cores * size // 4, device=self.device) for _ in range(2))
+        return self._on_cores(lambda: b.copy_(a), cores), 2 * size * cores
+
+    def memory(self, work):
+        """Bytes that the work holds at its peak, or None on the host, where PyTorch keeps quiet."""
+        if not self.on_device:
+            return None
+        cuda = self._torch.cuda
+        before = cuda.memory_allocated()
+        cuda.reset_peak_memory_stats()
+        self.run(work)
+        return cuda.max_memory_allocated() - before
+
+    def free(self):
+        """Bytes of memory that there are."""
+        if self.on_device:
+            self.rest()
+            return self._torch.cuda.mem_get_info()[0]
+        return Ours(np).free()
+
+    def rest(self):
+        """Give back memory that nobody uses."""
+        if self.on_device:
+            self._torch.cuda.empty_cache()
+
+
+def contenders(backend=None, *, cores=2):
+    """Find out who can take part on this machine.
+
+    Parameters
+    ----------
+    backend : str, optional
+        ``"numpy"`` for the host alone; ``"cupy"`` for an error where CuPy does not work. Default
+        whatever is here.
+    cores : int, default 2
+        Of the host, in training steps.
+
+    Returns
+    -------
+    found : list of Contender
+        NumPy first.
+    missing : dict of str to str
+        Why others take no part, by name.
+
+    Raises
+    ------
+    BackendError
+        If a backend was asked for that does not work here.
+    """
+    found, missing = [Ours(np, cores=cores)], {}
+    load(backend or "auto")  # an explicit request never falls back
+    problem = "left out by --backend numpy" if backend == "numpy" else cupy_problem()
+    if problem:
+        missing["cupy"] = problem
+    else:
+        found += _on_gpu(load("cupy"))
+    if importlib.util.find_spec("torch") is None:
+        missing["torch"] = "PyTorch is not installed: python -m pip install torch"
+        return found, missing
+    import torch
+
+    if torch.cuda.is_available() and backend != "numpy":
+        found += [Torch(precision, "cuda") for precision in PRECISIONS]
+        found += [Torch(precision, "cuda", compiled=True) for precision in PRECISIONS[1:]]
+        return found, missing
+    missing["torch tf32, torch bf16"] = "these are for a GPU"
+    return [*found, *(Torch(cores=cores, compiled=compiled) for compiled in (False, True))], missing
+
+
+def _on_gpu(xp):  # with kernels if the project has them, and then once more without
+    if importlib.util.find_spec("scratch_vlm.kernels") is None:
+        return [Ours(xp, precision) for precision in PRECISIONS]
+    use_kernels = importlib.import_module("scratch_vlm.kernels").use_kernels
+    plain = Ours(xp)
+    plain.name += " without kernels"
+    return [plain, *(Ours(xp, precision, kernels=use_kernels) for precision in PRECISIONS)]
+
+
+def _pair(forward, backward, inputs, p, move):
+    given, g = (inputs, ()) if p is None else ((*inputs, p), (zeros_like(p),))
+    dy = None
+
+    def run():
+        nonlocal dy
+        y, saved = forward(*given)
+        dy = move(cotangent(y.shape)) if dy is None else dy
+        return y, backward(dy, saved, *g), *g
+
+    return run
+
+
+def _step(forward, backward, inputs, p, pieces, threads):
+    optimizer = AdamW(p, decay=DECAY, clip=CLIP)
+    p, g = optimizer.p, optimizer.g
+    parts = [inputs]
+    if pieces > 1:
+        parts = list(zip(*(np.split(x, pieces) for x in inputs), strict=True))
+    threads = min(threads, pieces)
+    sums = [g] * threads  # a tree of gradients for each thread
+
+    def add_up(i):
+        return [
+            add_gradients(forward, backward, part, p, sums[i], scale=1 / pieces)
+            for part in parts[i::threads]
+        ]
+
+    add_up_all = _on_all(add_up, threads)
+
+    def run():
+        sums[1:] = [zeros_like(g) for _ in sums[1:]]
+        loss = sum(loss for some in add_up_all() for loss in some) / pieces
+        for other in sums[1:]:
+            add_trees(g, other)
+        numbers = namespace(loss).stack([loss, optimizer.gradient_norm()])
+        loss, norm = to_host(numbers).tolist()  # the one wait for a device
+        optimizer.step(RATE, norm)
+        return [loss, norm]
+
+    return run
+
+
+def _on_all(work, cores):  # work(0), work(1), ... at once
+    if cores == 1:
+        return lambda: [work(0)]
+    pool = ThreadPoolExecutor(cores)
+    return lambda: list(pool.map(work, range(cores)))

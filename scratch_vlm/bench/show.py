@@ -1,0 +1,244 @@
+"""The results of the benchmark, as text and as a figure."""
+
+from matplotlib.ticker import LogLocator
+
+from scratch_vlm.viz.style import MARGIN, SMALL, WIDTH, Sheet, styled
+
+DASHES = {"float32": "-", "tf32": (0, (5, 2)), "bf16": (0, (1.5, 1.5))}
+MARKS = {"float32": "o", "tf32": "s", "bf16": "^"}
+ACROSS, WIDE, HIGH = 3, 1.75, 1.25  # panels in a row, and inches of each
+ROW = 0.26  # inches of a model
+
+
+def table(report):
+    """Write results as text.
+
+    Parameters
+    ----------
+    report : dict
+        Of `run.run_bench`.
+
+    Returns
+    -------
+    str
+        Times and shares of the floor, memory, ceilings, crossovers, targets, and what is missing.
+    """
+    results = report["results"]
+    lines = _columns("median time, and share of the floor", results, _time)
+    if memory := _columns("most memory of a step", results, _memory):
+        lines += ["", *memory]
+    lines += ["", "ceilings, of large products and of copies as large as what is copied"]
+    for place, ceiling in report["ceilings"].items():
+        speeds = [f"{speed / 1e9:.4g}" for _, speed in ceiling["bytes"]]
+        lines.append(f"  {place}: {ceiling['flops'] / 1e9:,.4g} GFLOP/s, {' '.join(speeds)} GB/s")
+    lines += _list(
+        "the GPU is faster than NumPy",
+        {
+            family: f"from {size} on" if size else "never at these sizes"
+            for family, size in report["crossover"].items()
+        },
+    )
+    known = [one for one in report["targets"] if one["ratio"] is not None]
+    lines += _list("targets", dict(map(_verdict, known)))
+    if not known:
+        lines += ["", "targets of a GPU: unmeasured"]
+    lines += _list("skipped", _grouped(report["skipped"])) + _list("failed", report["failed"])
+    if report["interrupted"]:
+        lines += ["", "interrupted; this is what was measured until then"]
+    return "\n".join(lines)
+
+
+def _verdict(target):
+    met = "met" if target["ratio"] <= target["at_most"] else "missed"
+    what = f"{target['what']}: {target['who']} beside {target['beside']}"
+    return what, f"{target['ratio']:.3g} of its time, at most {target['at_most']:.3g}: {met}"
+
+
+def _grouped(reasons):  # those who skipped the same for the same reason, in one line
+    groups = {}
+    for at, why in reasons.items():
+        who, _, what = at.partition(": ")
+        groups.setdefault((what, why), []).append(who)
+    return {
+        ": ".join(filter(None, (", ".join(who), what))): why for (what, why), who in groups.items()
+    }
+
+
+def _list(title, found):
+    lines = [f"  {what}: {said}" for what, said in found.items()]
+    return ["", title, *lines] if lines else []
+
+
+def _names(results):  # of whoever has a result, in their order
+    return list(dict.fromkeys(name for entry in results for name in entry["times"]))
+
+
+def _label(entry):
+    return f"{entry['family']}, {entry['size']} {entry['unit']}"
+
+
+def _columns(title, results, cell):
+    rows = [(_label(entry), entry["times"]) for entry in results]
+    names = _names(results)
+    rows = [(label, [cell(times.get(name)) for name in names]) for label, times in rows]
+    rows = [(label, cells) for label, cells in rows if set(cells) != {"–"}]
+    if not rows:
+        return []
+    first = max(len(label) for label, _ in [(title, ()), *rows])
+    widths = [
+        max(map(len, (name, *cells))) + 3
+        for name, *cells in zip(names, *(cells for _, cells in rows), strict=True)
+    ]
+    return [
+        f"{label:{first}}"
+        + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        for label, cells in [(title, names), *rows]
+    ]
+
+
+def _time(taken):
+    if taken is None:
+        return "–"
+    return f"{_seconds(taken['seconds'])} {100 * taken['share_of_floor']:3.0f} %"
+
+
+def _seconds(value):
+    for size, unit in ((1, "s"), (1e-3, "ms")):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value * 1e6:.3g} µs"
+
+
+def _memory(taken):
+    known = taken is not None and taken["memory"] is not None
+    return f"{taken['memory'] / 2**20:,.0f} MiB" if known else "–"
+
+
+def draw(report, theme="light"):
+    """Draw times over sizes, and those of models, with their floors.
+
+    Parameters
+    ----------
+    report : dict
+        Of `run.run_bench`.
+    theme : {"light", "dark"}, default "light"
+        Colours.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    families = {}
+    for entry in report["results"]:
+        if entry["kind"] == "pair":
+            families.setdefault(entry["family"], []).append(entry)
+    models = [entry for entry in report["results"] if entry["kind"] != "pair"]
+    grid = -(-len(families) // ACROSS) * (HIGH + 0.75)
+    bottom = ROW * len(models) + 0.6 if models else 0.0
+    with styled(theme) as look:
+        colours = {"numpy": look.ink, "torch": look.wrong}
+        sheet = Sheet(
+            WIDTH, 0.75 + grid + bottom, look, "How long it takes, and the least that it can"
+        )
+        _legend(sheet, _names(report["results"]), colours, look)
+        for i, (family, entries) in enumerate(families.items()):
+            left = 0.6 + i % ACROSS * (WIDE + 0.55)
+            top = 0.85 + i // ACROSS * (HIGH + 0.75)
+            axes = sheet.axes(left, top, WIDE, HIGH)
+            sheet.text(left, top - 0.14, f"{family}, ms", weight="bold", size=SMALL)
+            _curves(axes, entries, colours, look)
+        if models:
+            axes = sheet.axes(2.9, 0.75 + grid, WIDTH - 3.1, ROW * len(models))
+            _dots(axes, models, colours, look)
+    return sheet.figure
+
+
+def _style(name, colours, look):  # colour, precision, and whether its marks are hollow
+    library, *rest = name.split()
+    precision = next((word for word in rest if word in DASHES), "float32")
+    return colours.get(library, look.main), precision, not {"compiled", "without"}.isdisjoint(rest)
+
+
+def _legend(sheet, names, colours, look):
+    left, top = MARGIN, 0.2
+    for name in [*names, "floor"]:
+        if left > WIDTH - 1.5:
+            left, top = MARGIN, top + 0.18
+        colour, precision, hollow = _style(name, colours, look)
+        floor = name == "floor"
+        sheet.page.plot(
+            [left, left + 0.3],
+            [top, top],
+            color=look.muted if floor else colour,
+            linestyle="-" if floor else DASHES[precision],
+            linewidth=0.8 if floor else 1.8,
+        )
+        if not floor:
+            sheet.page.plot(left + 0.15, top, **_marker(colour, precision, hollow, look))
+        sheet.text(left + 0.36, top, name, size=SMALL, va="center_baseline")
+        left += 0.55 + 0.075 * len(name)
+
+
+def _marker(colour, precision, hollow, look):
+    return {
+        "marker": MARKS[precision],
+        "markersize": 4.5,
+        "color": colour,
+        "markerfacecolor": look.paper if hollow else colour,
+        "linestyle": "none",
+    }
+
+
+def _curves(axes, entries, colours, look):
+    axes.set_xscale("log", base=4)
+    axes.set_yscale("log")
+    floors = {}
+    for name in _names(entries):
+        colour, precision, hollow = _style(name, colours, look)
+        points = [(e["size"], e["times"][name]) for e in entries if name in e["times"]]
+        sizes = [size for size, _ in points]
+        axes.plot(
+            sizes,
+            [1e3 * taken["seconds"] for _, taken in points],
+            color=colour,
+            linestyle=DASHES[precision],
+            linewidth=1.6,
+        )
+        axes.plot(
+            sizes,
+            [1e3 * taken["seconds"] for _, taken in points],
+            **_marker(colour, precision, hollow, look),
+        )
+        floors[points[0][1]["place"], precision] = (
+            sizes,
+            [1e3 * taken["floor"] for _, taken in points],
+        )
+    for (_, precision), line in floors.items():
+        axes.plot(*line, color=look.muted, linewidth=0.8, linestyle=DASHES[precision])
+    sizes = [entry["size"] for entry in entries]
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes], size=SMALL - 1)
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+    _plain(axes.yaxis)
+    axes.minorticks_off()
+    axes.grid(True, color=look.rule, linewidth=0.4)
+    axes.set_xlabel(entries[0]["unit"], labelpad=1)
+
+
+def _plain(axis):  # 0.1 and 100, not powers
+    axis.set_major_formatter(lambda x, _: f"{x:,.10g}")
+
+
+def _dots(axes, models, colours, look):
+    axes.set_xscale("log")
+    for i, entry in enumerate(models):
+        for name, taken in entry["times"].items():
+            axes.plot(1e3 * taken["seconds"], i, **_marker(*_style(name, colours, look), look))
+            axes.plot(1e3 * taken["floor"], i, "|", color=look.muted, markersize=9)
+    _plain(axes.xaxis)
+    axes.tick_params(which="minor", color=look.rule)
+    axes.set_ylim(len(models) - 0.5, -0.5)
+    axes.set_yticks(range(len(models)), [_label(entry) for entry in models], size=SMALL)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(True, axis="x", color=look.rule, linewidth=0.4)
+    axes.set_xlabel("ms, a step or all new tokens", labelpad=1)

@@ -1,0 +1,226 @@
+"""The matrix product of a device: planned and called here, carried out by a stand-in of cuBLAS.
+
+The stand-in does what the documentation of cublasGemmStridedBatchedEx says, column by column, with
+NumPy on the memory at the addresses that it is given. So plan, call and copies are tested together.
+"""
+
+import ctypes
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from numpy.lib.stride_tricks import as_strided
+
+from scratch_vlm.backend import cublas, rounded
+from scratch_vlm.backend.cublas import COMPUTE, TYPES, Cublas, CublasError, matmul
+from scratch_vlm.backend.gemm import Layout, Refused, plan
+
+NAMES = {number: name for name, number in TYPES.items()}
+
+
+class StandIn:
+    """A library with the few functions of cuBLAS that are called, the product as one of C."""
+
+    def __init__(self, status=0):
+        self.status, self.calls = status, []
+        kind = ctypes.CFUNCTYPE(ctypes.c_int, *cublas.ARGUMENTS)
+        self.cublasGemmStridedBatchedEx = kind(self.multiply)
+
+    def cublasCreate_v2(self, handle):
+        return self.status
+
+    def cublasSetPointerMode_v2(self, handle, mode):
+        assert mode == 0
+        return self.status
+
+    def multiply(self, *arguments):
+        if self.status:
+            return self.status
+        _, opa, opb, m, n, k, alpha, *rest = arguments
+        a, b, (beta, *c) = rest[:4], rest[4:8], rest[8:13]
+        batch, compute, _ = rest[13:]
+        self.calls.append(SimpleNamespace(batch=batch, compute=compute, types=(a[1], b[1])))
+        number = ctypes.c_double if compute == COMPUTE["float64"] else ctypes.c_float
+        alpha, beta = (number.from_address(x).value for x in (alpha, beta))
+        assert a[2] >= (k if opa else m) and b[2] >= (n if opb else k) and c[2] >= m
+        for i in range(batch):
+            x, y = column_major(a, i, m, k, opa), column_major(b, i, k, n, opb)
+            z = column_major(c, i, m, n, False)
+            assert z.dtype == x.dtype
+            z[...] = alpha * (x @ y) + (beta * z if beta else 0)
+        return 0
+
+
+def column_major(operand, i, rows, columns, transposed):
+    address, kind, leading, step = operand
+    dtype = np.dtype(NAMES[kind])
+    shape = (columns, rows) if transposed else (rows, columns)
+    size = (shape[1] - 1) * leading + shape[0]
+    memory = (ctypes.c_char * (size * dtype.itemsize)).from_address(
+        address + i * step * dtype.itemsize
+    )
+    x = as_strided(np.frombuffer(memory, dtype), shape, (dtype.itemsize, leading * dtype.itemsize))
+    x = x.astype("float32") if dtype == "float16" else x
+    return x.T if transposed else x
+
+
+@pytest.fixture
+def multiply(monkeypatch):
+    """Return a function that multiplies arrays of NumPy as if they were on a device."""
+    monkeypatch.setattr(cublas, "_address", lambda x: x.ctypes.data)
+    library = StandIn()
+    blas = Cublas(library)
+
+    def multiply(a, b, out=None, **options):
+        return matmul(a, b, out, xp=np, blas=blas, **options)
+
+    multiply.calls = library.calls
+    return multiply
+
+
+def view(rng, batch, rows, columns, dtype="float64"):
+    """Draw a matrix, or a batch, that may be transposed, sliced, strided or shared."""
+    shape = batch if rng.random() < 0.7 else batch[rng.integers(len(batch) + 1) :]
+    shape = tuple(1 if rng.random() < 0.2 else length for length in shape)
+    transposed = rng.random() < 0.5
+    rows, columns = (columns, rows) if transposed else (rows, columns)
+    every = rng.choice([1, 1, 1, 2], len(shape))
+    below, beside = rng.integers(0, 3, 2)
+    whole = [n * s for n, s in zip(shape, every, strict=True)]
+    x = rng.standard_normal((*whole, rows + below, columns + beside)).astype(dtype)
+    x = x[(*(slice(None, None, s) for s in every), slice(below, None), slice(columns))]
+    if len(shape) == 2 and rng.random() < 0.2:
+        x = np.swapaxes(np.ascontiguousarray(np.swapaxes(x, 0, 1)), 0, 1)
+    return x.swapaxes(-1, -2) if transposed else x
+
+
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_products_of_random_views_are_those_of_numpy(multiply, add, dtype):
+    rng, tolerance = np.random.default_rng(add), 1e-4 if dtype == "float32" else 1e-12
+    copied = 0
+    for _ in range(1500):
+        batch = tuple(rng.integers(1, 4, rng.integers(0, 4)))
+        rows, inner, columns = rng.integers(1, 6, 3)
+        a, b = view(rng, batch, rows, inner, dtype), view(rng, batch, inner, columns, dtype)
+        wanted = a @ b
+        out = rng.standard_normal((*wanted.shape[:-1], columns + 2)).astype(dtype)[..., :columns]
+        before = (a.copy(), b.copy(), out.copy())
+        try:
+            plan(*(Layout(x.shape, tuple(s // x.itemsize for s in x.strides)) for x in (a, b, out)))
+        except Refused:
+            copied += 1
+        found = multiply(a, b, out, add=add)
+        assert found is out
+        np.testing.assert_allclose(out, wanted + before[2] * add, rtol=0, atol=tolerance)
+        np.testing.assert_array_equal(a, before[0])
+        np.testing.assert_array_equal(b, before[1])
+    assert len(multiply.calls) >= 1400, "nearly all are products of cuBLAS, if after a copy"
+    assert copied < 500, "most views need no copy"
+
+
+STRANGE = {
+    "a row for all": lambda x: np.broadcast_to(x[:1], x.shape),
+    "a column for all": lambda x: np.broadcast_to(x[:, :1], x.shape),
+    "a number for all": lambda x: np.broadcast_to(x[:1, :1], x.shape),
+    "rows that overlap": lambda x: as_strided(x, x.shape, (2 * x.itemsize, x.itemsize)),
+    "columns that overlap": lambda x: as_strided(x, x.shape, (x.itemsize, 2 * x.itemsize)),
+    "backwards": lambda x: x[::-1],
+    "mirrored": lambda x: x[:, ::-1],
+    "every other column": lambda x: np.repeat(x, 2, axis=1)[:, ::2],
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+@pytest.mark.parametrize("size", [1, 4])
+def test_views_that_no_leading_dimension_describes_are_copied(multiply, name, size):
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((size, 4)), rng.standard_normal((4, size))
+    strange = STRANGE[name](x)
+    np.testing.assert_allclose(multiply(strange, y), strange @ y)
+    strange = STRANGE[name](y)
+    np.testing.assert_allclose(multiply(x, strange), x @ strange)
+    assert len(multiply.calls) == 2
+
+
+def layouts(*arrays):
+    return [Layout(x.shape, tuple(s // x.itemsize for s in x.strides)) for x in arrays]
+
+
+def test_the_products_of_a_linear_layer_are_single_ones_of_two_matrices():
+    x, w, dy = np.zeros((3, 5, 8)), np.zeros((8, 6)), np.zeros((3, 5, 6))
+    for a, b, c in ((x, w, dy), (dy, w.T, x), (x.reshape(-1, 8).T, dy.reshape(-1, 6), w)):
+        planned = plan(*layouts(a, b, c))
+        assert planned.batch == 1
+        assert planned.m * planned.n == c.size
+
+
+def test_the_products_of_attention_are_one_batch_without_copies():
+    q, k, v = np.zeros((3, 2, 4, 5, 8))
+    e = np.zeros((2, 4, 5, 5))
+    kt, et = k.swapaxes(-1, -2), e.swapaxes(-1, -2)
+    for a, b, c in ((q, kt, e), (e, v, q), (et, q, v), (q, v.swapaxes(-1, -2), e)):
+        assert plan(*layouts(a, b, c)).batch == 8
+
+
+def test_heads_that_share_keys_are_rows_of_one_product():
+    q, k, e = np.zeros((2, 4, 3, 5, 8)), np.zeros((2, 4, 1, 7, 8)), np.zeros((2, 4, 3, 5, 7))
+    planned = plan(*layouts(q, k.swapaxes(-1, -2), e))
+    assert (planned.batch, planned.n) == (8, 15)
+
+
+def test_views_of_packed_heads_have_two_batch_strides_and_are_copied(multiply):
+    packed = np.random.default_rng(0).standard_normal((2, 5, 3, 4, 8))
+    q, k, _ = packed.transpose(2, 0, 3, 1, 4)
+    with pytest.raises(Refused, match=r"b: its batch axes \(2, 4\) have no common stride"):
+        plan(*layouts(q, k.swapaxes(-1, -2), np.zeros((2, 4, 5, 5))))
+    np.testing.assert_allclose(multiply(q, k.swapaxes(-1, -2)), q @ k.swapaxes(-1, -2))
+    assert [call.batch for call in multiply.calls] == [8]
+
+
+@pytest.mark.parametrize("shapes", [((0, 3), (3, 2)), ((2, 0), (0, 3)), ((4, 2, 3), (4, 3, 0))])
+def test_products_of_nothing_are_left_to_the_module(multiply, shapes):
+    a, b = map(np.ones, shapes)
+    np.testing.assert_array_equal(multiply(a, b), a @ b)
+    out = np.ones((a @ b).shape)
+    np.testing.assert_array_equal(multiply(a, b, out, add=True), 1 + a @ b)
+    assert not multiply.calls
+
+
+def test_other_dtypes_are_left_to_the_module(multiply):
+    a = np.arange(6).reshape(2, 3)
+    np.testing.assert_array_equal(multiply(a, a.T), a @ a.T)
+    np.testing.assert_array_equal(multiply(a + 1j, a.T + 0j), (a + 1j) @ a.T)
+    assert not multiply.calls
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("fp16", "float16"), ("tf32", "float32")])
+def test_factors_of_lower_precision_are_summed_in_float32(multiply, precision, kind):
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal(n).astype("float32") for n in ((3, 5, 7), (7, 4)))
+    y = multiply(a, b.T.copy().T, precision=precision)
+    (call,) = multiply.calls
+    assert y.dtype == "float32" and call.types == (TYPES[kind],) * 2
+    assert call.compute == COMPUTE["tf32" if precision == "tf32" else "float32"]
+    if precision == "fp16":
+        wanted = rounded(a, precision) @ rounded(b, precision)
+        np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_matrices_that_do_not_fit_are_refused(multiply):
+    with pytest.raises(ValueError, match=r"\(2, 3\) times \(2, 3\) does not fit"):
+        multiply(np.ones((2, 3)), np.ones((2, 3)))
+    with pytest.raises(ValueError, match="do not fit together"):
+        multiply(np.ones((2, 2, 3)), np.ones((4, 3, 2)))
+    assert not multiply.calls
+
+
+def test_a_status_of_the_library_is_an_error():
+    with pytest.raises(CublasError, match="cublasCreate_v2 failed with status 1"):
+        Cublas(StandIn(status=1))
+    library = StandIn()
+    blas = Cublas(library)
+    library.status = 13
+    planned = plan(*layouts(np.ones((2, 2)), np.ones((2, 2)), np.ones((2, 2))))
+    with pytest.raises(CublasError, match="status 13: Plan"):
+        blas.multiply(planned, (0, 0), (0, 0), (0, 0), compute=68, add=False)

@@ -1,0 +1,73 @@
+"""Contenders take turns, and a device is timed by its events."""
+
+from functools import partial
+
+import pytest
+
+from scratch_vlm.bench import clock
+from scratch_vlm.bench.clock import by_events, in_turn, on_host, ratio
+
+
+def contenders(**seconds):
+    """Return contenders that take what they are told, and the list of who was measured."""
+    log = []
+
+    def measure(name, times):
+        log.append((name, times))
+        return seconds[name]
+
+    return {name: partial(measure, name) for name in seconds}, log
+
+
+def test_contenders_take_turns():
+    both, log = contenders(a=0.1, b=0.2)
+    samples = in_turn(both, rounds=4, seconds=100)
+    assert [name for name, _ in log[2:]] == ["a", "b"] * 4
+    assert samples == {"a": [0.1] * 4, "b": [0.2] * 4}
+
+
+def test_short_work_is_repeated_within_a_sample():
+    both, log = contenders(short=clock.SAMPLE / 50, long=clock.SAMPLE * 50)
+    in_turn(both, rounds=3, seconds=100)
+    assert dict(log[2:]) == {"short": 50, "long": 1}
+
+
+@pytest.mark.parametrize(("once", "rounds"), [(0.1, 20), (2.0, 5), (4.0, 3), (11.0, 1)])
+def test_rounds_are_fewer_where_they_take_long(once, rounds):
+    one, _ = contenders(a=once)
+    assert len(in_turn(one, rounds=20, seconds=10)["a"]) == rounds
+
+
+def test_ratio_is_that_of_neighbours():
+    assert ratio([1, 2, 30], [2, 4, 60]) == 0.5  # all slowed down by what slowed the others down
+    with pytest.raises(ValueError):
+        ratio([1, 2], [1])
+
+
+def test_host_clock_counts_calls():
+    calls = []
+    assert on_host(lambda: calls.append(1), 5) > 0
+    assert len(calls) == 5
+
+
+def test_event_clock_waits_for_the_last_event_and_divides():
+    log = []
+
+    class Event:
+        def __init__(self):
+            self.number = len(log)
+            log.append("made")
+
+        def record(self):
+            log.append(f"record {self.number}")
+
+        def synchronize(self):
+            log.append(f"wait {self.number}")
+
+    def milliseconds(first, last):
+        assert log[-1] == f"wait {last.number}" and first.number < last.number
+        return 6.0
+
+    seconds = by_events(Event, milliseconds)(lambda: log.append("work"), 3)
+    assert seconds == pytest.approx(0.002)
+    assert log[2:] == ["record 0", "work", "work", "work", "record 1", "wait 1"]

@@ -1,0 +1,170 @@
+"""All who are timed do the same work."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from bench_cases import SMALL, STEPS
+
+from scratch_vlm.backend import BackendError, cupy_problem
+from scratch_vlm.bench import contenders as module
+from scratch_vlm.bench.contenders import Contender, Ours, Torch, contenders
+from scratch_vlm.bench.run import CLOSE, difference, host_arrays
+
+NAMES = [subject.name for subject in SMALL]
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch", reason="PyTorch is not installed")
+
+
+def results(contender, subject, times=3):
+    """Let a contender do its work, and list what came of it each time."""
+    work = contender.prepare(subject, *subject.draw(np.random.default_rng(0)))
+    times = times if subject.kind == "step" else 1  # pairs add to their gradients
+    return [x for _ in range(times) for x in host_arrays(contender.run(work))]
+
+
+@pytest.mark.parametrize("subject", SMALL, ids=NAMES)
+def test_twin_in_torch_computes_the_same(subject, torch):
+    ours, theirs = results(Ours(np), subject), results(Torch(), subject)
+    assert difference(theirs, ours) < 2e-5
+    if subject.kind == "pair" and subject.size > 16:
+        other = replace(subject, draw=lambda rng: subject.draw(np.random.default_rng(7)))
+        assert difference(results(Torch(), other), ours) > 1e-3  # not that anything would do
+
+
+@pytest.mark.parametrize("subject", SMALL, ids=NAMES)
+def test_twin_in_bf16_computes_about_the_same(subject, torch):
+    exact, rounded = results(Torch(), subject, 1), results(Torch("bf16"), subject, 1)
+    if subject.kind == "generation":  # the likeliest word may be another
+        assert rounded[0].shape == exact[0].shape
+    elif subject.products:
+        assert 0 < difference(rounded, exact) < CLOSE["bf16"]
+
+
+@pytest.mark.parametrize("subject", STEPS, ids=[subject.name for subject in STEPS])
+def test_compiled_step_computes_the_same(subject, torch):
+    compiled = Torch(compiled=True)
+    torch.compiler.reset()
+    original, torch.compile = torch.compile, lambda f, **_: original(f, backend="aot_eager")
+    try:
+        found = results(compiled, subject)
+    finally:
+        torch.compile = original
+    assert difference(found, results(Ours(np), subject)) < 2e-5
+
+
+@pytest.mark.parametrize("subject", SMALL, ids=NAMES)
+def test_device_computes_the_same(subject, xp):
+    assert difference(results(Ours(xp), subject), results(Ours(np), subject)) < 1e-5
+
+
+@pytest.mark.parametrize("subject", STEPS, ids=[subject.name for subject in STEPS])
+@pytest.mark.parametrize("cores", [2, 3])
+def test_batch_that_is_shared_out_gives_the_same_step(subject, cores):
+    whole = replace(subject, pieces=1)
+    alone = results(Ours(np), whole)
+    assert difference(results(Ours(np, cores=cores), subject), alone) < 1e-5
+    assert difference(results(Ours(np, cores=cores), whole), alone) == 0
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+@pytest.mark.parametrize("subject", [STEPS[0], SMALL[0]], ids=lambda subject: subject.name)
+def test_precision_changes_products_and_little_else(subject, precision):
+    apart = difference(results(Ours(np, precision), subject), results(Ours(np), subject))
+    assert 0 < apart < {"tf32": 1e-2, "bf16": 0.1}[precision]
+
+
+def test_precision_is_measured_only_where_it_matters():
+    by_family = {subject.family: subject for subject in SMALL}
+    bf16, compiled = Contender("x", "bf16", True, 1), Contender("x", "bf16", True, 1, True)
+    assert bf16.takes_part(by_family["linear"]) and not bf16.takes_part(by_family["GELU"])
+    assert not any(compiled.takes_part(subject) for subject in SMALL)
+    assert compiled.takes_part(replace(STEPS[0], compiled=("bf16",)))
+    assert not compiled.takes_part(replace(STEPS[0], compiled=("tf32",)))
+
+
+def test_cores_are_for_steps():
+    by_kind = {subject.kind: subject for subject in SMALL}
+    host = Ours(np, cores=2)
+    cores = {kind: host.place(host.cores_for(subject)) for kind, subject in by_kind.items()}
+    assert cores == {"pair": "1 core", "generation": "1 core", "step": "2 cores"}
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_ceilings_are_of_as_much_as_they_say(cores):
+    host = Ours(np, cores=cores)
+    work, flops = host.multiply(8, cores)
+    work()
+    assert flops == cores * 2 * 8**3
+    work, nbytes = host.copy(64, cores)
+    work()
+    assert nbytes == cores * 2 * 64
+
+
+def test_memory_of_a_step_is_about_what_the_formula_says():
+    drawn = STEPS[0].draw(np.random.default_rng(0))
+    work = Ours(np).prepare(replace(STEPS[0], pieces=1), *drawn)
+    work()
+    kept = STEPS[0].memory - 4 * STEPS[0].bytes / 10  # without parameters and their three trees
+    assert 0.8 * kept < Ours(np).memory(work) < 4 * kept
+
+
+def test_whoever_is_missing_is_named_with_the_reason(monkeypatch):
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    found, missing = contenders("numpy")
+    assert [contender.name for contender in found] == ["numpy"]
+    assert "--backend" in missing["cupy"] and "not installed" in missing["torch"]
+    found, missing = contenders()
+    if cupy_problem():
+        assert missing["cupy"] == cupy_problem()
+        with pytest.raises(BackendError, match="cupy"):
+            contenders("cupy")
+    with pytest.raises(BackendError, match="'jax'"):
+        contenders("jax")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(cupy_problem() is not None, reason=str(cupy_problem()))
+@pytest.mark.parametrize("subject", SMALL, ids=NAMES)
+def test_everybody_on_a_gpu_computes_the_same(subject):
+    right = results(Ours(np), subject)
+    for contender in contenders("cupy")[0]:
+        exact = contender.precision == "float32"
+        if contender.takes_part(subject) and (exact or subject.kind != "generation"):
+            tolerance = 1e-4 if exact else CLOSE[contender.precision]
+            assert difference(results(contender, subject), right) < tolerance, contender.name
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Make it look as if CuPy worked here."""
+    cupy = SimpleNamespace(__name__="cupy", cuda=SimpleNamespace(Event=None, get_elapsed_time=None))
+    monkeypatch.setattr(module, "load", lambda name: cupy)
+    monkeypatch.setattr(module, "cupy_problem", lambda: None)
+    monkeypatch.setattr(
+        module.importlib.util, "find_spec", lambda name: None if name == "torch" else name
+    )
+
+
+def test_a_gpu_is_timed_in_every_precision_with_kernels_and_once_without(gpu, monkeypatch):
+    used = []
+    kernels = SimpleNamespace(use_kernels=lambda xp, names=None: used.append(names))
+    monkeypatch.setattr(module.importlib, "import_module", lambda name: kernels)
+    found, missing = contenders()
+    names = ["numpy", "cupy without kernels", "cupy", "cupy tf32", "cupy bf16"]
+    assert [contender.name for contender in found] == names and set(missing) == {"torch"}
+    assert found[-1].place(1) == "GPU bf16"
+    assert found[-1].run(lambda: list(used)) == [None]  # all that there are
+    assert used == [None, ()]  # and none behind it
+    assert found[1].run(lambda: list(used)) == [None, ()]
+
+
+def test_torch_takes_part_where_it_is_installed(torch):
+    found, missing = contenders("numpy", cores=3)
+    assert [contender.name for contender in found] == ["numpy", "torch", "torch compiled"]
+    assert {contender.cores for contender in found} == {3}
+    assert "torch" not in missing
