@@ -5,6 +5,7 @@ import math
 from scratch_vlm.backend import namespace
 from scratch_vlm.backend.dispatch import Saved
 from scratch_vlm.backend.launch import MOST_BLOCKS, View, address, can_launch, launch
+from scratch_vlm.backend.precision import product_precision
 from scratch_vlm.ops.masks import check_mask
 
 TILE = 64  # tokens of a tile, as in tiles.cuh
@@ -18,7 +19,8 @@ def attend_forward(q, k, v, *, mask=None, scale=None, blind="zero", out=None):
     Parameters
     ----------
     q : array of shape (B, A, T, K)
-        Queries in bfloat16; K a multiple of 8, at most 64.
+        Queries in bfloat16, or in float32 where products are to be computed in bf16; K a multiple
+        of 8, at most 64.
     k : array of shape (B, G, S, K)
         Keys.
     v : array of shape (B, G, S, K)
@@ -39,6 +41,8 @@ def attend_forward(q, k, v, *, mask=None, scale=None, blind="zero", out=None):
         For `ops.attend.attend_backward`. In place of the weights it holds the logarithm of their
         sum for each query.
     """
+    if q.dtype == "float32" and product_precision() == "bf16" and can_launch(q):
+        return _from_float32(q, k, v, out, {"mask": mask, "scale": scale, "blind": blind})
     if not _takes(q, k, v, out) or (blind != "zero" and mask is not None):
         return NotImplemented
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
@@ -68,6 +72,25 @@ def attend_forward(q, k, v, *, mask=None, scale=None, blind="zero", out=None):
     )
     saved = {"q": q, "k": k, "v": v, "y": y, "log_sum": log_sum, "mask": mask, "kinds": kinds}
     return y, Saved(_backward, **saved, of_mask=of_mask, scale=scale)
+
+
+def _from_float32(q, k, v, out, options):
+    # Tensor cores take bfloat16: copies go in, and what comes out is float32 again.
+    import ml_dtypes  # the type; whoever chose bf16 has it
+
+    def lower(x):
+        return x.astype(ml_dtypes.bfloat16)
+
+    result = attend_forward(lower(q), lower(k), lower(v), **options)
+    if result is NotImplemented or (out is not None and out.shape != q.shape):
+        return NotImplemented
+    (y, saved), out = result, namespace(q).empty_like(q) if out is None else out
+    out[...] = y
+
+    def backward(dy, _):
+        return tuple(dx.astype("float32") for dx in _backward(lower(dy), saved))
+
+    return out, Saved(backward, **saved)
 
 
 def _backward(dy, saved):

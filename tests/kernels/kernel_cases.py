@@ -10,7 +10,7 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
-from scratch_vlm.backend import add_at
+from scratch_vlm.backend import add_at, products_in
 from scratch_vlm.backend.dispatch import Saved
 from scratch_vlm.kernels import activation, contrastive, norm
 from scratch_vlm.layers import norm as norms
@@ -210,15 +210,23 @@ def attention_case(
 ):
     """Attention whose q, k and v lie side by side in tokens, as layers hand them over."""
     groups = heads // sharers
-    q = _draw(rng, "bfloat16", images, queries, heads, width).swapaxes(1, 2)
-    kv = _draw(rng, "bfloat16", images, keys, 2 * groups, width).swapaxes(1, 2)
+
+    def draw(*shape):  # numbers that bfloat16 has, whatever holds them
+        return _draw(rng, "bfloat16", *shape).astype(NUMBERS[number]).swapaxes(1, 2)
+
+    q = draw(images, queries, heads, width)
+    kv = draw(images, keys, 2 * groups, width)
     k, v = kv[:, :groups], kv[:, groups:]
-    dy = _draw(rng, "bfloat16", images, queries, heads, width).swapaxes(1, 2)
+    dy = draw(images, queries, heads, width)
     mask = some_mask(rng, mask, images, heads, queries, keys)
     place = np.full((images, queries, heads, width), np.nan, q.dtype).swapaxes(1, 2)
-    y, saved = attend.attend_forward(q, k, v, mask=mask, scale=scale, out=place if out else None)
+    with products_in("bf16"):
+        y, saved = attend.attend_forward(
+            q, k, v, mask=mask, scale=scale, out=place if out else None
+        )
     assert isinstance(saved, Saved) and (y is place) == out
     grads = attend.attend_backward(dy, saved)
+    assert {x.dtype for x in (y, *grads)} == {q.dtype}
     y_twin, s_twin = attend.attend_forward(*map(_double, (q, k, v)), mask=mask, scale=scale)
     twins = attend.attend_backward(_double(dy), s_twin)
     blind = (s_twin["norm"] == 0)[..., 0]
