@@ -416,6 +416,13 @@ def _parser():
     )
     compare.add_argument("--quick", action="store_true", help="a taste, in two minutes")
 
+    for sub in (demo, train, compare):
+        sub.add_argument(
+            "--kernels",
+            action="store_true",
+            help="with cupy: CUDA kernels of our own do what some ops take many steps for",
+        )
+
     check = command(
         "gradcheck",
         _gradcheck,
@@ -640,6 +647,10 @@ def _backend(options):
     if (options.backend or os.environ.get("SCRATCH_VLM_BACKEND")) == "auto":
         problem = cupy_problem()
         print(f"backend: {xp.__name__}" + (f" ({problem})" if problem else ""), file=sys.stderr)
+    if "kernels" in options and options.kernels:
+        from scratch_vlm.kernels import use_kernels
+
+        use_kernels(xp)
     return xp
 
 

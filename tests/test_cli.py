@@ -225,6 +225,14 @@ def test_memory_that_runs_out_is_one_line_that_says_how_much(monkeypatch, capsys
     assert said.count("\n") == 1
 
 
+def test_kernels_are_refused_where_nothing_runs_them(tmp_path, capsys):
+    for command in (["demo"], ["train", "vit"], ["compare"]):
+        out = tmp_path / "run"
+        assert cli.main([*command, "--backend", "numpy", "--kernels", "--out", str(out)]) == 2
+        assert "nothing compiles them for numpy" in capsys.readouterr().err
+        assert not out.exists()
+
+
 def test_auto_says_which_backend_it_took_and_why(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(digits, "train_model", lambda *a, xp, **options: print(xp.__name__))
     monkeypatch.setattr(digits, "measure", lambda *a, **options: {"accuracy": {"value": 0.5}})
