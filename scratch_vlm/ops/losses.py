@@ -81,7 +81,7 @@ def cross_entropy_forward(logits, labels, *, smoothing=0.0, ignore=IGNORE, overw
     exps = xp.exp(z, out=z)
     total = exps.sum(-1)  # (n,)
     row_loss = xp.log(total) - (1 - smoothing) * right - smoothing * mean
-    loss = (row_loss * weight).sum()
+    loss = (xp.where(counted, row_loss, 0) * weight).sum()  # what is ignored may be infinite
     exps /= total[:, None]
     return xp.asarray(loss), (exps, target, weight, smoothing, logits.shape)
 

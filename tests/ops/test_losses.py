@@ -44,6 +44,14 @@ def test_cross_entropy_with_smoothing_is_that_of_the_textbook(seed, n, v, smooth
     np.testing.assert_allclose(dlogits, (special.softmax(logits, -1) - target) / n, atol=1e-14)
 
 
+def test_an_ignored_row_may_rule_out_any_class():
+    logits = np.zeros((2, 3))
+    logits[1, 0] = -np.inf
+    loss, saved = cross_entropy_forward(logits, np.array([2, -100]))
+    assert np.isclose(loss, np.log(3))
+    assert not cross_entropy_backward(1.0, saved)[1].any()
+
+
 def test_ignored_rows_count_neither_in_the_loss_nor_in_the_mean():
     rng = np.random.default_rng(0)
     logits, labels = rng.standard_normal((5, 3)), np.array([0, -100, 2, -100, 1])
