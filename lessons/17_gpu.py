@@ -5,8 +5,8 @@ What changes on a GPU?
 In the code: nothing but the arrays. In what is fast: nearly everything. A graphics card multiplies
 hundreds of times faster than it can fetch numbers, works while Python is already elsewhere, and is
 fastest with numbers of 16 bits. This lesson runs without one. It computes what a card could do at
-best, imitates what it does, and runs on the card where there is one. No measurement of a GPU is
-committed yet, so no speed of one is claimed here.
+best, imitates what it does, and runs on the card where there is one. Nothing here has been measured
+on a card yet, so no speed of one is claimed.
 """
 
 # %%
@@ -35,7 +35,7 @@ print(problem or "CuPy and a GPU are here")
 for xp in [np] if problem else [np, load("cupy")]:
     there = tree_map(lambda w, xp=xp: to_device(w, xp), p)
     logits, _ = vit_forward(to_device(images, xp), there, config=config)
-    print(xp.__name__, type(logits).__module__, logits.shape)
+    print(f"the scores {logits.shape} are an array of {type(logits).__module__}")
     assert np.allclose(to_host(logits), expected, atol=1e-4)
 
 # %%
@@ -112,7 +112,8 @@ print(f"the roof begins at {ridge:.0f} operations a byte")
 from scratch_vlm.viz.lines import lines
 from scratch_vlm.viz.show import show
 
-intensity = 2.0 ** np.arange(-2, 13)
+ridge32 = PEAK32 / BANDWIDTH
+intensity = np.sort([*2.0 ** np.arange(-2, 13), ridge, ridge32])
 figure = lines(
     intensity,
     {
@@ -129,13 +130,14 @@ show(figure, "17_gpu")
 # Only large products reach the roof. All else waits for memory, and there is only one remedy: move
 # fewer bytes.
 #
-# One kernel instead of six
-# -------------------------
+# One kernel instead of seven
+# ---------------------------
 #
 # Layer norm written with arrays (lesson 04) takes the mean, subtracts, squares, takes the mean
 # again, multiplies, scales, shifts. Each step reads an array from memory and writes one. A *kernel*
 # is a function that runs on the card as thousands of threads, and it can do all of it while a row
-# is at hand: read once, write once.
+# is at hand: a row comes from memory once, is read again from the cache, and the result is written
+# once.
 #
 # 32 threads make a *warp*, which goes in step. In the library's kernel a warp has a row: each of
 # its *lanes* adds up every 32nd number, and then lanes hand their sums around. First each adds that
@@ -225,6 +227,21 @@ assert bfloat16(256.0) + bfloat16(1.0) == 257 and bfloat16(257.0) == 256
 assert bfloat16(1 + 1 / 128) > 1 == bfloat16(1 + 1 / 512)
 
 # %%
+# The library computes the products of a whole training so, forward and backward, with
+# ``scratch-vlm train vit --precision bf16``, or within ``products_in``. On the card tensor cores do
+# it; NumPy rounds the factors and adds up the products in 32 bits, as they do:
+
+from scratch_vlm.backend import product, products_in
+
+a, b = rng.normal(size=(2, 64, 64)).astype("float32")
+with products_in("bf16"):
+    low = product(a, b)
+assert (low == bfloat16(a) @ bfloat16(b)).all()
+off = np.linalg.norm(low - a @ b) / np.linalg.norm(a @ b)
+print(f"a product in bfloat16 is off by {off:.2%}")
+assert 0.001 < off < 0.005
+
+# %%
 # A training adds many small steps to a weight. If the weight is kept in 16 bits, a step of less
 # than half the distance to the next number does nothing at all. *Mixed precision* computes in 16
 # bits and keeps the weights, the sums and the loss in 32 (*master weights*). A linear layer on real
@@ -239,7 +256,8 @@ x, x_test = (part.images.reshape(-1, 64) for part in (train, test))
 def accuracy_after(steps, keep):
     w = keep(rng.normal(size=(64, 10)).astype("float32") * 0.5)
     for _ in range(steps):
-        logits = bfloat16(bfloat16(x) @ bfloat16(w))
+        with products_in("bf16"):
+            logits = product(x, w)
         _, saved = cross_entropy_forward(logits, train.labels)
         dw = x.T @ cross_entropy_backward(np.float32(1), saved)
         w = keep(w - np.float32(0.02) * dw)
