@@ -6,6 +6,8 @@ for three uses: a weight is loaded by writing into the view, saved by reading it
 named as the reference names it by taking the same view of the tree of gradients.
 """
 
+import math
+import mmap
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +16,8 @@ import numpy as np
 
 from scratch_vlm.pretrained.tensors import FileError
 from scratch_vlm.tree import leaves, tree_map
+
+LARGE = 2**22  # bytes from which on NumPy asks for huge pages
 
 
 def same(x):
@@ -402,7 +406,7 @@ class Layout:
             if leaf.ndim == view.ndim == 2 and view.strides[0] < view.strides[1]:
                 turned.add(id(leaf))
         order = {True: "F", False: "C"}
-        return tree_map(lambda x: np.empty(x.shape, dtype, order[id(x) in turned]), self.shapes)
+        return tree_map(lambda x: _room_for(x.shape, dtype, order[id(x) in turned]), self.shapes)
 
     def take(self, tree, names=None):
         """Name the arrays of a tree as they are published.
@@ -481,3 +485,13 @@ def blank(init, *arguments, **options):
     """
     tree = init(_Dice(), *arguments, **options)
     return tree_map(lambda x: np.broadcast_to(np.float32(0), x.shape), tree)
+
+
+def _room_for(shape, dtype, order):
+    # For large arrays NumPy asks the system for huge pages. Where memory is in pieces, finding them
+    # takes several times as long as reading the file; a map of our own is made of plain pages.
+    count = math.prod(shape)
+    nbytes = count * np.dtype(dtype).itemsize
+    if nbytes < LARGE:
+        return np.empty(shape, dtype, order)
+    return np.frombuffer(mmap.mmap(-1, nbytes), dtype, count).reshape(shape, order=order)

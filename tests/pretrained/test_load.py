@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from scratch_vlm.models.lm import lm_init
+from scratch_vlm.pretrained import layout
 from scratch_vlm.pretrained.load import (
     CLASSES,
     Pretrained,
@@ -252,3 +253,16 @@ def test_pages_of_the_file_are_given_back_while_it_is_read(tmp_path):
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert size > 10**8
     assert 0.9 * size < int(said) < 1.2 * size
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("rows", [3, 3000])  # ordinary memory, and a map of plain pages
+def test_room_for_a_leaf_is_like_any_array(rows, order):
+    room = layout._room_for((rows, 1000), "float32", order)
+    assert room.shape == (rows, 1000) and room.dtype == np.float32 and room.flags.writeable
+    assert room.flags[f"{order}_CONTIGUOUS"]
+    assert (room.nbytes < layout.LARGE) == (rows == 3)
+    room[...] = 2
+    kept = room[-1]
+    del room  # a view keeps the map
+    assert (kept == 2).all()
