@@ -213,7 +213,7 @@ def _flamingo_block(given):
     return BlockConfig(
         width,
         given.get("heads", 8),
-        int(width * given.get("ff_mult", 4.0)),
+        int(min(width * given.get("ff_mult", 4.0), 2**31)),
         bias=False,
         head_width=given.get("dim_head", 64),
     )

@@ -97,7 +97,7 @@ def _vision(options):
         ),
         depth=depth,
         global_depth=options.get("num_global_layers", 8),
-        layers=tuple(i % depth for i in options.get("intermediate_layers_indices", LAYERS)),
+        layers=tuple(i % max(depth, 1) for i in options.get("intermediate_layers_indices", LAYERS)),
     )
     outputs = options.get("vision_output_dim", 7680)
     if outputs != config.outputs:

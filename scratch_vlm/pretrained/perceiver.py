@@ -228,6 +228,6 @@ def _rest_rules():
 
 
 def _per_head(options, channels, heads):
-    if channels % heads:
+    if heads < 1 or channels % heads:
         raise OptionError(f"{options.where}: {channels} channels do not divide into {heads} heads")
     return channels // heads

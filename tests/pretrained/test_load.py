@@ -1,6 +1,7 @@
 """Folders of published models: read whole, written whole, or refused with what is wrong."""
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -266,3 +267,13 @@ def test_room_for_a_leaf_is_like_any_array(rows, order):
     kept = room[-1]
     del room  # a view keeps the map
     assert (kept == 2).all()
+
+
+FOUND = json.loads((Path(__file__).parent / "damaged.json").read_text())
+
+
+@pytest.mark.parametrize("found", FOUND, ids=lambda found: f"{found['case']}-{found['seed']}")
+def test_what_fuzzing_found_is_refused_with_a_reason(found):
+    path = Path(__file__).parents[2] / "benchmarks" / "fuzz_reader.py"
+    fuzz = runpy.run_path(str(path))
+    assert fuzz["outcome"](found["case"], found["seed"]) is None, found["error"]
