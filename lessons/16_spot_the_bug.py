@@ -358,7 +358,10 @@ def check_sentence(holds):
 
 def check_scale(holds):
     assert holds(lambda i, t, s: contrastive_forward(i, t, s)[0]), "false for the right loss"
-    forgot = lambda i, t, s: contrastive_forward(i, t, np.log(s))[0]  # noqa: E731
+
+    def forgot(images, texts, log_scale):
+        return contrastive_forward(images, texts, np.log(log_scale))[0]
+
     assert not holds(forgot), "the forgotten exponential passes"
 
 

@@ -1,12 +1,11 @@
 """Pairs made from pairs: the same function, computed with less memory or on more cores."""
 
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from copy import deepcopy
-from functools import cache
 
 from scratch_vlm.backend import namespace
+from scratch_vlm.backend.blocks import pool
 from scratch_vlm.tree import leaves, zeros_like
 
 _forward_only = ContextVar("forward_only", default=False)
@@ -173,7 +172,7 @@ def chunked(forward, backward, *, size, threads=1, recompute=False):
     def run(work, count):  # work(worker) for each worker
         if count == 1:
             return [work(0)]
-        tasks = [_pool(threads).submit(copy_context().run, work, i) for i in range(count)]
+        tasks = [pool(threads).submit(copy_context().run, work, i) for i in range(count)]
         return [task.result() for task in tasks]
 
     def forward_(x, p, *, rng=None, **options):
@@ -221,8 +220,3 @@ def add_trees(target, other):
     """
     for (_, x), (_, y) in zip(leaves(target), leaves(other), strict=True):
         x += y
-
-
-@cache
-def _pool(threads):
-    return ThreadPoolExecutor(threads, thread_name_prefix="scratch-vlm")

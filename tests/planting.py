@@ -154,7 +154,7 @@ def helpers(function):
     """
     found, waiting = {}, [function]
     while waiting:
-        current = waiting.pop()
+        current = inspect.unwrap(waiting.pop())  # what `fused` marks hides behind its mark
         for name in current.__code__.co_names:
             other = current.__globals__.get(name)
             if (

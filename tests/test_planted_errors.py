@@ -268,10 +268,7 @@ EQUIVALENT = {
         "dx = xp.ascontiguousarray(dx).reshape(b * config.tiles, -2, width)": ANY_NEGATIVE,
     },
     # recompute
-    "chunked: return list(_pool(threads).map(work, range(count))) if count > 1 else [work(0)]": {
-        "return list(_pool(threads).map(work, range(count))) if True else [work(0)]": SPEED,
-        "return list(_pool(threads).map(work, range(count))) if count > 0 else [work(0)]": SPEED,
-    },
+    "chunked: if count == 1:": {"if False:": SPEED, "if count == 0:": SPEED},
     "chunked: workers = min(threads, len(dys))": {
         "workers = threads": IDLE,
         "workers = len(dys)": IDLE,

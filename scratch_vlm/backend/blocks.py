@@ -49,7 +49,7 @@ def in_turns(work, count):
         for i in range(start, count, threads):
             work(i)
 
-    for task in [_pool(threads).submit(every, start) for start in range(threads)]:
+    for task in [pool(threads).submit(every, start) for start in range(threads)]:
         task.result()
 
 
@@ -95,5 +95,16 @@ def in_blocks(forward):
 
 
 @cache
-def _pool(threads):
-    return ThreadPoolExecutor(threads, thread_name_prefix="scratch-vlm-blocks")
+def pool(threads):
+    """Return the threads that work side by side, the same ones for each number of them.
+
+    Parameters
+    ----------
+    threads : int
+        How many.
+
+    Returns
+    -------
+    concurrent.futures.ThreadPoolExecutor
+    """
+    return ThreadPoolExecutor(threads, thread_name_prefix="scratch-vlm")

@@ -10,6 +10,7 @@ import os
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 
@@ -219,7 +220,7 @@ class Torch(Contender):
         super().__init__("torch", precision, device == "cuda", cores, compiled)
         self._torch, self.device = torch, device
         if self.on_device:
-            event = lambda: torch.cuda.Event(enable_timing=True)  # noqa: E731
+            event = partial(torch.cuda.Event, enable_timing=True)
             self.clock = by_events(event, lambda first, last: first.elapsed_time(last))
 
     @contextmanager

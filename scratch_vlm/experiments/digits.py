@@ -11,7 +11,7 @@ from scratch_vlm.data.images import normalize
 from scratch_vlm.layers.block import BlockConfig
 from scratch_vlm.models.vit import ViTConfig, vit_backward, vit_forward, vit_init
 from scratch_vlm.ops.losses import cross_entropy_backward, cross_entropy_forward
-from scratch_vlm.recompute import chunked
+from scratch_vlm.recompute import chunked, forward_only
 from scratch_vlm.training.loop import TrainConfig, train
 
 CLASSES = 10
@@ -138,8 +138,9 @@ def predict(p, images):
     integer array of shape (B,)
     """
     images = to_device(prepare(images), namespace(p["patch"]["w"]))
-    encode, _ = chunked(vit_forward, None, size=256, recompute=True)
-    return to_host(encode(images, p, config=MODEL)[0]).argmax(1)
+    encode, _ = chunked(vit_forward, None, size=256)
+    with forward_only():
+        return to_host(encode(images, p, config=MODEL)[0]).argmax(1)
 
 
 def measure(p, name):

@@ -20,7 +20,7 @@ from scratch_vlm.models.perceiver import (
 from scratch_vlm.models.vit import vit_backward, vit_forward, vit_init
 from scratch_vlm.ops.fourier import fourier_positions
 from scratch_vlm.ops.losses import cross_entropy_backward, cross_entropy_forward
-from scratch_vlm.recompute import chunked
+from scratch_vlm.recompute import chunked, forward_only
 from scratch_vlm.training.loop import train
 from scratch_vlm.tree import leaves
 
@@ -255,5 +255,6 @@ def _fit(folder, kind, seed, steps, training, xp, progress):
 def _predict(p, images, kind):
     _, leaf = next(leaves(p))
     inputs = to_device(kind["see"](images), namespace(leaf))
-    encode, _ = chunked(kind["forward"], None, size=256, recompute=True)
-    return to_host(encode(inputs, p)[0]).argmax(1)
+    encode, _ = chunked(kind["forward"], None, size=256)
+    with forward_only():
+        return to_host(encode(inputs, p)[0]).argmax(1)

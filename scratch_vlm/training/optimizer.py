@@ -105,12 +105,8 @@ class Optimizer:
         self.steps += 1
         shorten = self.clip / norm if self.clip is not None and norm > self.clip else 1.0
         shorten /= scale
-        self._move(rate, shorten)
+        self._move(rate, shorten)  # of the kind: uses gradients times `shorten`, and empties them
         return norm
-
-    def _move(self, rate, shorten):
-        # Move the parameters and empty the gradients, which are to be multiplied by `shorten`.
-        raise NotImplementedError
 
     @property
     def state(self):
