@@ -33,7 +33,7 @@ def forward_only():
     --------
     >>> import numpy as np
     >>> from scratch_vlm.layers.block import BlockConfig, tower_forward, tower_init
-    >>> config = BlockConfig(8, heads=2)
+    >>> config = BlockConfig(8, heads=2, hidden=16)
     >>> p = tower_init(np.random.default_rng(0), config, depth=3)
     >>> with forward_only():
     ...     y, saved = tower_forward(np.ones((1, 4, 8), "f"), p, config=config)

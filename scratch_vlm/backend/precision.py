@@ -120,8 +120,8 @@ def rounded(x, precision):
     >>> x = np.array([1.0009765625, 1e-9, 1e9], "float32")
     >>> for precision in ("tf32", "bf16", "fp16"):
     ...     print(rounded(x, precision))
-    [1.0009766e+00 9.9998942e-10 1.0000323e+09]
-    [1.0000000e+00 9.9680353e-10 9.9824435e+08]
+    [1.0009766e+00 1.0004442e-09 9.9981722e+08]
+    [1.0000000e+00 9.9680619e-10 9.9824435e+08]
     [1.0009766 0.              inf]
     """
     if precision == "float32" or x.dtype != np.float32:
