@@ -129,6 +129,7 @@ def test_whoever_is_missing_is_named_with_the_reason(monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(cupy_problem() is not None, reason=str(cupy_problem()))
+@pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS")  # PyTorch's, of its own threads
 @pytest.mark.parametrize("subject", SMALL, ids=NAMES)
 def test_everybody_on_a_gpu_computes_the_same(subject):
     right = results(Ours(np), subject)

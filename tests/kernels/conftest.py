@@ -1,9 +1,10 @@
-"""Kernels run in the emulator here: NumPy arrays, the CUDA files as they are."""
+"""Kernels run on NumPy arrays here, the CUDA files as they are: in the emulator, or on a GPU."""
 
 import emulator
 import numpy as np
 import pytest
 
+from scratch_vlm.backend import cupy_problem
 from scratch_vlm.backend.dispatch import set_kernels
 from scratch_vlm.backend.launch import set_compiler
 from scratch_vlm.kernels import norm
@@ -15,7 +16,26 @@ def emulated(monkeypatch):
     problem = emulator.missing()
     if problem:
         pytest.skip(problem)
-    set_compiler(np, emulator.EmulatedModule)
+    yield from _compiled_by(emulator.EmulatedModule, monkeypatch)
+
+
+NO_CUPY = pytest.mark.skipif(cupy_problem() is not None, reason=str(cupy_problem()))
+
+
+@pytest.fixture(params=["emulator", pytest.param("cupy", marks=[NO_CUPY, pytest.mark.gpu])])
+def compiled(request, monkeypatch):
+    """The same in the emulator, and on a GPU where there is one."""
+    if request.param == "emulator":
+        request.getfixturevalue("emulated")
+        yield
+    else:
+        from on_device import DeviceModule
+
+        yield from _compiled_by(DeviceModule, monkeypatch)
+
+
+def _compiled_by(compiler, monkeypatch):
+    set_compiler(np, compiler)
     monkeypatch.setattr(norm, "BLOCKS", 2)  # so that a block gets several rows of a few
     monkeypatch.setattr(np, "empty", _poisoned(np.empty))
     monkeypatch.setattr(np, "empty_like", _poisoned(np.empty_like))

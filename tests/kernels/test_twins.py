@@ -86,7 +86,7 @@ def test_every_case_has_sizes():
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_kernel_equals_its_twin(emulated, name):
+def test_kernel_equals_its_twin(compiled, name):
     kernels.use_kernels(np)
 
     @settings(
