@@ -4,6 +4,7 @@ The device is CuPy where there is a GPU, and on every machine the strict stand-i
 """
 
 import csv
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -149,6 +150,23 @@ def test_training_waits_once_a_step_and_its_curve_is_that_of_numpy(
     there = learn(tmp_path / "device", xp)
     np.testing.assert_allclose(there, right, rtol=1e-3)
     assert len({loss for loss, _ in there}) == TRAINING.steps
+
+
+def test_each_step_learns_from_its_own_batch(xp, no_sync, tmp_path, monkeypatch):
+    def batch(step):  # of many sizes; the loss is the number of the step
+        return (np.full((4, (7 * step) % 10 + 1), step, "float32"),)
+
+    def forward(x, p):
+        return (x * p["w"]).mean(), None
+
+    def backward(dloss, saved, g):  # so that the weight stays as it is
+        pass
+
+    forbid_waiting(monkeypatch, no_sync)
+    config = replace(TRAINING, steps=9, weight_decay=0.0)
+    p = {"w": np.ones(1, "float32")}
+    train(forward, backward, p, batch, config, tmp_path, xp=xp, progress=False)
+    assert [loss for loss, _ in curve(tmp_path)] == list(range(9))
 
 
 WEIGHTS = {

@@ -54,6 +54,7 @@ MISUSE = {
     "at of a ufunc but add": lambda x: xp.maximum.at(x, xp.arange(3), x),
     "add.at with an index of NumPy": lambda x: xp.add.at(x, np.arange(3), x),
     "add.at of another precision": lambda x: xp.add.at(x, xp.arange(3), xp.zeros((3, 4))),
+    "a copy on the side from memory that may move": lambda x: x.set(HOST + 1, xp.cuda.Stream()),
     "an integer outside the axis": lambda x: x[xp.asarray([5])],
 }
 MISSING = {
@@ -162,6 +163,17 @@ def test_a_device_has_its_own_memory(x):
     back = to_host(there)
     back[...] = 5
     np.testing.assert_array_equal(to_host(there), HOST)
+
+
+def test_a_stream_copies_when_somebody_waits_for_it(x):
+    pinned = np.frombuffer(xp.cuda.alloc_pinned_memory(x.nbytes), "float32").reshape(x.shape)
+    pinned[...] = 5
+    stream, event = xp.cuda.Stream(non_blocking=True), xp.cuda.Event()
+    x.set(pinned, stream)
+    event.record(stream)
+    np.testing.assert_array_equal(to_host(x), HOST)
+    xp.cuda.get_current_stream().wait_event(event)
+    np.testing.assert_array_equal(to_host(x), pinned)
 
 
 def test_what_is_written_into_comes_back(x):

@@ -7,6 +7,7 @@ from scratch_vlm.backend.arrays import floating, namespace, to_device, to_host
 from scratch_vlm.backend.blocks import in_blocks, in_turns
 from scratch_vlm.backend.choose import BackendError, cupy_problem, load
 from scratch_vlm.backend.dispatch import fused
+from scratch_vlm.backend.feed import Feed
 from scratch_vlm.backend.memory import keep_freed_memory, memory_shortage
 from scratch_vlm.backend.precision import PRECISIONS, in_precision, products_in, rounded
 from scratch_vlm.backend.primitives import (
@@ -22,6 +23,7 @@ from scratch_vlm.backend.products import add_product, product
 __all__ = [
     "PRECISIONS",
     "BackendError",
+    "Feed",
     "add_at",
     "add_product",
     "cupy_problem",

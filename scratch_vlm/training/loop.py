@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from scratch_vlm.backend import (
     PRECISIONS,
+    Feed,
     in_precision,
     memory_shortage,
     namespace,
@@ -213,7 +214,8 @@ def train(
     batch : callable
         ``batch(step)`` returns a tuple of host arrays. It must depend on the step number alone,
         as with ``np.random.default_rng([seed, step])``, since that is what makes a resumed run
-        equal to an uninterrupted one. It is called in a thread, one step ahead.
+        equal to an uninterrupted one. It is called in a thread, one step ahead, and what it
+        returned is on its way to the device before that step begins.
     config : TrainConfig
         How to train.
     folder : str or path
@@ -296,7 +298,7 @@ def train(
     with (
         _explaining_memory(run, config),
         _open_curve(run.curve, columns, start) as curve,
-        closing(_drawn_ahead(batch, range(start, config.steps))) as batches,
+        closing(_drawn_ahead(batch, range(start, config.steps), xp)) as batches,
         tqdm(
             batches,
             total=config.steps,
@@ -309,7 +311,6 @@ def train(
     ):
         for step, arrays in bar:
             began = perf_counter()
-            arrays = tuple(to_device(x, xp) for x in arrays)
             rate = config.rate(step)
 
             while True:
@@ -409,17 +410,22 @@ def _pieces(batch, count):
     return [tuple(x[i * size : (i + 1) * size] for x in batch) for i in range(count)]
 
 
-def _drawn_ahead(batch, steps):
-    # Drawing a batch takes NumPy some milliseconds, and a second core is usually idle.
-    with ThreadPoolExecutor(1, thread_name_prefix="batch") as worker:
-        drawn = worker.submit(batch, steps[0])
+def _drawn_ahead(batch, steps, xp):
+    # Drawing a batch takes NumPy some milliseconds, and a second core is usually idle. A device
+    # copies it as soon as it is drawn, while it computes the step before.
+    def send(step):
+        drawn = batch(step)
+        if not isinstance(drawn, tuple):
+            raise TypeError(f"batch(step) must return a tuple, got {type(drawn).__name__}")
+        return feed.send(drawn)
+
+    with Feed(xp) as feed, ThreadPoolExecutor(1, thread_name_prefix="batch") as worker:
+        sent = worker.submit(send, steps[0])
         for step in steps:
-            ready = drawn.result()
-            if not isinstance(ready, tuple):
-                raise TypeError(f"batch(step) must return a tuple, got {type(ready).__name__}")
+            arrays = feed.receive(sent.result())
             if step + 1 in steps:
-                drawn = worker.submit(batch, step + 1)
-            yield step, ready
+                sent = worker.submit(send, step + 1)
+            yield step, arrays
 
 
 @contextmanager

@@ -7,6 +7,7 @@ Code that runs here runs on CuPy, as far as that can be known without one:
 - float32 does not become float64 unless a dtype asks for it
 - reductions return arrays of no axes, never scalars; a list or a host array is no index
 - inside `no_sync` nothing may wait for the device
+- what a stream copies arrives when somebody waits for it, and no sooner: see streams.py
 
 It is stricter than CuPy where CuPy does something else than meant: ``np.exp`` of a CuPy array
 works, by luck; a list as an index is copied to the device at every call; integers outside an axis
@@ -22,6 +23,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import scipy.special
+
+from strict import streams as cuda  # what of `cupy.cuda` the library uses
 
 API = json.loads(Path(__file__).with_name("api.json").read_text(encoding="utf-8"))
 FROM_HOST = ("array", "asarray", "asanyarray", "ascontiguousarray", "asfortranarray")
@@ -107,6 +110,10 @@ class ndarray:
 
     def __iter__(self):
         return (self[i] for i in range(len(self)))
+
+    def set(self, arr, stream):
+        """Copy from pinned memory, when the stream gets to it; without a stream it would wait."""
+        cuda.copy(self.host, arr, stream)
 
     def __repr__(self):
         return f"strict({self.host!r})"  # does not wait, so that failures in tests can be read

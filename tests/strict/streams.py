@@ -1,0 +1,151 @@
+"""Streams and events of CuPy without a GPU, which do what they are told as late as they may.
+
+Only copies from pinned memory, and functions that a test launches, are put into the queue of a
+stream; they are done when somebody waits for an event behind them, or for the stream. All else is
+done at once, as by a device that is never behind. Who forgets to wait reads what was there before.
+With `late` set to False a stream does its work at once: who forgets to wait for those that still
+read writes over what they read.
+"""
+
+import sys
+import threading
+from collections import deque
+
+import numpy as np
+
+
+class Stream:
+    """Work in order.
+
+    Attributes
+    ----------
+    late : bool
+        Whether it is done as late as possible, or at once.
+    """
+
+    late = True
+
+    def __init__(self, non_blocking=False):
+        self._queue, self._before = deque(), []
+
+    def __enter__(self):
+        self._before.append(get_current_stream())
+        _thread.stream = self
+        return self
+
+    def __exit__(self, *error):
+        _thread.stream = self._before.pop()
+
+    def launch_host_func(self, callback, arg):
+        """Call a function when it is its turn."""
+        self.put(lambda: callback(arg))
+
+    def wait_event(self, event):
+        """Let what follows wait for what came before an event."""
+        self.follow(event.mark.reach)
+
+    def record(self, event=None):
+        """Mark a place in the work."""
+        event = event or Event()
+        event.record(self)
+        return event
+
+    def synchronize(self):
+        """Wait for all work."""
+        if self._queue:
+            _wait("a stream")
+        self.run(None)
+
+    def put(self, work):
+        """Add to the work."""
+        self._queue.append(work)
+        if not self.late:
+            self.run(None)
+
+    def follow(self, work):
+        """Do what comes behind the work, now if there is none."""
+        if self._queue:
+            self.put(work)
+        else:
+            work()
+
+    def run(self, mark):
+        """Do the work, up to a mark or all of it."""
+        while self._queue and not (mark and mark.reached):
+            self._queue.popleft()()
+
+
+class _Mark:
+    # One place in the work of a stream. An event that is recorded again gets another.
+    def __init__(self, stream):
+        self.reached, self._stream = stream is None, stream
+        if stream:
+            stream.follow(self._set)
+
+    def _set(self):
+        self.reached = True
+
+    def reach(self):
+        if not self.reached:
+            self._stream.run(self)
+
+
+class Event:
+    """A place in the work of a stream; one that was never recorded is reached."""
+
+    def __init__(self, block=False, disable_timing=False):
+        self.mark = _Mark(None)
+
+    def record(self, stream=None):
+        """Mark it."""
+        self.mark = _Mark(stream or get_current_stream())
+
+    def synchronize(self):
+        """Wait for it."""
+        if not self.mark.reached:
+            _wait("an event")
+        self.mark.reach()
+
+
+class Device:
+    """The only one."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+
+class PinnedMemory(bytearray):
+    """Memory that the system does not move."""
+
+
+def alloc_pinned_memory(size):
+    """Return that much."""
+    return PinnedMemory(b"\xff" * size)  # NaN, as long as nothing is written
+
+
+def copy(there, here, stream):
+    """Let a stream copy from pinned memory."""
+    if not isinstance(_owner(here), PinnedMemory) or here.dtype != there.dtype:
+        raise TypeError("copies that do not wait are from pinned memory, to an array of that dtype")
+    stream.put(lambda: there.__setitem__(..., here))
+
+
+def _owner(x):
+    while isinstance(x, np.ndarray):
+        x = x.base
+    return x.obj if isinstance(x, memoryview) else x
+
+
+def _wait(what):
+    sys.modules["strict"]._wait(what)
+
+
+def get_current_stream():
+    """Return the stream that the work of this thread goes to."""
+    return getattr(_thread, "stream", NULL)
+
+
+NULL, _thread = Stream(), threading.local()
