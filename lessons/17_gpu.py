@@ -70,6 +70,10 @@ card.shutdown()
 # queue is empty. And *ask less often*: a request takes microseconds, whatever it asks for, so that
 # a model of many small operations is bound by asking.
 #
+# Copies wait in queues, too. In the queue that computes, the next batch would keep all the rest
+# waiting, so the training loop copies it on a second one, while a step computes. A step then waits
+# for its own copy alone, and a copy for the step that read what it writes over (``backend.Feed``).
+#
 # Two ceilings
 # ------------
 #

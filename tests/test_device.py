@@ -37,6 +37,7 @@ from scratch_vlm.models.perceiver import (
 from scratch_vlm.models.unified import unified_init
 from scratch_vlm.models.vit import ViTConfig, vit_backward, vit_forward, vit_init
 from scratch_vlm.ops.losses import cross_entropy_backward, cross_entropy_forward
+from scratch_vlm.pretrained.images import PROCESSORS
 from scratch_vlm.pretrained.load import load_pretrained
 from scratch_vlm.training import loop
 from scratch_vlm.training.loop import TrainConfig, train
@@ -276,3 +277,18 @@ def test_a_published_model_that_looks_at_images_learns_without_waiting(
     there = learn("there", xp)
     for name, x in here.items():
         np.testing.assert_allclose(there[name], x, rtol=2e-4, atol=2e-5, err_msg=name)
+
+
+def test_photographs_are_bytes_until_they_are_on_the_device(xp, no_sync, tmp_path, monkeypatch):
+    model, recipe = load_pretrained(CASES / "vit_interpolated"), PROCESSORS["ViTImageProcessor"]
+    images = RNG(1).integers(0, 256, (4, *model.config.image)).astype("uint8")
+    batch = images, np.arange(4) % model.config.outputs
+
+    def learn(where, xp):
+        folder = tmp_path / where
+        tune(model, lambda _: batch, TRAINING, folder, recipe=recipe, xp=xp, progress=False)
+        return curve(folder)
+
+    right = learn("here", np)
+    forbid_waiting(monkeypatch, no_sync)
+    np.testing.assert_allclose(learn("there", xp), right, rtol=1e-3)

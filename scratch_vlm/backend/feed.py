@@ -1,9 +1,10 @@
 """Batches on their way to a device: the next one is copied while a step computes.
 
-A copy from ordinary memory waits for the copies before it and for a buffer of the driver; from
-pinned memory, which the system does not move, the GPU fetches by itself. So a batch is packed into
-pinned memory, and a stream of its own copies it. Nobody waits but the GPU, by events: the step for
-the copy of its batch, and a copy for the step that read what it writes over.
+A batch that is copied when its step begins keeps the GPU waiting: for the host to put it into
+pinned memory, which the system does not move, so that the GPU can fetch from there by itself, and
+then for the bus. Here both happen a step ahead, in whichever thread draws the batches and on a
+stream of their own. Only the GPU waits, by events: a step for the copy of its batch, and a copy
+for the step that read what it writes over.
 """
 
 import numpy as np
@@ -53,7 +54,7 @@ class Feed:
         Parameters
         ----------
         arrays : tuple of numpy.ndarray
-            They may be changed afterwards.
+            Those for a device may be changed afterwards.
 
         Returns
         -------
@@ -85,7 +86,7 @@ class Feed:
         Returns
         -------
         tuple of array
-            On the device. They hold the batch until the next one is received.
+            Where `xp` keeps them. On a device they hold the batch until the next is received.
         """
         if self._xp is np:
             return sent
@@ -122,8 +123,8 @@ class _Slot:
 
     def copy(self, arrays, stream):
         arrays = [np.asarray(x) for x in arrays]
-        size = sum(map(_room, arrays))
-        self.copied.synchronize()  # the last copy from here ended long ago, unless there is no step
+        size = sum(map(_room, arrays)) or ALIGNMENT
+        self.copied.synchronize()  # or the copy before could take numbers of this batch
         if size > len(self._host):
             self._host = np.frombuffer(self._xp.cuda.alloc_pinned_memory(size), "uint8", size)
             self._there = self._xp.empty(size, "uint8")

@@ -23,7 +23,7 @@ from scratch_vlm.experiments.ask import DESCRIBE
 from scratch_vlm.inference.published import CLIPS, Published, open_published
 from scratch_vlm.layers.linear import linear_init
 from scratch_vlm.models.clip import clip_clamp
-from scratch_vlm.pretrained.images import fit_patches, prepare_images, read_recipe
+from scratch_vlm.pretrained.images import fit_patches, read_recipe, resize_images
 from scratch_vlm.pretrained.load import Pretrained, configure, load_pretrained
 from scratch_vlm.pretrained.prompts import write_example
 from scratch_vlm.pretrained.tensors import INDEX, FileError, read_json
@@ -69,7 +69,7 @@ ATTENTION = r"(.*/)?attn/(qkv|q|kv|out)"
 RATES = {"head": 1e-3, "projector": 1e-3, "cross": 1e-4}  # and of whole towers:
 TOWER_RATE, ADAPTER_RATE = 2e-5, 2e-4
 RUN = "training"  # folder in the one that is written
-LARGEST = 2**30  # bytes of prepared images that are kept in memory
+LARGEST = 2**30  # bytes of resized images that are kept in memory
 HELD, LEAST, MOST = 10, 20, 100  # one row in HELD is kept aside, at most MOST, of LEAST or more
 
 
@@ -208,6 +208,7 @@ def tune_folder(folder, images, table, out, settings, *, xp=np, progress=True, s
         batch,
         config,
         out / RUN,
+        recipe=examples.published.recipe,
         adapters=adapters,
         rank=settings.rank,
         out=out,
@@ -459,7 +460,7 @@ class _Batches:
         self.rows, self.examples, self.config = rows, examples, config
         self.texts = examples.texts(rows)
         self.ready = {}
-        each = 4 * np.prod(examples.vit.image)
+        each = np.prod(examples.vit.image)
         if len(rows) * each <= LARGEST:  # else they are read when their turn comes
             bar = tqdm(
                 range(len(rows)), desc="images", unit="", leave=False, disable=not progress or None
@@ -484,7 +485,7 @@ class _Batches:
     def _image(self, i):
         path = self.rows.images[i]
         try:
-            x = prepare_images([read_pixels(path)], self.examples.published.recipe)
+            x = resize_images([read_pixels(path)], self.examples.published.recipe)
         except MediaError as error:
             raise MediaError(
                 f"{path}: {error}" if str(path) not in str(error) else error
@@ -500,7 +501,7 @@ class _Batches:
 
 def _measured(batches, size, model):
     # Mean loss over rows in their order; what CLIP tells apart are the rows of a batch.
-    forward, _ = objective(model)
+    forward, _ = objective(model, batches.examples.published.recipe)
     parts = [range(i, min(i + size, len(batches.rows))) for i in range(0, len(batches.rows), size)]
     losses = [float(forward(*batches.of(part), model.p)[0]) * len(part) for part in parts]
     return sum(losses) / len(batches.rows)

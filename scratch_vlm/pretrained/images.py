@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scratch_vlm.backend import namespace, to_device
 from scratch_vlm.data.files import MAX_PIXELS, MediaError, library
 from scratch_vlm.pretrained.options import OptionError, Options
 from scratch_vlm.pretrained.tensors import read_json
@@ -214,8 +215,32 @@ def prepare_images(images, recipe):
         If Pillow is not installed.
     MediaError
         If they come out in different sizes, or one would become too large on the way.
+
+    See Also
+    --------
+    resize_images, normalize_images : The two halves of it.
     """
-    ready = [_normalized(_resized(_bytes(image), recipe), recipe) for image in images]
+    return normalize_images(resize_images(images, recipe), recipe)
+
+
+def resize_images(images, recipe):
+    """Resize and crop images for a model: the half of `prepare_images` that makes bytes.
+
+    Parameters
+    ----------
+    images, recipe
+        As for `prepare_images`.
+
+    Returns
+    -------
+    uint8 array of shape (B, H, W, 3)
+
+    Raises
+    ------
+    ImportError, MediaError
+        As `prepare_images` does.
+    """
+    ready = [_resized(_bytes(image), recipe) for image in images]
     sizes = sorted({image.shape[:2] for image in ready})
     if len(sizes) > 1:
         raise MediaError(
@@ -223,6 +248,37 @@ def prepare_images(images, recipe):
             f"{sizes[1]} px, and cannot be put into one batch"
         )
     return np.stack(ready)
+
+
+def normalize_images(images, recipe):
+    """Turn bytes into the numbers that a model takes: the other half of `prepare_images`.
+
+    Parameters
+    ----------
+    images : uint8 array of shape (..., 3)
+        Resized images, wherever they are: on their way to a device they are best still bytes, a
+        quarter as many.
+    recipe : Recipe
+        How.
+
+    Returns
+    -------
+    array of shape (..., 3)
+        In float32, the same numbers on the host and on a device.
+
+    Raises
+    ------
+    TypeError
+        If the images are not bytes.
+    """
+    xp = namespace(images)
+    if images.dtype != "uint8":
+        raise TypeError(f"images must be bytes, as resize_images returns them; got {images.dtype}")
+    # Rounded once, as the processors do it: each of the 256 bytes is scaled in double precision.
+    y = to_device((np.arange(256) * recipe.scale).astype(np.float32), xp)[images]
+    y -= to_device(np.asarray(recipe.mean, np.float32), xp)
+    y /= to_device(np.asarray(recipe.std, np.float32), xp)
+    return y
 
 
 def prepare_tiles(images, recipe):
@@ -262,7 +318,7 @@ def prepare_tiles(images, recipe):
         height, width = _fit(image.shape[:2], (rows * side, columns * side), side)
         canvas = np.zeros((rows * side, columns * side, 3), np.uint8)
         canvas[:height, :width] = resample(image, (height, width), recipe.filter)
-        x = _normalized(canvas, recipe).reshape(rows, side, columns, side, 3)
+        x = normalize_images(canvas, recipe).reshape(rows, side, columns, side, 3)
         tiles[i, : rows * columns] = x.swapaxes(1, 2).reshape(-1, side, side, 3)
         ratios[i] = known.index((rows, columns)) + 1
         real[i, : rows * columns] = True
@@ -450,14 +506,6 @@ def _square(image, mean):
     y[:] = [int(255 * m) for m in mean]
     top, left = (side - height) // 2, (side - width) // 2
     y[top : top + height, left : left + width] = image
-    return y
-
-
-def _normalized(image, recipe):
-    # Rounded once, as the processors do it: each of the 256 bytes is scaled in double precision.
-    y = (np.arange(256) * recipe.scale).astype(np.float32)[image]
-    y -= np.asarray(recipe.mean, np.float32)
-    y /= np.asarray(recipe.std, np.float32)
     return y
 
 

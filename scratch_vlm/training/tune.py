@@ -18,6 +18,7 @@ from scratch_vlm.models.lm import lm_loss_backward, lm_loss_forward
 from scratch_vlm.models.unified import unified_loss_backward, unified_loss_forward
 from scratch_vlm.models.vit import vit_backward, vit_forward
 from scratch_vlm.ops.losses import cross_entropy_backward, cross_entropy_forward
+from scratch_vlm.pretrained.images import normalize_images
 from scratch_vlm.pretrained.llava import used
 from scratch_vlm.pretrained.load import save_pretrained
 from scratch_vlm.training.loop import train
@@ -32,6 +33,7 @@ def tune(
     config,
     folder,
     *,
+    recipe=None,
     adapters=None,
     rank=8,
     alpha=None,
@@ -53,6 +55,8 @@ def tune(
         projector of a LLaVA.
     folder : str or path
         The run's folder. An interrupted run goes on where it left off.
+    recipe : Recipe, optional
+        For batches whose images are bytes, see `objective`.
     adapters : iterable of (str, bool), optional
         Rules for `lora_add`, which linear layers learn by an adapter beside them. Everything else
         is then frozen, unless `config` says what learns. Default no adapters.
@@ -92,7 +96,7 @@ def tune(
     .. [1] E. J. Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021,
        arXiv:2106.09685, section 4.1.
     """
-    forward, backward = objective(model)
+    forward, backward = objective(model, recipe)
     # As a checkpoint holds them: products of a matrix stored by columns round otherwise, and a
     # resumed run must end as one without a break.
     p = tree_map(partial(np.asarray, order="C"), model.p)
@@ -124,13 +128,16 @@ def _counted(forward, batch, image):
     return told, drawn
 
 
-def objective(model):
+def objective(model, recipe=None):
     """Find out what a published model is trained to do.
 
     Parameters
     ----------
     model : Pretrained
         The model.
+    recipe : Recipe, optional
+        How images that are bytes, as `resize_images` returns them, become what the model takes:
+        that is then done where they are, at the beginning of the forward.
 
     Returns
     -------
@@ -151,7 +158,17 @@ def objective(model):
             f"no objective for {model.kind}; there are some for {', '.join(OBJECTIVES)}"
         )
     forward, backward = OBJECTIVES[model.kind]
-    return partial(forward, config=model.config), backward
+    forward = partial(forward, config=model.config)
+    return (forward if recipe is None else _from_bytes(forward, recipe)), backward
+
+
+def _from_bytes(forward, recipe):
+    def normalized(*batch_and_p, **options):
+        *batch, p = batch_and_p
+        ready = [normalize_images(x, recipe) if x.dtype == "uint8" else x for x in batch]
+        return forward(*ready, p, **options)
+
+    return normalized
 
 
 def classify_forward(images, labels, p, *, config):

@@ -105,6 +105,11 @@ def test_numpy_gets_the_arrays_themselves():
         assert feed.receive(feed.send(batch)) is batch
 
 
+def test_a_batch_may_be_of_nothing(xp):
+    with Feed(xp) as feed:
+        assert feed.receive(feed.send(())) == ()
+
+
 def test_the_host_waits_for_nothing(no_sync, xp):
     with no_sync(), Feed(xp) as feed:
         for i in range(6):

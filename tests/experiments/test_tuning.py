@@ -16,6 +16,7 @@ Image = pytest.importorskip("PIL.Image", reason="Pillow, of the extra io, is not
 from published import make_published  # noqa: E402
 
 from scratch_vlm import cli  # noqa: E402
+from scratch_vlm.experiments import tuning  # noqa: E402
 from scratch_vlm.experiments.ask import ask  # noqa: E402
 from scratch_vlm.experiments.tuning import read_table  # noqa: E402
 from scratch_vlm.pretrained.load import load_pretrained, save_pretrained  # noqa: E402
@@ -98,6 +99,20 @@ def test_a_llava_learns_to_say_what_it_is_shown(tmp_path, capsys):
 def _losses(said):
     words = said[said.index("kept aside: ") :].split()
     return words[2], words[4]
+
+
+def test_photographs_are_kept_and_handed_on_as_bytes(tmp_path, monkeypatch):
+    drawn = []
+
+    def look(model, batch, config, folder, **options):
+        drawn.append(batch(0))
+        return tune(model, batch, config, folder, **options)
+
+    tune = tuning.tune
+    monkeypatch.setattr(tuning, "tune", look)
+    assert cli.main(setting(tmp_path, "vit")) == 0
+    ((images, _),) = drawn
+    assert images.dtype == "uint8" and np.ptp(images) > 100
 
 
 def test_adapters_learn_and_are_gone_from_what_is_written(tmp_path, capsys):

@@ -2,10 +2,12 @@
 
 import json
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from scratch_vlm.backend import to_device, to_host
 from scratch_vlm.data.files import MediaError, read_image, read_pixels
 from scratch_vlm.pretrained.images import (
     CLIP_MEAN,
@@ -13,6 +15,7 @@ from scratch_vlm.pretrained.images import (
     PROCESSORS,
     best_arrangement,
     center_crop,
+    normalize_images,
     prepare_images,
     prepare_tiles,
     read_recipe,
@@ -254,9 +257,21 @@ def test_damaged_description_is_named(tmp_path):
         read_recipe(tmp_path, {"model_type": "clip"})
 
 
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_bytes_become_the_same_numbers_on_a_device(name, xp):
+    images = np.arange(768).reshape(1, 16, 16, 3).astype("uint8")
+    images = np.concatenate([images, images[..., ::-1], images[:, ::-1]])
+    recipe = replace(PROCESSORS[name], scale=1 / 254.7)
+    there = normalize_images(to_device(images, xp), recipe)
+    np.testing.assert_array_equal(to_host(there), normalize_images(images, recipe))
+    assert there.dtype == "float32"
+
+
 def test_images_of_other_kinds_are_refused():
     with pytest.raises(ValueError, match=r"must be bytes \(H, W, 3\)"):
         prepare_images([np.zeros((4, 4, 3))], PROCESSORS["ViTImageProcessor"])
+    with pytest.raises(TypeError, match=r"must be bytes, as resize_images .* got float64"):
+        normalize_images(np.zeros((1, 4, 4, 3)), PROCESSORS["ViTImageProcessor"])
     loose = recipe_of({"do_resize": False, "do_center_crop": False}, "clip")
     with pytest.raises(MediaError, match=r"of sizes \(4, 5\) and \(5, 4\)"):
         prepare_images([gradient(4, 5), gradient(5, 4)], loose)

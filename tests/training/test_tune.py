@@ -10,6 +10,7 @@ from scratch_vlm.gradcheck import check
 from scratch_vlm.layers.block import BlockConfig
 from scratch_vlm.models.clip import clip_clamp, clip_init
 from scratch_vlm.models.vit import ViTConfig, vit_init
+from scratch_vlm.pretrained.images import PROCESSORS, normalize_images
 from scratch_vlm.pretrained.load import Pretrained, configure, load_pretrained, save_pretrained
 from scratch_vlm.pretrained.tensors import Tensors
 from scratch_vlm.training.loop import TrainConfig
@@ -74,6 +75,18 @@ def test_a_part_learns_and_the_rest_is_written_as_it_was(tmp_path, how, learns):
     assert changed == {name for name in before if name.startswith(parts[0]) and parts[-1] in name}
     again = load_pretrained(tmp_path / "model")
     assert loss_of(again, shown(99, model)) == pytest.approx(loss_of(tuned, shown(99, model)))
+
+
+def test_images_that_are_bytes_until_the_step_give_the_same_model(tmp_path):
+    model, recipe = load_pretrained(LLAVA), PROCESSORS["SiglipImageProcessor"]
+    ids, labels, media = shown(0, model)
+    media = np.random.default_rng(0).integers(0, 256, media.shape).astype("uint8")
+    config = TrainConfig(3, 4, 1e-2, micro_batches=2)
+    for name, x in (("bytes", media), ("numbers", normalize_images(media, recipe))):
+        drawn = (ids, labels, x)
+        tune(model, lambda _, b=drawn: b, config, tmp_path / name, recipe=recipe, progress=False)
+    one, other = (written(tmp_path / name / "model") for name in ("bytes", "numbers"))
+    assert all(np.array_equal(one[name], other[name]) for name in other)
 
 
 def test_an_interrupted_run_goes_on_and_a_finished_one_is_read(tmp_path):
