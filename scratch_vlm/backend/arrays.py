@@ -63,7 +63,7 @@ def floating(x, name="x"):
     namespace : The same for an array of anything.
     """
     xp = namespace(x)
-    if x.dtype.kind not in "fc":
+    if x.dtype.kind not in "fc" and x.dtype.name != "bfloat16":
         raise TypeError(
             f"{name} must be floating point, got {x.dtype}; convert it with astype('float32')"
         )

@@ -9,6 +9,7 @@ been run on a GPU yet.
 import ctypes
 from functools import cache
 
+from scratch_vlm.backend.factors import half_type, lowered
 from scratch_vlm.backend.gemm import Layout, Refused, plan
 
 # cudaDataType and cublasComputeType_t, from library_types.h and cublas_api.h
@@ -25,7 +26,6 @@ ARGUMENTS = (  # of cublasGemmStridedBatchedEx
     *(_ADDRESS, *_OPERAND),  # beta, C
     *(_WHOLE, _WHOLE, _WHOLE),  # products, type of the sums, algorithm
 )
-LOWER = {"bf16": "bfloat16", "fp16": "float16"}
 
 
 class CublasError(RuntimeError):
@@ -117,10 +117,11 @@ def matmul(a, b, out=None, *, add=False, precision="float32", xp, blas=None):
     Parameters
     ----------
     a, b : array
-        (..., T, K) and (..., K, N), of one dtype; views are taken as they are where a single call
-        of cuBLAS can, and copied where not.
+        (..., T, K) and (..., K, N), of one dtype, or of float32 and what `precision` rounds it to;
+        views are taken as they are where a single call of cuBLAS can, and copied where not.
     out : array, optional
-        (..., T, N), where to write the product.
+        (..., T, N), where to write the product: of the dtype of `a` and `b`, float32, or what
+        `precision` rounds to.
     add : bool, default False
         Add to `out` instead.
     precision : {"float32", "tf32", "bf16", "fp16"}
@@ -135,15 +136,16 @@ def matmul(a, b, out=None, *, add=False, precision="float32", xp, blas=None):
     array
         `out`, or a new array.
     """
-    dtype = str(a.dtype)
-    if dtype not in ("float32", "float64") or a.dtype != b.dtype or a.ndim < 2 or b.ndim < 2:
+    half, types = half_type(precision), {str(x.dtype) for x in (a, b)}
+    dtype = "float64" if types == {"float64"} else "float32"
+    if not types <= {dtype, str(half)} or a.ndim < 2 or b.ndim < 2:
         return _by_module(a, b, out, add, xp)
     if out is None:
         batch = _broadcast(a.shape[:-2], b.shape[:-2])
-        out = xp.empty((*batch, a.shape[-2], b.shape[-1]), a.dtype)
+        out = xp.empty((*batch, a.shape[-2], b.shape[-1]), dtype)
     compute = COMPUTE["tf32" if (dtype, precision) == ("float32", "tf32") else dtype]
-    if dtype == "float32" and precision in LOWER:
-        a, b = (x.astype(LOWER[precision]) for x in (a, b))
+    if half is not None and dtype == "float32":
+        a, b = (lowered(x, half) if x.dtype == "float32" else x for x in (a, b))
     while True:
         try:
             planned = plan(*map(_layout, (a, b, out)))

@@ -135,6 +135,20 @@ def add_at(target, index, values):
         xp.add.at(target, index, values)
 
 
+@fused
+def add_sum(target, x):
+    """Add the sum of all tokens to a vector, as the gradient of a bias is.
+
+    Parameters
+    ----------
+    target : array of shape (D,)
+        Changed in place.
+    x : array of shape (..., D)
+        Tokens, of the type of `target` or one of fewer bits.
+    """
+    target += rows(x).sum(0, dtype=target.dtype)
+
+
 def erf(x):
     """Error function, elementwise; accepts complex numbers on the host.
 
