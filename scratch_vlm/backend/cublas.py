@@ -9,6 +9,7 @@ been run on a GPU yet.
 import ctypes
 from functools import cache
 
+from scratch_vlm.backend.cublaslt import CublasLt
 from scratch_vlm.backend.factors import half_type, lowered
 from scratch_vlm.backend.gemm import Layout, Refused, plan
 
@@ -46,6 +47,7 @@ class Cublas:
         self._handle = ctypes.c_void_p()
         self._call("cublasCreate_v2", ctypes.byref(self._handle))
         self._call("cublasSetPointerMode_v2", self._handle, HOST_POINTERS)
+        self.lt = None  # what can add a bias, too
         self._multiply = library.cublasGemmStridedBatchedEx
         self._multiply.argtypes = ARGUMENTS
 
@@ -111,7 +113,7 @@ class Cublas:
             raise CublasError(f"cublasGemmStridedBatchedEx failed with status {status}: {planned}")
 
 
-def matmul(a, b, out=None, *, add=False, precision="float32", xp, blas=None):
+def matmul(a, b, out=None, *, bias=None, add=False, precision="float32", xp, blas=None):
     """Multiply matrices on a device.
 
     Parameters
@@ -122,6 +124,8 @@ def matmul(a, b, out=None, *, add=False, precision="float32", xp, blas=None):
     out : array, optional
         (..., T, N), where to write the product: of the dtype of `a` and `b`, float32, or what
         `precision` rounds to.
+    bias : array, optional
+        (N,), added to every row; not together with `add`.
     add : bool, default False
         Add to `out` instead.
     precision : {"float32", "tf32", "bf16", "fp16"}
@@ -139,7 +143,7 @@ def matmul(a, b, out=None, *, add=False, precision="float32", xp, blas=None):
     half, types = half_type(precision), {str(x.dtype) for x in (a, b)}
     dtype = "float64" if types == {"float64"} else "float32"
     if not types <= {dtype, str(half)} or a.ndim < 2 or b.ndim < 2:
-        return _by_module(a, b, out, add, xp)
+        return _plus(_by_module(a, b, out, add, xp), bias)
     if out is None:
         batch = _broadcast(a.shape[:-2], b.shape[:-2])
         out = xp.empty((*batch, a.shape[-2], b.shape[-1]), dtype)
@@ -156,10 +160,21 @@ def matmul(a, b, out=None, *, add=False, precision="float32", xp, blas=None):
             elif refused.operand == "b" and not _whole(b, out):
                 b = xp.ascontiguousarray(xp.broadcast_to(b, (*out.shape[:-2], *b.shape[-2:])))
             else:
-                return _by_module(a.astype(dtype), b.astype(dtype), out, add, xp)
+                return _plus(_by_module(a.astype(dtype), b.astype(dtype), out, add, xp), bias)
     blas = blas or _handle(xp)
     where = [(_address(x), TYPES[str(x.dtype)]) for x in (a, b, out)]  # a, b: alive until called
+    if bias is not None and blas.lt and bias.dtype == out.dtype == "float32":
+        if bias.flags.c_contiguous and blas.lt.multiply(
+            planned, *where, _address(bias), compute=compute
+        ):
+            return out
     blas.multiply(planned, *where, compute=compute, add=add)
+    return _plus(out, bias)
+
+
+def _plus(out, bias):
+    if bias is not None:
+        out += bias
     return out
 
 
@@ -202,4 +217,6 @@ def _made(xp, device, stream):  # one for each stream: a handle is used by one a
     blas = Cublas(ctypes.CDLL(f"libcublas.so.{version}"))
     blas.workspace = xp.empty(WORKSPACE, "uint8")
     blas.use(stream, blas.workspace.data.ptr, WORKSPACE)
+    library = ctypes.CDLL(f"libcublasLt.so.{version}")  # cuBLAS itself has loaded it
+    blas.lt = CublasLt(library, stream, blas.workspace.data.ptr, WORKSPACE)
     return blas

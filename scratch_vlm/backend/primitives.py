@@ -23,7 +23,7 @@ def rows(x):
     return x.reshape(-1, x.shape[-1])
 
 
-def project(x, w, *, out=None):
+def project(x, w, *, bias=None, out=None):
     """Multiply every token by a matrix, as one two-dimensional product.
 
     A product of more than two dimensions leaves the fast path of BLAS; folding the leading axes
@@ -35,6 +35,8 @@ def project(x, w, *, out=None):
         Tokens.
     w : array of shape (D, M)
         Weights; a transposed view is as good as a contiguous one.
+    bias : array of shape (M,), optional
+        Added to every token that comes out.
     out : array of shape (..., M), optional
         Where to write the product; C-contiguous.
 
@@ -59,12 +61,12 @@ def project(x, w, *, out=None):
         )
     shape = (*x.shape[:-1], w.shape[1])
     if out is None:
-        return product(rows(x), w).reshape(shape)
+        return product(rows(x), w, bias=bias).reshape(shape)
     if out.shape != shape:
         raise ValueError(f"out is {out.shape} and must be {shape} (x {x.shape}, w {w.shape})")
     if not out.flags.c_contiguous:
         raise ValueError(f"out must be C-contiguous; its strides are {out.strides} bytes")
-    product(rows(x), w, out=rows(out))
+    product(rows(x), w, bias=bias, out=rows(out))
     return out
 
 

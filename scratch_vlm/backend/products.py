@@ -5,7 +5,7 @@ from scratch_vlm.backend.arrays import namespace
 from scratch_vlm.backend.precision import product_precision, rounded
 
 
-def product(a, b, *, out=None):
+def product(a, b, *, bias=None, out=None):
     """Multiply matrices: NumPy's matmul, or cuBLAS without copying what it can take as it is.
 
     Parameters
@@ -14,6 +14,8 @@ def product(a, b, *, out=None):
         Or a view of one, transposed or sliced.
     b : array of shape (..., K, M)
         The same.
+    bias : array of shape (M,), optional
+        Added to every row of the product.
     out : array of shape (..., T, M), optional
         Where to write the product.
 
@@ -28,10 +30,13 @@ def product(a, b, *, out=None):
     """
     xp, precision = namespace(a), product_precision()
     if xp.__name__ == "cupy":
-        return cublas.matmul(a, b, out, precision=precision, xp=xp)
+        return cublas.matmul(a, b, out, bias=bias, precision=precision, xp=xp)
     if precision != "float32":
         a, b = rounded(a, precision), rounded(b, precision)
-    return xp.matmul(a, b, out=out)
+    y = xp.matmul(a, b, out=out)
+    if bias is not None:
+        y += bias
+    return y
 
 
 def add_product(target, a, b):

@@ -74,9 +74,7 @@ def linear_forward(x, p, *, out=None):
         raise ValueError("x must be (..., D), tokens of D channels; got a single number, shape ()")
     check_keys(p, "w")
     x, w = as_factor(x), as_factor(p["w"])  # the backward multiplies both again
-    y = project(x, w, out=out)
-    if "b" in p:
-        y += p["b"]
+    y = project(x, w, bias=p.get("b"), out=out)
     if "lora" not in p:
         return y, (x, w, "b" in p, None)
     change, lora = lora_forward(x, p["lora"])
