@@ -19,6 +19,7 @@ BUILDS = [
         for output in NUMBERS
     ),
     ("activation.cu", "float32", {"OUTPUT": NUMBERS["bfloat16"]}),
+    ("activation.cu", "float32", {"AT_A_TIME": 1}),
     ("adamw.cu", "float32", {}),
     *(("embedding.cu", number, {}) for number in NUMBERS),
     *(("contrastive.cu", "float32", {"SLICES": slices}) for slices in (1, 4)),
