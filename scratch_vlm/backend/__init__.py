@@ -18,6 +18,7 @@ from scratch_vlm.backend.primitives import (
     row_dot,
     row_mean,
     rows,
+    squared_length,
 )
 from scratch_vlm.backend.products import add_product, product
 
@@ -47,6 +48,7 @@ __all__ = [
     "row_dot",
     "row_mean",
     "rows",
+    "squared_length",
     "to_device",
     "to_host",
 ]

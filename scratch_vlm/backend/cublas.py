@@ -212,11 +212,15 @@ def _handle(xp):
 
 @cache
 def _made(xp, device, stream):  # one for each stream: a handle is used by one at a time
+    blas = Cublas(_library(xp, "cublas"))
+    blas.workspace = xp.empty(WORKSPACE, "uint8")
+    where = stream, _address(blas.workspace), WORKSPACE
+    blas.use(*where)
+    blas.lt = CublasLt(_library(xp, "cublasLt"), *where)  # cuBLAS itself has loaded it
+    return blas
+
+
+def _library(xp, name):
     version = xp.cuda.runtime.runtimeGetVersion() // 1000
     xp.cuda.get_cublas_handle()  # finds the library wherever CuPy does, and loads it
-    blas = Cublas(ctypes.CDLL(f"libcublas.so.{version}"))
-    blas.workspace = xp.empty(WORKSPACE, "uint8")
-    blas.use(stream, blas.workspace.data.ptr, WORKSPACE)
-    library = ctypes.CDLL(f"libcublasLt.so.{version}")  # cuBLAS itself has loaded it
-    blas.lt = CublasLt(library, stream, blas.workspace.data.ptr, WORKSPACE)
-    return blas
+    return ctypes.CDLL(f"lib{name}.so.{version}")

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from scratch_vlm.backend import fused, namespace, to_device
+from scratch_vlm.backend import fused, namespace, squared_length, to_device
 from scratch_vlm.tree import ALIGN, arena, by_rule, freeze, leaves, zeros_like
 
 EVERYTHING = ((".*", True),)
@@ -70,7 +70,7 @@ class Optimizer:
         norm : array of shape ()
             Its Euclidean length; on a device, which is not waited for.
         """
-        return namespace(self._flat_g).sqrt(self._flat_g @ self._flat_g)
+        return namespace(self._flat_g).sqrt(squared_length(self._flat_g))
 
     def clear_gradients(self):
         """Empty the gradient tree without a step."""
