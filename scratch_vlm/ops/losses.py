@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from scratch_vlm.backend import floating, fused, namespace, product
+from scratch_vlm.backend import floating, fused, namespace, product, to_device
 
 IGNORE = -100  # a label that stands for "no label here", as in PyTorch and LLaVA
 _exact = partial(product, precision="float32")  # a loss has all its bits in every precision
@@ -71,7 +71,7 @@ def cross_entropy_forward(logits, labels, *, smoothing=0.0, ignore=IGNORE, overw
         raise ValueError(f"labels {labels.shape} must have the shape {logits.shape[:-1]}")
     _check_classes(labels, classes, ignore)
     z = logits.reshape(-1, classes)
-    labels = xp.asarray(labels).reshape(-1)
+    labels = to_device(labels, xp).reshape(-1)
     counted = labels != ignore
     target = xp.where(counted, labels, 0)
     # No synchronisation: the number of counted rows stays an array.

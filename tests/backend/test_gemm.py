@@ -65,6 +65,16 @@ def test_products_of_random_views_are_those_of_numpy(multiply, add, dtype):
     assert copied < 500, "most views need no copy"
 
 
+@pytest.mark.parametrize("add", [False, True])
+def test_a_result_may_be_stored_by_columns(multiply, add):
+    rng = np.random.default_rng(0)
+    a, b, w = (rng.standard_normal(n) for n in ((4, 3), (3, 5), (5, 4)))
+    wanted = a @ b + w.T * add
+    assert multiply(a, b, w.T, add=add).base is w
+    np.testing.assert_allclose(w.T, wanted)
+    assert len(multiply.calls) == 1
+
+
 STRANGE = {
     "a row for all": lambda x: np.broadcast_to(x[:1], x.shape),
     "a column for all": lambda x: np.broadcast_to(x[:, :1], x.shape),
@@ -125,7 +135,7 @@ def test_views_of_packed_heads_have_two_batch_strides_and_are_copied(multiply):
 
 
 @pytest.mark.parametrize("shapes", [((0, 3), (3, 2)), ((2, 0), (0, 3)), ((4, 2, 3), (4, 3, 0))])
-def test_products_of_nothing_are_left_to_the_module(multiply, shapes):
+def test_products_of_nothing_are_zeros(multiply, shapes):
     a, b = map(np.ones, shapes)
     np.testing.assert_array_equal(multiply(a, b), a @ b)
     out = np.ones((a @ b).shape)
