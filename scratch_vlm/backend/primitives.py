@@ -4,7 +4,7 @@ import numpy as np
 
 from scratch_vlm.backend.arrays import floating, namespace
 from scratch_vlm.backend.dispatch import fused
-from scratch_vlm.backend.products import product
+from scratch_vlm.backend.products import add_product, product
 
 
 def rows(x):
@@ -89,7 +89,7 @@ def row_mean(x):
     """
     xp = namespace(x)
     weights = xp.full((x.shape[-1], 1), 1.0 / x.shape[-1], x.dtype)
-    return xp.matmul(rows(x), weights).reshape(*x.shape[:-1], 1)
+    return product(rows(x), weights, precision="float32").reshape(*x.shape[:-1], 1)
 
 
 def row_dot(a, b):
@@ -107,6 +107,26 @@ def row_dot(a, b):
     if namespace(a) is np and a.dtype.kind == "f":
         return np.vecdot(a, b)[..., None]  # conjugates, so for real numbers only
     return (a * b).sum(-1, keepdims=True)
+
+
+def squared_length(x):
+    """Inner product of a long vector with itself.
+
+    Parameters
+    ----------
+    x : array of shape (n,)
+        Any real numbers.
+
+    Returns
+    -------
+    array of shape ()
+        On a device, which is not waited for.
+    """
+    if namespace(x) is np:
+        return x @ x
+    size = 2**22  # bounds the memory of the squares, and is large enough to make up for a launch
+    parts = [x[start : start + size] for start in range(0, len(x), size)]
+    return sum((part * part).sum() for part in parts)
 
 
 @fused
@@ -132,7 +152,7 @@ def add_at(target, index, values):
     if len(target) <= 1024:
         one_hot = xp.zeros((index.size, len(target)), values.dtype)
         one_hot[xp.arange(index.size), index] = 1
-        target += one_hot.T @ values
+        add_product(target, one_hot.T, values, precision="float32")
     else:
         xp.add.at(target, index, values)
 

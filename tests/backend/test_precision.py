@@ -86,8 +86,9 @@ def test_a_device_rounds_alike(xp):
     for precision in PRECISIONS:
         with products_in(precision):
             there = product(to_device(a, xp), to_device(a, xp))
-            # The sums are those of cuBLAS, which orders them as it likes; the rounding is ours.
-            np.testing.assert_allclose(to_host(there), product(a, a), rtol=1e-6, atol=1e-6)
+            apart = np.abs(to_host(there) - product(a, a)) / (np.abs(a) @ np.abs(a))
+        # Sums are in another order; and to TF32 some tensor cores round by cutting off.
+        assert apart.max() < (2e-3 if precision == "tf32" else 1e-6), precision
 
 
 def test_the_gradients_of_a_linear_layer_are_those_of_what_its_products_read():
