@@ -49,10 +49,17 @@ def _gradients(p, dtype):
     return {name: np.ones(leaf.shape, dtype) for name, leaf in p.items()}  # += is what counts
 
 
-def norm_case(rng, number, kind="layer", rows=5, width=40, out=False):
+def _shifted(x, by):  # a copy that begins so many numbers beside where arrays begin
+    place = np.empty(x.size + by, x.dtype)[by:].reshape(x.shape)
+    place[...] = x
+    return place
+
+
+def norm_case(rng, number, kind="layer", rows=5, width=40, out=False, shift=0):
     """Layer norm or RMS norm, forward and backward; perhaps written where told."""
     forward, backward = norms.NORMS[kind][1:]
     x, dy = _draw(rng, number, rows, 1, width), _draw(rng, number, rows, 1, width)
+    x = _shifted(x, shift)
     p = {"gamma": _draw(rng, "float32", width), "beta": _draw(rng, "float32", width)}
     p = p if kind == "layer" else {"gamma": p["gamma"]}
     g, g_twin = _gradients(p, "float32"), _gradients(p, "float64")
@@ -251,6 +258,7 @@ CASES = {
 }
 WITH_BARRIERS = {  # small, yet with enough tiles, slices and rows for a missing barrier to matter
     "norm": partial(norm_case, number="float32", rows=6, width=64),
+    "wide": partial(norm_case, number="float32", rows=3, width=1028),
     "cross_entropy": partial(cross_entropy_case, number="float32", smoothing=0.1, classes=600),
     "add_at": partial(add_at_case, number="float32", count=100),
     "contrastive": partial(contrastive_case, number="float32", pairs=70, width=70),

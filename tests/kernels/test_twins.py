@@ -18,19 +18,24 @@ from scratch_vlm.ops import activations, attend, losses
 from scratch_vlm.training import optimizer
 
 numbers = st.sampled_from(["float32", "bfloat16", "float16"])
+ROWS = st.sampled_from([1, 2, 5, 20, 200])  # of one, some and all warps, and of warps twice
+WIDTHS = st.sampled_from(
+    [2, 7, 8, 128, 132, 300, 1028, 1029]
+)  # in pieces or not, of one warp or not
 SIZES = {
     "norm": {
         "number": numbers,
         "kind": st.sampled_from(["layer", "rms"]),
-        "rows": st.integers(1, 20),
-        "width": st.integers(2, 300),
+        "rows": ROWS,
+        "width": WIDTHS,
         "out": st.booleans(),
+        "shift": st.sampled_from([0, 1]),
     },
     "add_norm": {
         "number": numbers,
         "kind": st.sampled_from(["layer", "rms"]),
-        "rows": st.integers(1, 20),
-        "width": st.integers(2, 100),
+        "rows": ROWS,
+        "width": WIDTHS,
     },
     "activation": {
         "number": st.sampled_from(["float32", "bfloat16"]),
