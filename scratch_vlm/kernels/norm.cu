@@ -23,6 +23,9 @@
 //
 // Four float32 are 16 bytes, the most that one instruction fetches. Rows of odd width, or arrays
 // that begin between such addresses, go one by one: VECTOR = 1.
+//
+// A product that reads fewer bits gets y as it reads it, `output`, from a stream of float32; what
+// comes back of it, dy, may have either type.
 #include "common.cuh"
 
 #ifndef WIDTH
@@ -80,7 +83,7 @@ __device__ __forceinline__ float row_sum(float value, float* of_warps) {
 // `centred` is 1 for a layer norm; for an RMS norm 0: then mean is 0, and beta is null. Where
 // `added` is not null, x becomes x + added, which is written to `sum`.
 extern "C" __global__ void norm_forward(const number* x, const number* added, number* sum,
-                                        const float* gamma, const float* beta, number* y,
+                                        const float* gamma, const float* beta, output* y,
                                         float* mean, float* rstd, int rows, float eps,
                                         int centred) {
   __shared__ float of_warps[WARP];
@@ -126,7 +129,7 @@ extern "C" __global__ void norm_forward(const number* x, const number* added, nu
 // atomics: the result is the same, bit for bit, in every run.
 // Where `passed` is not null, it is the gradient that runs past the norm, and is added to dx.
 extern "C" __global__ void __launch_bounds__(LANES > 128 ? LANES : 128)
-    norm_backward(const number* dy, const number* x, const float* gamma, const float* mean,
+    norm_backward(const output* dy, const number* x, const float* gamma, const float* mean,
                   const float* rstd, const number* passed, number* dx, float* parts, int rows,
                   int centred) {
   extern __shared__ __align__(16) float sums[];  // (2, WIDTH): of dgamma and dbeta, so far

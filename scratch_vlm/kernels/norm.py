@@ -2,7 +2,7 @@
 
 from scratch_vlm.backend import namespace
 from scratch_vlm.backend.dispatch import Saved
-from scratch_vlm.backend.launch import address, can_launch, launch
+from scratch_vlm.backend.launch import NUMBERS, address, can_launch, launch
 
 WARP = 32  # threads
 WIDEST = 8192  # D; 16 warps then share a row
@@ -21,7 +21,8 @@ def layer_norm_forward(x, p, *, eps=1e-5, out=None):
     eps : float, default 1e-5
         Added to the variance.
     out : array of shape (..., D), optional
-        Where to write `y`; not `x`, which is saved.
+        Where to write `y`; not `x`, which is saved. In bfloat16 or float16 beside an `x` in
+        float32 it gets `y` rounded; `dx` is float32 then, whatever `dy` is.
 
     Returns
     -------
@@ -47,7 +48,8 @@ def rms_norm_forward(x, p, *, eps=1e-5, out=None):
     eps : float, default 1e-5
         Added to the mean square.
     out : array of shape (..., D), optional
-        Where to write `y`; not `x`, which is saved.
+        Where to write `y`; not `x`, which is saved. In bfloat16 or float16 beside an `x` in
+        float32 it gets `y` rounded; `dx` is float32 then, whatever `dy` is.
 
     Returns
     -------
@@ -124,8 +126,9 @@ def _takes(x, p, out, *names):
 
 
 def _can_hold(out, x):
-    alike = (out.shape, out.dtype) == (x.shape, x.dtype) and out.flags.c_contiguous
-    return alike and not namespace(x).may_share_memory(out, x)
+    known = out.dtype == x.dtype or (x.dtype == "float32" and out.dtype.name in NUMBERS)
+    fits = known and out.shape == x.shape and out.flags.c_contiguous
+    return fits and not namespace(x).may_share_memory(out, x)
 
 
 def _shape(width, *arrays):
@@ -163,6 +166,7 @@ def _forward(x, added, p, eps, out, *, centred):
         *(x, added, None if added is None else total, gamma, beta, y, mean, rstd),
         *(count, float(eps), int(centred)),
         number=x.dtype,
+        output=y.dtype,
         **shape,
     )
     return total, y, Saved(_backward, x=total, gamma=gamma, mean=mean, rstd=rstd)
@@ -174,7 +178,11 @@ def _backward(dy, saved, g, *, out=None, passed=None):
     count = x.size // width
     if dy.shape != x.shape:
         raise ValueError(f"dy is {dy.shape} and must be {x.shape}, like x")
+    if dy.dtype.name not in NUMBERS:
+        raise TypeError(f"dy is {dy.dtype}; the kernel reads {', '.join(NUMBERS)}")
     dy = xp.ascontiguousarray(dy)
+    if out is not None and out.dtype != x.dtype:
+        out = None  # dy of fewer bits: they would not do for what flows on
     dx = xp.empty_like(x) if out is None or not out.flags.c_contiguous else out
     shape = _shape(width, dy, x, gamma, passed, dx)
     lanes = shape["LANES"]
@@ -190,6 +198,7 @@ def _backward(dy, saved, g, *, out=None, passed=None):
         *(dy, x, gamma, mean, saved["rstd"], passed, dx, parts),
         *(count, int(mean is not None)),
         number=x.dtype,
+        output=dy.dtype,
         shared=8 * width if threads > lanes else 0,
         **shape,
     )

@@ -12,6 +12,10 @@ BUILDS = [
         for number in NUMBERS
         for width, vector, lanes in ((128, 4, 32), (768, 4, 32), (1023, 1, 32), (4096, 4, 256))
     ),
+    *(
+        ("norm.cu", "float32", {"WIDTH": 768, "VECTOR": 4, "LANES": 32, "OUTPUT": NUMBERS[output]})
+        for output in ("bfloat16", "float16")
+    ),
     *(("cross_entropy.cu", number, {}) for number in NUMBERS),
     *(("activation.cu", number, {"ACTIVATION": kind}) for number in NUMBERS for kind in range(3)),
     ("adamw.cu", "float32", {}),
