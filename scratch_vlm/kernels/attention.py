@@ -9,7 +9,7 @@ from scratch_vlm.backend.precision import product_precision
 from scratch_vlm.ops.masks import check_mask
 
 TILE = 64  # tokens of a tile, as in tiles.cuh
-THREADS, WARPS = 128, 4
+THREADS = 128
 WIDTHS = (32, 64)  # that the files are compiled for
 
 
@@ -110,7 +110,7 @@ def _backward(dy, saved):
     launch(
         "attention_backward.cu",
         "attention_delta",
-        -(-delta.size // WARPS),
+        -(-delta.size // (THREADS * 8 // _padded(width))),  # a thread takes eight channels
         THREADS,
         *(View(dy), View(y), delta, heads, queries, width, delta.size, *_steps(dy), *_steps(y)),
         number=q.dtype,
