@@ -38,7 +38,8 @@ PLANTED = [  # file, what it says, what it should not say, case, sizes
     ("tiles.cuh", "a[1], b + 2", "a[0], b + 2", "attention", ATTENTION),
     ("attention_forward.cu", "sum[n][j] *= shrink[j / 2]", ";", "attention", ATTENTION),
     ("attention_forward.cu", "total[half] *= shrink[half];", "", "attention", ATTENTION),
-    ("attention_forward.cu", "lack = may ? lack : 1.0f;", "", "attention", ATTENTION),
+    ("attention_forward.cu", "&& lacks ?", "&& false ?", "attention", ATTENTION),
+    ("attention_forward.cu", "i % 32 & 1) << query", "i % 32 & 1)", "attention", ATTENTION),
     ("attention_backward.cu", " - shift[j / 2]", "", "attention", ATTENTION),
     ("attention_backward.cu", " - deltas[n", " + deltas[n", "attention", ATTENTION),
 ]
