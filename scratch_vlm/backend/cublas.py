@@ -171,10 +171,9 @@ def matmul(a, b, out=None, *, bias=None, add=False, precision="float32", xp, bla
                 return _plus(_by_module(a.astype(dtype), b.astype(dtype), out, add, xp), bias)
     blas = blas or handle(xp)
     where = [(_address(x), TYPES[str(x.dtype)]) for x in (a, b, out)]  # a, b: alive until called
-    if bias is not None and blas.lt and bias.dtype == out.dtype == "float32":
-        if bias.flags.c_contiguous and blas.lt.multiply(
-            planned, *where, _address(bias), compute=compute
-        ):
+    if blas.lt and bias is not None and bias.dtype == out.dtype == "float32":
+        fits = bias.flags.c_contiguous
+        if fits and blas.lt.multiply(planned, *where, _address(bias), compute=compute):
             return out
     blas.multiply(planned, *where, compute=compute, add=add)
     return _plus(out, bias)
