@@ -41,7 +41,7 @@ def as_factor(x):
     """
     if x.dtype != "float32":
         return x
-    if namespace(x).__name__ != "cupy":
+    if namespace(x) is np:
         return rounded(x, product_precision())
     half = half_type(product_precision())
     return x if half is None else lowered(x, half)
@@ -63,7 +63,7 @@ def factor_room(x, otherwise=None):
         Empty, of 16 bits; or `otherwise`.
     """
     xp, half = namespace(x), half_type(product_precision())
-    if half is None or x.dtype != "float32" or xp.__name__ != "cupy":
+    if half is None or x.dtype != "float32" or xp is np:
         return otherwise
     return xp.empty(x.shape, half)
 

@@ -10,7 +10,7 @@ from scratch_vlm.backend.precision import product_precision
 from scratch_vlm.ops.masks import check_mask
 
 TILE = 64  # tokens of a tile, as in tiles.cuh
-THREADS, WARPS = 128, 4
+THREADS = 128
 WIDTHS = (32, 64)  # that the files are compiled for
 
 
@@ -58,21 +58,21 @@ def attend_forward(q, k, v, *, mask=None, scale=None, blind="zero", out=None):
             return NotImplemented
     y = _heads_in_tokens(xp, q.shape, q.dtype) if out is None else out
     log_sum = xp.empty((images, heads, queries), "float32")
-    kinds, of_mask = _kinds(xp, mask, (images, heads, queries, keys), q.dtype)
+    kinds, bits, of_mask = _kinds(xp, mask, (images, heads, queries, keys), q.dtype)
     launch(
         "attention_forward.cu",
         "attention_forward",
         (-(-queries // TILE), heads, images),
         THREADS,
-        *(View(q), View(k), View(v), View(y), log_sum, None if mask is None else View(mask), kinds),
+        *(View(q), View(k), View(v), View(y), log_sum, kinds, bits),
         *(heads, heads // groups, queries, keys, width),
         *(*_steps(q), *_steps(k), *_steps(v), *_steps(y), *of_mask, scale),
         number=q.dtype,
         shared=_shared(5, width),
         WIDTH=_padded(width),
     )
-    saved = {"q": q, "k": k, "v": v, "y": y, "log_sum": log_sum, "mask": mask, "kinds": kinds}
-    return y, Saved(_backward, **saved, of_mask=of_mask, scale=scale)
+    saved = {"q": q, "k": k, "v": v, "y": y, "log_sum": log_sum, "mask": mask, "scale": scale}
+    return y, Saved(_backward, **saved, kinds=kinds, bits=bits, of_mask=of_mask)
 
 
 def _from_float32(q, k, v, out, options):
@@ -93,7 +93,7 @@ def _from_float32(q, k, v, out, options):
 
 
 def _backward(dy, saved):
-    q, k, v, y, mask = (saved[name] for name in ("q", "k", "v", "y", "mask"))
+    q, k, v, y = (saved[name] for name in ("q", "k", "v", "y"))
     xp = namespace(q)
     images, heads, queries, width = q.shape
     groups, keys = k.shape[1:3]
@@ -111,7 +111,7 @@ def _backward(dy, saved):
     launch(
         "attention_backward.cu",
         "attention_delta",
-        -(-delta.size // WARPS),
+        -(-delta.size // (THREADS * 8 // _padded(width))),  # a thread takes eight channels
         THREADS,
         *(View(dy), View(y), delta, heads, queries, width, delta.size, *_steps(dy), *_steps(y)),
         number=q.dtype,
@@ -119,7 +119,7 @@ def _backward(dy, saved):
     )
     before = (View(q), View(k), View(v), View(dy), saved["log_sum"], delta)
     after = (
-        *(None if mask is None else View(mask), saved["kinds"]),
+        *(saved["kinds"], saved["bits"]),
         *(heads, heads // groups, queries, keys, width),
         *(*_steps(q), *_steps(k), *_steps(v), *_steps(dy), *saved["of_mask"]),
         saved["scale"],
@@ -182,26 +182,27 @@ def _reach(mask):  # bytes from the first pair of tokens to the last, which the 
 
 
 def _kinds(xp, mask, shape, dtype):
-    # The kind of each tile, and the steps that lead through the mask and through the kinds.
+    # The kind of each tile, its bits, and the tiles between images and between heads.
     if mask is None:
-        return None, (0,) * 6
+        return None, None, (0, 0)
     queries, keys = shape[2:]
     mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
     own_images, own_heads = mask.shape[:2]
     steps = tuple(
         0 if n == 1 else step for n, step in zip(mask.shape, mask.strides, strict=True)
     )  # booleans take one byte
-    key_tiles, query_tiles = -(-keys // TILE), -(-queries // TILE)
-    kinds = xp.empty((own_images, own_heads, query_tiles, key_tiles), "uint8")
+    tiles = (-(-queries // TILE), -(-keys // TILE))
+    kinds = xp.empty((own_images, own_heads, *tiles), "uint8")
+    bits = xp.empty((*kinds.shape, 2 * TILE), "int64")
     launch(
         "attention_forward.cu",
         "attention_kinds",
-        (own_images * own_heads * key_tiles, query_tiles),
+        (own_images * own_heads * tiles[1], tiles[0]),
         THREADS,
-        *(View(mask), kinds, own_heads, queries, keys, *steps),
+        *(View(mask), kinds, bits, own_heads, queries, keys, *steps),
         number=dtype,
         WIDTH=WIDTHS[0],
     )
-    image = 0 if own_images == 1 else own_heads * query_tiles * key_tiles
-    head = 0 if own_heads == 1 else query_tiles * key_tiles
-    return kinds, (*steps, image, head)
+    image = 0 if own_images == 1 else own_heads * tiles[0] * tiles[1]
+    head = 0 if own_heads == 1 else tiles[0] * tiles[1]
+    return kinds, bits, (image, head)

@@ -14,21 +14,31 @@
 // every run. A single kernel would need 5 products, and atomic sums for dq.
 #include "tiles.cuh"
 
-// delta (images, heads, queries) = sum over channels of dy * y. One warp per query and head.
-extern "C" __global__ void attention_delta(const number* dy, const number* y, float* delta,
-                                           int heads, int queries, int width, int rows,
-                                           long long dy_image, long long dy_head,
-                                           long long dy_step, long long y_image, long long y_head,
-                                           long long y_step) {
-  int row = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, lane = threadIdx.x % WARP;
-  if (row >= rows) return;
-  long long query = row % queries, head = row / queries % heads, image = row / queries / heads;
-  dy += image * dy_image + head * dy_head + query * dy_step;
-  y += image * y_image + head * y_head + query * y_step;
+struct alignas(16) Eight {  // channels, read by one instruction
+  number of[8];
+};
+
+// delta (images, heads, queries) = sum over channels of dy * y. A lane takes eight channels: a
+// warp then asks for 4 or 8 rows at once, and memory is kept busy by few instructions.
+extern "C" __global__ void __launch_bounds__(THREADS) attention_delta(
+    const number* dy, const number* y, float* delta, int heads, int queries, int width, int rows,
+    long long dy_image, long long dy_head, long long dy_step, long long y_image, long long y_head,
+    long long y_step) {
+  const int lanes = WIDTH / 8;  // of a row
+  int row = blockIdx.x * (THREADS / lanes) + threadIdx.x / lanes, channel = threadIdx.x % lanes * 8;
   float sum = 0.0f;
-  for (int i = lane; i < width; i += WARP) sum += load(dy, i) * load(y, i);
-  sum = warp_sum(sum);
-  if (lane == 0) delta[row] = sum;
+  if (row < rows && channel < width) {
+    int query = row % queries, head = row / queries % heads, image = row / queries / heads;
+    dy += image * dy_image + head * dy_head + query * dy_step + channel;
+    y += image * y_image + head * y_head + query * y_step + channel;
+    Eight left = *(const Eight*)dy, right = *(const Eight*)y;
+#pragma unroll
+    for (int i = 0; i < 8; i++) sum += load(left.of, i) * load(right.of, i);
+  }
+#pragma unroll
+  for (int apart = lanes / 2; apart > 0; apart /= 2)
+    sum += __shfl_xor_sync(ALL_LANES, sum, apart);
+  if (row < rows && channel == 0) delta[row] = sum;
 }
 
 // dk and dv of 64 keys: blockIdx = (tile of keys, head of keys, image). Queries and their dy come
@@ -36,32 +46,30 @@ extern "C" __global__ void attention_delta(const number* dy, const number* y, fl
 // dk and dv are (images, keys, groups, width), without gaps.
 extern "C" __global__ void __launch_bounds__(THREADS) attention_dkdv(
     const number* q, const number* k, const number* v, const number* dy, const float* log_sum,
-    const float* delta, number* dk, number* dv, const bool* mask, const unsigned char* kinds,
+    const float* delta, number* dk, number* dv, const unsigned char* kinds, const long long* bits,
     int heads, int sharers, int queries, int keys, int width, long long q_image, long long q_head,
     long long q_step, long long k_image, long long k_head, long long k_step, long long v_image,
     long long v_head, long long v_step, long long dy_image, long long dy_head, long long dy_step,
-    long long mask_image, long long mask_head,
-    int mask_query, int mask_key, long long kinds_image, long long kinds_head,
-    float scale) {
+    long long mask_image, long long mask_head, float scale) {
   extern __shared__ __align__(16) number shared[];
   number *k_tile = shared, *v_tile = k_tile + TILE * PITCH;
   number *q_tile = v_tile + TILE * PITCH, *dy_tile = q_tile + TILE * PITCH;
   __shared__ float logs[TILE], deltas[TILE];
   int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-  long long key_tile = blockIdx.x, group = blockIdx.y, image = blockIdx.z;
-  int first = key_tile * TILE, query_tiles = (queries + TILE - 1) / TILE;
+  int key_tile = blockIdx.x, group = blockIdx.y;
+  long long image = blockIdx.z;
+  int first = key_tile * TILE, key_tiles = (keys + TILE - 1) / TILE;
+  int query_tiles = (queries + TILE - 1) / TILE;
   Tokens K = {k + image * k_image + group * k_head, k_step, keys};
   Tokens V = {v + image * v_image + group * v_head, v_step, keys};
 
   float sum_k[WIDTH / 8][4] = {}, sum_v[WIDTH / 8][4] = {};
   load_tile(k_tile, K, first, width);  // waited for with the first queries
   load_tile(v_tile, V, first, width);
-  for (long long head = group * sharers; head < (group + 1) * sharers; head++) {
+  for (int head = group * sharers; head < (group + 1) * sharers; head++) {
     Tokens Q = {q + image * q_image + head * q_head, q_step, queries};
     Tokens DY = {dy + image * dy_image + head * dy_head, dy_step, queries};
-    Mask may = {mask ? mask + image * mask_image + head * mask_head : mask, mask_query, mask_key,
-                kinds + (mask ? image * kinds_image + head * kinds_head : 0),
-                (keys + TILE - 1) / TILE};
+    Mask may = mask_of(kinds, bits, image * mask_image + head * mask_head, key_tiles);
     long long of_head = (image * heads + head) * queries;
     for (int tile = 0; tile < query_tiles; tile++) {
       int kind = kind_of(may, tile, key_tile);
@@ -79,16 +87,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_dkdv(
       __syncthreads();
       float weights[TILE / 8][4], dz[TILE / 8][4];
       pair_up(weights, k_tile, warp * 16, q_tile);  // scores, until the loop below
-      bool whole = kind == EVERYTHING && first + TILE <= keys;
 #pragma unroll
       for (int n = 0; n < TILE / 8; n++)
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-          int column = n * 8 + lane % 4 * 2 + j % 2, query = tile * TILE + column;
-          int key = first + warp * 16 + lane / 4 + j / 2 * 8;
-          weights[n][j] = exp2f(weights[n][j] * (scale * LOG2_E) - logs[column]);
-          if (!whole && !may_read(may, kind, query, key, queries, keys)) weights[n][j] = 0.0f;
-        }
+        for (int j = 0; j < 4; j++)
+          weights[n][j] = exp2f(weights[n][j] * (scale * LOG2_E) -
+                                logs[n * 8 + lane % 4 * 2 + j % 2]);
+      if (kind == SOME) hide(weights, bits_of(may, tile, key_tile) + TILE + warp * 16, 0.0f);
       weigh(sum_v, weights, dy_tile);
       pair_up(dz, v_tile, warp * 16, dy_tile);  // dL/dP, until the loop below
 #pragma unroll
@@ -108,25 +113,23 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_dkdv(
 // dq is (images, queries, heads, width), without gaps.
 extern "C" __global__ void __launch_bounds__(THREADS) attention_dq(
     const number* q, const number* k, const number* v, const number* dy, const float* log_sum,
-    const float* delta, number* dq, const bool* mask, const unsigned char* kinds, int heads,
+    const float* delta, number* dq, const unsigned char* kinds, const long long* bits, int heads,
     int sharers, int queries, int keys, int width, long long q_image, long long q_head,
     long long q_step, long long k_image, long long k_head, long long k_step, long long v_image,
     long long v_head, long long v_step, long long dy_image, long long dy_head, long long dy_step,
-    long long mask_image, long long mask_head,
-    int mask_query, int mask_key, long long kinds_image, long long kinds_head,
-    float scale) {
+    long long mask_image, long long mask_head, float scale) {
   extern __shared__ __align__(16) number shared[];
   number *q_tile = shared, *dy_tile = q_tile + TILE * PITCH;
   number *k_tile = dy_tile + TILE * PITCH, *v_tile = k_tile + TILE * PITCH;
   int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-  long long query_tile = blockIdx.x, head = blockIdx.y, image = blockIdx.z;
+  int query_tile = blockIdx.x, head = blockIdx.y, group = head / sharers;
+  long long image = blockIdx.z;
   int first = query_tile * TILE, key_tiles = (keys + TILE - 1) / TILE;
   Tokens Q = {q + image * q_image + head * q_head, q_step, queries};
   Tokens DY = {dy + image * dy_image + head * dy_head, dy_step, queries};
-  Tokens K = {k + image * k_image + head / sharers * k_head, k_step, keys};
-  Tokens V = {v + image * v_image + head / sharers * v_head, v_step, keys};
-  Mask may = {mask ? mask + image * mask_image + head * mask_head : mask, mask_query, mask_key,
-              kinds + (mask ? image * kinds_image + head * kinds_head : 0), key_tiles};
+  Tokens K = {k + image * k_image + group * k_head, k_step, keys};
+  Tokens V = {v + image * v_image + group * v_head, v_step, keys};
+  Mask may = mask_of(kinds, bits, image * mask_image + head * mask_head, key_tiles);
 
   float sum[WIDTH / 8][4] = {}, log_2[2], shift[2];
   load_tile(q_tile, Q, first, width);  // waited for with the first keys
@@ -151,17 +154,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_dq(
     float weights[TILE / 8][4], dz[TILE / 8][4];
     pair_up(weights, q_tile, warp * 16, k_tile);  // scores, until the loop below
     pair_up(dz, dy_tile, warp * 16, v_tile);      // dL/dP, until the loop below
-    bool whole = kind == EVERYTHING && (tile + 1) * TILE <= keys;
 #pragma unroll
     for (int n = 0; n < TILE / 8; n++)
 #pragma unroll
-      for (int j = 0; j < 4; j++) {
-        int query = first + warp * 16 + lane / 4 + j / 2 * 8;
-        int key = tile * TILE + n * 8 + lane % 4 * 2 + j % 2;
-        float weight = exp2f(weights[n][j] * (scale * LOG2_E) - log_2[j / 2]);
-        if (!whole && !may_read(may, kind, query, key, queries, keys)) weight = 0.0f;
-        dz[n][j] = weight * (dz[n][j] - shift[j / 2]);
-      }
+      for (int j = 0; j < 4; j++)
+        dz[n][j] = exp2f(weights[n][j] * (scale * LOG2_E) - log_2[j / 2]) *
+                   (dz[n][j] - shift[j / 2]);
+    if (kind == SOME) hide(dz, bits_of(may, query_tile, tile) + warp * 16, 0.0f);
+    else if (keys - tile * TILE < TILE) hide_behind(dz, keys - tile * TILE, 0.0f);
     weigh(sum, dz, k_tile);
   }
   long long step = (long long)heads * width, start = image * queries * step + head * width;

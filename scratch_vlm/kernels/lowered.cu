@@ -9,24 +9,16 @@
 
 #define AT_A_TIME 8
 
-struct __align__(16) Numbers {
-  number at[AT_A_TIME];
-};
-
-struct __align__(16) Outputs {
-  output at[AT_A_TIME];
-};
-
 // x and y start on a multiple of 16 bytes.
 extern "C" __global__ void lowered(const number* x, output* y, long long count) {
   long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
   long long threads = (long long)gridDim.x * blockDim.x, whole = count / AT_A_TIME;
   for (long long i = thread; i < whole; i += threads) {
-    Numbers read = ((const Numbers*)x)[i];
-    Outputs rounded;
+    auto read = ((const Several<number, AT_A_TIME>*)x)[i];
+    Several<output, AT_A_TIME> rounded;
 #pragma unroll
     for (int j = 0; j < AT_A_TIME; j++) rounded.at[j] = (output)(float)read.at[j];
-    ((Outputs*)y)[i] = rounded;
+    ((Several<output, AT_A_TIME>*)y)[i] = rounded;
   }
   long long last = whole * AT_A_TIME + thread;  // up to seven numbers are left
   if (last < count) store(y, last, load(x, last));

@@ -25,12 +25,13 @@ struct Tokens {
 
 // Start to copy 64 tokens, 8 channels a thread at a time. Zeros behind the last token and channel.
 __device__ __forceinline__ void load_tile(number* tile, Tokens tokens, int first, int width) {
-  for (int i = threadIdx.x; i < TILE * (WIDTH / 8); i += THREADS) {
-    int row = i / (WIDTH / 8), channel = i % (WIDTH / 8) * 8;
-    bool real = first + row < tokens.count && channel < width;
-    const number* from = tokens.start + (real ? (first + row) * tokens.step + channel : 0);
-    copy_16_bytes(tile + row * PITCH + channel, from, real);
-  }
+  const int lanes = WIDTH / 8, rows = THREADS / lanes;  // lanes of a row, rows at a time
+  int row = threadIdx.x / lanes, channel = threadIdx.x % lanes * 8;
+  const number* from = tokens.start + (first + row) * tokens.step + channel;
+#pragma unroll
+  for (int i = 0; i < TILE; i += rows)
+    copy_16_bytes(tile + (row + i) * PITCH + channel, from + i * tokens.step,
+                  first + row + i < tokens.count && channel < width);
 }
 
 // c (16 x 64) = 16 rows of a tile, from `row` on, times another tile (64 x WIDTH) transposed: the
@@ -102,26 +103,54 @@ __device__ __forceinline__ void put_rows(number* to, long long step, int first, 
   }
 }
 
-// Where pairs of tokens may be in a boolean mask of any broadcast shape: steps of 0 repeat it.
+// What attention_kinds found out about the tiles of a boolean mask, of one head of one image.
 struct Mask {
-  const bool* start;  // null: everybody may read everybody
-  int query_step, key_step;
-  const unsigned char* kinds;  // of each tile, see attention_kinds
+  const unsigned char* kinds;  // null: everybody may read everybody
+  const long long* bits;       // of each tile 64 words for its queries, then 64 for its keys
   int key_tiles;
 };
+
+// `tile` counts the tiles of the heads before.
+__device__ __forceinline__ Mask mask_of(const unsigned char* kinds, const long long* bits,
+                                        long long tile, int key_tiles) {
+  return {kinds ? kinds + tile : kinds, kinds ? bits + tile * 2 * TILE : bits, key_tiles};
+}
 
 #define NOTHING 0
 #define SOME 1
 #define EVERYTHING 2
 
 __device__ __forceinline__ int kind_of(Mask mask, int query_tile, int key_tile) {
-  return mask.start ? mask.kinds[query_tile * mask.key_tiles + key_tile] : EVERYTHING;
+  return mask.kinds ? mask.kinds[query_tile * mask.key_tiles + key_tile] : EVERYTHING;
 }
 
-__device__ __forceinline__ bool may_read(Mask mask, int kind, int query, int key, int queries,
-                                         int keys) {
-  if (query >= queries || key >= keys) return false;
-  return kind == EVERYTHING || mask.start[query * mask.query_step + key * mask.key_step];
+__device__ __forceinline__ const long long* bits_of(Mask mask, int query_tile, int key_tile) {
+  return mask.bits + (query_tile * mask.key_tiles + key_tile) * 2 * TILE;
+}
+
+__device__ __forceinline__ long long first_bits(int count) {
+  return count < TILE ? (1LL << count) - 1 : -1LL;
+}
+
+// In a product of 16 tokens with 64, overwrite the pairs that may not be: those whose bit is 0 in
+// the word of their row. A lane holds numbers of two rows.
+__device__ __forceinline__ void hide(float c[TILE / 8][4], const long long* rows, float value) {
+  int lane = threadIdx.x % WARP;
+  long long may[2] = {rows[lane / 4] >> lane % 4 * 2, rows[lane / 4 + 8] >> lane % 4 * 2};
+#pragma unroll
+  for (int n = 0; n < TILE / 8; n++)
+#pragma unroll
+    for (int j = 0; j < 4; j++)
+      c[n][j] = may[j / 2] >> (n * 8 + j % 2) & 1 ? c[n][j] : value;
+}
+
+// The same for the columns from `count` on, tokens that do not exist.
+__device__ __forceinline__ void hide_behind(float c[TILE / 8][4], int count, float value) {
+  count -= threadIdx.x % 4 * 2;
+#pragma unroll
+  for (int n = 0; n < TILE / 8; n++)
+#pragma unroll
+    for (int j = 0; j < 4; j++) c[n][j] = n * 8 + j % 2 < count ? c[n][j] : value;
 }
 
 #endif

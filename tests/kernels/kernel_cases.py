@@ -50,25 +50,40 @@ def _gradients(p, dtype):
     return {name: np.ones(leaf.shape, dtype) for name, leaf in p.items()}  # += is what counts
 
 
-def norm_case(rng, number, kind="layer", rows=5, width=40, out=False):
-    """Layer norm or RMS norm, forward and backward; perhaps written where told."""
+def _shifted(x, by):  # a copy that begins so many numbers beside where arrays begin
+    place = np.empty(x.size + by, x.dtype)[by:].reshape(x.shape)
+    place[...] = x
+    return place
+
+
+def norm_case(rng, number, kind="layer", rows=5, width=40, out=False, shift=0, of=None):
+    """Layer norm or RMS norm, forward and backward; perhaps written where told.
+
+    Perhaps also of another type than `number`, that of y and dy, and then dx is of that type.
+    """
     forward, backward = norms.NORMS[kind][1:]
-    x, dy = _draw(rng, number, rows, 1, width), _draw(rng, number, rows, 1, width)
+    x, dy = _draw(rng, of or number, rows, 1, width), _draw(rng, number, rows, 1, width)
+    x = _shifted(x, shift)
     p = {"gamma": _draw(rng, "float32", width), "beta": _draw(rng, "float32", width)}
     p = p if kind == "layer" else {"gamma": p["gamma"]}
     g, g_twin = _gradients(p, "float32"), _gradients(p, "float64")
-    place = np.empty_like(x) if out else None
+    place = np.empty_like(dy) if out or of else None
     y, saved = forward(x, p, eps=1e-3, out=place)
-    assert isinstance(saved, Saved)
+    assert isinstance(saved, Saved) and y.dtype == dy.dtype
     place = dy.copy()
     dx = backward(place, saved, g, out=place if out else None)
     frozen = backward(dy, saved, {})
+    assert dx.dtype == frozen.dtype == x.dtype
     y_twin, saved = forward(_double(x), {k: _double(v) for k, v in p.items()}, eps=1e-3)
     dx_twin = backward(_double(dy), saved, g_twin)
     yield Compared("y", y, y_twin)
-    yield Compared("dx", dx, dx_twin)
-    yield Compared("dx of frozen parameters", frozen, dx_twin)
-    yield from (Compared(name, g[name], g_twin[name]) for name in p)
+    gradients = [
+        Compared("dx", dx, dx_twin),
+        Compared("dx of frozen parameters", frozen, dx_twin),
+        *(Compared(name, g[name], g_twin[name]) for name in p),
+    ]
+    assert all(one.error() <= ROUNDING[of or number] for one in gradients)
+    yield from gradients
 
 
 def add_norm_case(rng, number, kind="layer", rows=5, width=40):
@@ -276,6 +291,7 @@ def attention_case(
 
 CASES = {
     "norm": norm_case,
+    "rounded_norm": partial(norm_case, of="float32"),
     "add_norm": add_norm_case,
     "activation": activation_case,
     "cross_entropy": cross_entropy_case,
@@ -288,6 +304,7 @@ CASES = {
 }
 WITH_BARRIERS = {  # small, yet with enough tiles, slices and rows for a missing barrier to matter
     "norm": partial(norm_case, number="float32", rows=6, width=64),
+    "wide": partial(norm_case, number="float32", rows=3, width=1028),
     "cross_entropy": partial(cross_entropy_case, number="float32", smoothing=0.1, classes=600),
     "add_at": partial(add_at_case, number="float32", count=100),
     "add_sum": partial(add_sum_case, number="float32", rows=100, width=140),

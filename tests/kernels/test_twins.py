@@ -18,19 +18,29 @@ from scratch_vlm.ops import activations, attend, losses
 from scratch_vlm.training import optimizer
 
 numbers = st.sampled_from(["float32", "bfloat16", "float16"])
+ROWS = st.sampled_from([1, 2, 5, 20, 200])  # of one, some and all warps, and of warps twice
+WIDTHS = st.sampled_from([2, 7, 8, 128, 132, 300, 1028, 1029])  # in pieces or not, wide or not
 SIZES = {
     "norm": {
         "number": numbers,
         "kind": st.sampled_from(["layer", "rms"]),
-        "rows": st.integers(1, 20),
-        "width": st.integers(2, 300),
+        "rows": ROWS,
+        "width": WIDTHS,
+        "out": st.booleans(),
+        "shift": st.sampled_from([0, 1]),
+    },
+    "rounded_norm": {
+        "number": st.sampled_from(["bfloat16", "float16"]),
+        "kind": st.sampled_from(["layer", "rms"]),
+        "rows": ROWS,
+        "width": st.sampled_from([7, 8, 300]),
         "out": st.booleans(),
     },
     "add_norm": {
         "number": numbers,
         "kind": st.sampled_from(["layer", "rms"]),
-        "rows": st.integers(1, 20),
-        "width": st.integers(2, 100),
+        "rows": ROWS,
+        "width": WIDTHS,
     },
     "activation": {
         "number": st.sampled_from(["float32", "bfloat16"]),
