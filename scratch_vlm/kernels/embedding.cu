@@ -46,9 +46,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) add_rows(const number* dy,
   float sums[AHEAD] = {}, sum = 0.0f;
   for (int i = blockIdx.x; i < count && sorted[i] == id; i += AHEAD)
 #pragma unroll
-    for (int j = 0; j < AHEAD; j++)
-      if (i + j < count && sorted[i + j] == id)
-        sums[j] += load(dy, (long long)places[i + j] * width + channel);
+    for (int j = 0; j < AHEAD; j++) {
+      int at = min(i + j, count - 1);  // behind the last one it is fetched again, and not added
+      float value = load(dy, (long long)places[at] * width + channel);
+      sums[j] += i + j < count && sorted[at] == id ? value : 0.0f;
+    }
 #pragma unroll
   for (int j = 0; j < AHEAD; j++) sum += sums[j];
   table[(long long)id * width + channel] += sum;

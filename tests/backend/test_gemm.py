@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import as_strided
-from strict.blas import Library
+from strict.blas import Library, LtLibrary
 
 from scratch_vlm.backend import cublas, rounded
 from scratch_vlm.backend.cublas import COMPUTE, TYPES, Cublas, CublasError, matmul
+from scratch_vlm.backend.cublaslt import CublasLt
 from scratch_vlm.backend.gemm import Layout, Refused, plan
 
 
@@ -20,7 +21,7 @@ def multiply(monkeypatch):
     def multiply(a, b, out=None, **options):
         return matmul(a, b, out, xp=np, blas=blas, **options)
 
-    multiply.calls = library.calls
+    multiply.calls, multiply.blas = library.calls, blas
     return multiply
 
 
@@ -73,6 +74,48 @@ def test_a_result_may_be_stored_by_columns(multiply, add):
     assert multiply(a, b, w.T, add=add).base is w
     np.testing.assert_allclose(w.T, wanted)
     assert len(multiply.calls) == 1
+
+
+@pytest.mark.parametrize("able", [True, False])
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_a_bias_is_added_where_the_product_ends(multiply, precision, able):
+    rng = np.random.default_rng(0)
+    library = LtLibrary(able)
+    multiply.blas.lt = CublasLt(library, 0, 0, cublas.WORKSPACE)
+    for _ in range(50):
+        rows, inner, columns = rng.integers(1, 6, 3)
+        a, b = view(rng, (), rows, inner, "float32"), view(rng, (), inner, columns, "float32")
+        bias = rng.standard_normal(columns).astype("float32")
+        out = np.empty((rows, columns + 2), "float32")[:, :columns]
+        wanted = rounded(a, precision) @ rounded(b, precision) + bias
+        found = multiply(a, b, out, bias=bias, precision=precision)
+        exact = precision != "tf32"  # which the stand-in multiplies in float32
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 if exact else 1e-2)
+    assert len(library.calls) == 50 * able and len(multiply.calls) == 50 * (not able)
+    assert {call.compute for call in library.calls} <= {COMPUTE["tf32"], COMPUTE["float32"]}
+
+
+def test_a_bias_that_cublaslt_does_not_take_is_added_after(multiply):
+    rng = np.random.default_rng(0)
+    library = LtLibrary()
+    multiply.blas.lt = CublasLt(library, 0, 0, cublas.WORKSPACE)
+    for a, dtype in ((rng.random((2, 3, 4)), "float64"), (rng.random((3, 4)), "float64")):
+        b, bias = rng.random((*a.shape[:-2], 4, 5)).astype(dtype), rng.random(5).astype(dtype)
+        np.testing.assert_allclose(multiply(a.astype(dtype), b, bias=bias), a @ b + bias)
+    a, b = rng.random((2, 3, 4), "float32"), rng.random((2, 4, 5), "float32")  # a batch
+    np.testing.assert_allclose(multiply(a, b, bias=b[0, 0]), a @ b + b[0, 0], rtol=1e-6)
+    assert not library.calls
+
+
+def test_what_cublaslt_needs_is_prepared_once_for_each_shape(multiply):
+    library = LtLibrary()
+    multiply.blas.lt = CublasLt(library, 0, 0, cublas.WORKSPACE)
+    for _ in range(3):
+        for rows in (2, 3):
+            a, b, bias = np.ones((rows, 4), "f4"), np.ones((4, 8), "f4"), np.ones(8, "f4")
+            multiply(a, b, bias=bias)
+    assert len(library.calls) == 6
+    assert sum(isinstance(made, dict) and "compute" in made for made in library._made.values()) <= 4
 
 
 STRANGE = {

@@ -300,7 +300,7 @@ def get_default_memory_pool():
 
 def library(xp, name):
     """Return cuBLAS or cublasLt of this device, for `backend.cublas`."""
-    return blas.Library(record=tape.record)
+    return {"cublas": blas.Library, "cublasLt": blas.LtLibrary}[name](record=tape.record)
 
 
 def __getattr__(name):
