@@ -86,13 +86,20 @@ def _from_float32(q, k, v, out, options):
     (y, saved), out = result, namespace(q).empty_like(q) if out is None else out
     out[...] = y
 
-    def backward(dy, _):
-        return tuple(dx.astype("float32") for dx in _backward(dy, saved))
+    def backward(dy, _, *, out=None):
+        found = _backward(dy, saved)
+        return tuple(dx.astype("float32") for dx in found) if out is None else _copied(found, out)
 
     return out, Saved(backward, **saved)
 
 
-def _backward(dy, saved):
+def _copied(found, out):
+    for place, x in zip(out, found, strict=True):
+        place[...] = x
+    return out
+
+
+def _backward(dy, saved, *, out=None):
     q, k, v, y = (saved[name] for name in ("q", "k", "v", "y"))
     xp = namespace(q)
     images, heads, queries, width = q.shape
@@ -130,7 +137,7 @@ def _backward(dy, saved):
     grid = (-(-queries // TILE), heads, images)
     arguments = (*before, View(dq), *after)
     launch("attention_backward.cu", "attention_dq", grid, THREADS, *arguments, **options)
-    return dq, dk, dv
+    return (dq, dk, dv) if out is None else _copied((dq, dk, dv), out)
 
 
 def _lowered(x, dtype):  # heads lie side by side in tokens: those are contiguous, perhaps
