@@ -19,7 +19,7 @@ RESULTS = json.loads(FILE.read_text(encoding="utf-8"))
 SKIPS = "FROZEN swallows what is added to it; skipping it only saves time"
 ANY_NEGATIVE = "reshape takes every negative number for the length that is left"
 PRODUCT = "the backward of an activation is a product, in either order"
-SHAPE_ALIKE = "queries, keys and values have as many tokens, and one dtype"
+ROOM = "whatever is there is written over"
 MERGED = "the two axes lie side by side before and after and are merged again"
 ALL_BITS = "a factor of float64 is the array itself; tests of precisions watch the others"
 SPEED = "how the product is folded or gathered is a matter of speed"
@@ -68,6 +68,11 @@ EQUIVALENT = {
         "return x[:, :, 0] if False else x.sum(2)": "the sum of one is that one",
         "return x[:, :, 0] if x.shape[2] == 0 else x.sum(2)": "the sum of one is that one",
         "return x[:, :, -1] if x.shape[2] == 1 else x.sum(2)": "the first of one is the last",
+    },
+    "attend_backward: "
+    "dq = xp.multiply(dq, saved['scale'], out=dq if out is None else out[0])": {
+        "dq = xp.multiply(dq, saved['scale'], out=-dq if out is None else out[0])": ROOM,
+        "dq = xp.multiply(dq, saved['scale'], out=2.0 * dq if out is None else out[0])": ROOM,
     },
     "contrastive_backward: dlog_scale = namespace(z).asarray((dz * z).sum())": {
         "dlog_scale = (dz * z).sum()": SCALAR
@@ -130,22 +135,17 @@ EQUIVALENT = {
     "return product(rows(x), weights, precision='float32').reshape(*x.shape[:-1], 1)": {
         "return product(x, weights, precision='float32').reshape(*x.shape[:-1], 1)": SPEED
     },
-    "_join: b, _, t, _ = parts[0].shape": {
-        "b, _, t, _ = parts[1].shape": SHAPE_ALIKE,
-        "b, _, t, _ = parts[-1].shape": SHAPE_ALIKE,
+    "self_attention_backward: dq, dk, _ = attend_backward(dy, s['attend'], out=out)": {
+        "dk, dq, _ = attend_backward(dy, s['attend'], out=out)": "both turn alike, where they are"
     },
-    "_join: x = namespace(parts[0]).empty((b, t, columns), parts[0].dtype)": {
-        "x = namespace(parts[0]).empty((b, t, columns), parts[1].dtype)": SHAPE_ALIKE,
-        "x = namespace(parts[0]).empty((b, t, columns), parts[-1].dtype)": SHAPE_ALIKE,
+    "_room: columns = sum((count * width for count, width in heads))": {
+        "columns = sum((count * width for width, count in heads))": "a product, in either order"
     },
     "pre_block_backward: dh = dropout_backward(dx, s['drop1'])": {
         "dh = dropout_backward(dh, s['drop1'])": ALIAS
     },
     "grid_positions_backward: dpatches = dtable[extra:].reshape(*trained, -1)": {
         "dpatches = dtable[extra:].reshape(*trained, -2)": ANY_NEGATIVE
-    },
-    "_join: columns = sum((count * width for count, width in heads))": {
-        "columns = sum((count * width for width, count in heads))": "a product, in either order"
     },
     "places_backward: if g['positions']:": {"if True:": SKIPS},
     "bert_words_backward: dh = activation(block.mlp)[1](dh, s['act'], out=dh)": {
