@@ -285,13 +285,13 @@ def test_out_is_where_the_result_goes(pair, seed):
         np.testing.assert_array_equal(out, y)
         assert np.shares_memory(again, out)
     if takes_out(pair.backward):
-        outs = tuple(np.full_like(one, np.nan) for one in dx)
-        out = outs if len(outs) > 1 else outs[0]
+        several = tuple(np.full_like(x, np.nan) for x in dx)
+        out = several if len(several) > 1 else several[0]
         _, saved = run(pair, case)
         grads = () if case.p is None else (zeros_like(case.p),)
         assert pair.backward(dy, saved, *grads, out=out) is out
-        for written, one in zip(outs, dx, strict=True):
-            np.testing.assert_array_equal(written, one)
+        for found, right in zip(several, dx, strict=True):
+            np.testing.assert_array_equal(found, right)
 
 
 BATCH = 13  # no other axis of a case is as long: an array of this length has a batch axis
