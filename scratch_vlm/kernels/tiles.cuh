@@ -19,7 +19,7 @@
 // The tokens of one head of one image: row i starts at start + i * step.
 struct Tokens {
   const number* start;
-  long long step;
+  int step;
   int count;
 };
 
@@ -27,33 +27,49 @@ struct Tokens {
 __device__ __forceinline__ void load_tile(number* tile, Tokens tokens, int first, int width) {
   const int lanes = WIDTH / 8, rows = THREADS / lanes;  // lanes of a row, rows at a time
   int row = threadIdx.x / lanes, channel = threadIdx.x % lanes * 8;
-  const number* from = tokens.start + (first + row) * tokens.step + channel;
+  const number* from = tokens.start + ((first + row) * tokens.step + channel);
 #pragma unroll
   for (int i = 0; i < TILE; i += rows)
     copy_16_bytes(tile + (row + i) * PITCH + channel, from + i * tokens.step,
                   first + row + i < tokens.count && channel < width);
 }
 
-// c (16 x 64) = 16 rows of a tile, from `row` on, times another tile (64 x WIDTH) transposed: the
-// scalar products of all pairs of tokens.
-__device__ __forceinline__ void pair_up(float c[TILE / 8][4], const number* left, int row,
+// Two tiles that come together, one behind the other. Two such pairs lie in shared memory: while
+// one is computed, the next is copied.
+#define PAIR (2 * TILE * PITCH)
+
+__device__ __forceinline__ void load_pair(number* pair, Tokens one, Tokens two, int first,
+                                          int width) {
+  load_tile(pair, one, first, width);
+  load_tile(pair + TILE * PITCH, two, first, width);
+  copy_commit();
+}
+
+// 16 rows of a tile as left factors of products. What stays while other tiles come by is read from
+// shared memory once, and lives in registers from then on.
+__device__ __forceinline__ void hold_rows(unsigned rows[WIDTH / 16][4], const number* tile,
+                                          int first) {
+  int lane = threadIdx.x % WARP;
+#pragma unroll
+  for (int i = 0; i < WIDTH / 16; i++)
+    load_matrices(rows[i], tile + (first + lane % 16) * PITCH + i * 16 + lane / 16 * 8);
+}
+
+// c (16 x 64) += 16 rows times a tile (64 x WIDTH) transposed: the scalar products of all pairs of
+// tokens. Products that follow each other add to different sums, so that none waits for the last.
+__device__ __forceinline__ void pair_up(float c[TILE / 8][4], const unsigned left[WIDTH / 16][4],
                                         const number* right) {
   int lane = threadIdx.x % WARP;
 #pragma unroll
-  for (int n = 0; n < TILE / 8; n++) c[n][0] = c[n][1] = c[n][2] = c[n][3] = 0.0f;
-#pragma unroll 1  // unrolled, it takes more registers than a thread has
-  for (int i = 0; i < WIDTH; i += 32) {  // channels
-    unsigned a[2][4];                    // 16 tokens, twice 16 channels
-    load_matrices(a[0], left + (row + lane % 16) * PITCH + i + lane / 16 * 8);
-    load_matrices(a[1], left + (row + lane % 16) * PITCH + i + 16 + lane / 16 * 8);
+  for (int i = 0; i < WIDTH / 16; i++)  // 16 channels
 #pragma unroll
-    for (int n = 0; n < TILE / 8; n++) {
-      unsigned b[4];  // eight tokens, 32 channels
-      load_matrices(b, right + (n * 8 + lane % 8) * PITCH + i + lane / 8 * 8);
-      multiply_add(c[n], a[0], b);
-      multiply_add(c[n], a[1], b + 2);
+    for (int n = 0; n < TILE / 8; n += 2) {
+      unsigned b[4];  // 16 tokens
+      load_matrices(b, right + (n * 8 + lane / 16 * 8 + lane % 8) * PITCH + i * 16 +
+                           lane / 8 % 2 * 8);
+      multiply_add(c[n], left[i], b);
+      multiply_add(c[n + 1], left[i], b + 2);
     }
-  }
 }
 
 __device__ __forceinline__ unsigned round_pair(float first, float second) {
@@ -103,29 +119,32 @@ __device__ __forceinline__ void put_rows(number* to, long long step, int first, 
   }
 }
 
-// What attention_kinds found out about the tiles of a boolean mask, of one head of one image.
+// What attention_kinds found out about the tiles of a boolean mask.
 struct Mask {
   const unsigned char* kinds;  // null: everybody may read everybody
   const long long* bits;       // of each tile 64 words for its queries, then 64 for its keys
+  int first;                   // tile of this head and image
   int key_tiles;
 };
-
-// `tile` counts the tiles of the heads before.
-__device__ __forceinline__ Mask mask_of(const unsigned char* kinds, const long long* bits,
-                                        long long tile, int key_tiles) {
-  return {kinds ? kinds + tile : kinds, kinds ? bits + tile * 2 * TILE : bits, key_tiles};
-}
 
 #define NOTHING 0
 #define SOME 1
 #define EVERYTHING 2
 
 __device__ __forceinline__ int kind_of(Mask mask, int query_tile, int key_tile) {
-  return mask.kinds ? mask.kinds[query_tile * mask.key_tiles + key_tile] : EVERYTHING;
+  if (!mask.kinds) return EVERYTHING;
+  return mask.kinds[mask.first + query_tile * mask.key_tiles + key_tile];
+}
+
+// The first tile of keys, from `key_tile` on, of which a tile of queries may read any.
+__device__ __forceinline__ int next_tile(Mask mask, int query_tile, int key_tile) {
+  while (key_tile < mask.key_tiles && kind_of(mask, query_tile, key_tile) == NOTHING) key_tile++;
+  return key_tile;
 }
 
 __device__ __forceinline__ const long long* bits_of(Mask mask, int query_tile, int key_tile) {
-  return mask.bits + (query_tile * mask.key_tiles + key_tile) * 2 * TILE;
+  long long tile = mask.first + query_tile * mask.key_tiles + key_tile;
+  return mask.bits + tile * 2 * TILE;
 }
 
 __device__ __forceinline__ long long first_bits(int count) {
