@@ -14,10 +14,6 @@
 // every run. A single kernel would need 5 products, and atomic sums for dq.
 #include "tiles.cuh"
 
-struct alignas(16) Eight {  // channels, read by one instruction
-  number of[8];
-};
-
 // delta (images, heads, queries) = sum over channels of dy * y. A lane takes eight channels: a
 // warp then asks for 4 or 8 rows at once, and memory is kept busy by few instructions.
 extern "C" __global__ void __launch_bounds__(THREADS) attention_delta(
@@ -95,7 +91,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_dkdv(
   unsigned k_rows[WIDTH / 16][4];
   hold_rows(k_rows, shared + PAIR, warp * 16);
 
-  for (int turn = 0; head < end; turn ^= 1) {
+  int turn = 0;
+  for (; head < end; turn ^= 1) {
     const number *q_tile = shared + turn * PAIR, *dy_tile = q_tile + TILE * PITCH;
     copy_wait<0>();   // this pair has come
     __syncthreads();  // for all warps, and all are done with what lay where the next will come
@@ -127,8 +124,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_dkdv(
     head = next_head, tile = next;
   }
   long long step = (long long)gridDim.y * width, start = image * keys * step + group * width;
-  put_rows(dk + start, step, first + warp * 16, keys, width, sum_k, scale, scale);
-  put_rows(dv + start, step, first + warp * 16, keys, width, sum_v, 1.0f, 1.0f);
+  number* free = shared + turn * PAIR;
+  put_rows(free, dk + start, step, first, keys, width, sum_k, scale, scale);
+  put_rows(free + TILE * PITCH, dv + start, step, first, keys, width, sum_v, 1.0f, 1.0f);
 }
 
 // dq of 64 queries: blockIdx = (tile of queries, head, image). Keys and values come by.
@@ -168,7 +166,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_dq(
   hold_rows(q_rows, shared + PAIR, warp * 16);
   hold_rows(dy_rows, shared + PAIR + TILE * PITCH, warp * 16);
 
-  for (int turn = 0; tile < key_tiles; turn ^= 1) {
+  int turn = 0;
+  for (; tile < key_tiles; turn ^= 1) {
     const number *k_tile = shared + turn * PAIR, *v_tile = k_tile + TILE * PITCH;
     copy_wait<0>();
     __syncthreads();
@@ -195,5 +194,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_dq(
     tile = following;
   }
   long long step = (long long)heads * width, start = image * queries * step + head * width;
-  put_rows(dq + start, step, first + warp * 16, queries, width, sum, scale, scale);
+  put_rows(shared + turn * PAIR, dq + start, step, first, queries, width, sum, scale, scale);
 }

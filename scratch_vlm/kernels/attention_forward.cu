@@ -85,7 +85,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) attention_forward(
   unsigned q_rows[WIDTH / 16][4];
   hold_rows(q_rows, shared + PAIR, warp * 16);
 
-  for (int turn = 0; tile < key_tiles; turn ^= 1) {
+  int turn = 0;
+  for (; tile < key_tiles; turn ^= 1) {
     const number *k_tile = shared + turn * PAIR, *v_tile = k_tile + TILE * PITCH;
     copy_wait<0>();   // this pair has come
     __syncthreads();  // for all warps, and all are done with what lay where the next will come
@@ -139,6 +140,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) attention_forward(
       log_sum[(image * heads + head) * queries + query] =
           total[half] > 0.0f ? largest[half] * scale + logf(total[half]) : INFINITE;
   }
-  put_rows(y + image * y_image + head * y_head, y_step, first + warp * 16, queries, width, sum,
-           times[0], times[1]);
+  put_rows(shared + turn * PAIR, y + image * y_image + head * y_head, y_step, first, queries, width,
+           sum, times[0], times[1]);
 }
