@@ -37,8 +37,40 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_delta(
   if (row < rows && channel == 0) delta[row] = sum;
 }
 
+// What a tile of queries, or the first N * 8 of it, adds to dk and dv of 16 keys. Scores are
+// computed transposed here: rows are keys.
+template <int N>
+__device__ __forceinline__ void add_queries(float sum_k[WIDTH / 8][4], float sum_v[WIDTH / 8][4],
+                                            const unsigned k_rows[WIDTH / 16][4],
+                                            const number* v_tile, const number* q_tile,
+                                            const number* dy_tile, const float* logs,
+                                            const float* deltas, const long long* bits,
+                                            float to_log2) {
+  int lane = threadIdx.x % WARP, row = threadIdx.x / WARP * 16;
+  float weights[N][4] = {}, dz[N][4];
+  pair_up(weights, k_rows, q_tile);  // scores, until the loop below
+#pragma unroll
+  for (int n = 0; n < N; n++)
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      int query = n * 8 + lane % 4 * 2 + j % 2;  // behind the last one, all of dy is zero
+      weights[n][j] = exp2f(weights[n][j] * to_log2 - logs[query] * LOG2_E);
+      dz[n][j] = -deltas[query];
+    }
+  if (bits) hide(weights, bits + TILE + row, 0.0f);
+  weigh(sum_v, weights, dy_tile);
+  unsigned v_rows[WIDTH / 16][4];  // kept, they would cost the third block of a multiprocessor
+  hold_rows(v_rows, v_tile, row);
+  pair_up(dz, v_rows, dy_tile);  // dL/dP - delta, until the loop below
+#pragma unroll
+  for (int n = 0; n < N; n++)
+#pragma unroll
+    for (int j = 0; j < 4; j++) dz[n][j] *= weights[n][j];
+  weigh(sum_k, dz, q_tile);
+}
+
 // dk and dv of 64 keys: blockIdx = (tile of keys, head of keys, image). Queries and their dy come
-// by, of all heads that share these keys. Scores are computed transposed here: rows are keys.
+// by, of all heads that share these keys.
 // dk and dv are (images, keys, groups, width), without gaps.
 extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_dkdv(
     const number* q, const number* k, const number* v, const number* dy, const float* log_sum,
@@ -91,42 +123,51 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_dkdv(
   unsigned k_rows[WIDTH / 16][4];
   hold_rows(k_rows, shared + PAIR, warp * 16);
 
-  int turn = 0;
-  for (; head < end; turn ^= 1) {
+  int turn = 0, next_head, next;
+  for (; head < end; head = next_head, tile = next, turn ^= 1) {
     const number *q_tile = shared + turn * PAIR, *dy_tile = q_tile + TILE * PITCH;
     copy_wait<0>();   // this pair has come
     __syncthreads();  // for all warps, and all are done with what lay where the next will come
-    int next_head = head, next = tile;
+    next_head = head, next = tile;
     advance(next_head, next);
     if (next_head < end) load_queries(next_head, next, turn ^ 1);
-
-    float weights[TILE / 8][4] = {}, dz[TILE / 8][4];
-    pair_up(weights, k_rows, q_tile);  // scores, until the loop below
-#pragma unroll
-    for (int n = 0; n < TILE / 8; n++)
-#pragma unroll
-      for (int j = 0; j < 4; j++) {
-        int query = n * 8 + lane % 4 * 2 + j % 2;  // behind the last one, all of dy is zero
-        weights[n][j] = exp2f(weights[n][j] * to_log2 - logs[turn][query] * LOG2_E);
-        dz[n][j] = -deltas[turn][query];
-      }
-    if (kind_of(mask(head), tile, key_tile) == SOME)
-      hide(weights, bits_of(mask(head), tile, key_tile) + TILE + warp * 16, 0.0f);
-    weigh(sum_v, weights, dy_tile);
-    unsigned v_rows[WIDTH / 16][4];  // kept, they would cost the third block of a multiprocessor
-    hold_rows(v_rows, v_tile, warp * 16);
-    pair_up(dz, v_rows, dy_tile);  // dL/dP - delta, until the loop below
-#pragma unroll
-    for (int n = 0; n < TILE / 8; n++)
-#pragma unroll
-      for (int j = 0; j < 4; j++) dz[n][j] *= weights[n][j];
-    weigh(sum_k, dz, q_tile);
-    head = next_head, tile = next;
+    if (first + warp * 16 >= keys) continue;  // this warp has none
+    const long long* bits = bits_of(mask(head), tile, key_tile);
+    if (queries - tile * TILE > FEW)
+      add_queries<TILE / 8>(sum_k, sum_v, k_rows, v_tile, q_tile, dy_tile, logs[turn],
+                            deltas[turn], bits, to_log2);
+    else
+      add_queries<FEW / 8>(sum_k, sum_v, k_rows, v_tile, q_tile, dy_tile, logs[turn], deltas[turn],
+                           bits, to_log2);
   }
   long long step = (long long)gridDim.y * width, start = image * keys * step + group * width;
   number* free = shared + turn * PAIR;
   put_rows(free, dk + start, step, first, keys, width, sum_k, scale, scale);
   put_rows(free + TILE * PITCH, dv + start, step, first, keys, width, sum_v, 1.0f, 1.0f);
+}
+
+// What a tile of keys, or the first N * 8 of it, adds to dq of 16 queries.
+template <int N>
+__device__ __forceinline__ void add_keys(float sum[WIDTH / 8][4],
+                                         const unsigned q_rows[WIDTH / 16][4],
+                                         const unsigned dy_rows[WIDTH / 16][4],
+                                         const float log_2[2], const float shift[2],
+                                         const number* k_tile, const number* v_tile, int count,
+                                         const long long* bits, float to_log2) {
+  float weights[N][4] = {}, dz[N][4];
+#pragma unroll
+  for (int n = 0; n < N; n++)
+#pragma unroll
+    for (int j = 0; j < 4; j++) dz[n][j] = -shift[j / 2];
+  pair_up(weights, q_rows, k_tile);  // scores, until the loop below
+  pair_up(dz, dy_rows, v_tile);      // dL/dP - delta, until the loop below
+#pragma unroll
+  for (int n = 0; n < N; n++)
+#pragma unroll
+    for (int j = 0; j < 4; j++) dz[n][j] *= exp2f(weights[n][j] * to_log2 - log_2[j / 2]);
+  if (bits) hide(dz, bits + threadIdx.x / WARP * 16, 0.0f);
+  else if (count < N * 8) hide_behind(dz, count, 0.0f);
+  weigh(sum, dz, k_tile);
 }
 
 // dq of 64 queries: blockIdx = (tile of queries, head, image). Keys and values come by.
@@ -166,32 +207,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_dq(
   hold_rows(q_rows, shared + PAIR, warp * 16);
   hold_rows(dy_rows, shared + PAIR + TILE * PITCH, warp * 16);
 
-  int turn = 0;
-  for (; tile < key_tiles; turn ^= 1) {
+  int turn = 0, following;
+  for (; tile < key_tiles; tile = following, turn ^= 1) {
     const number *k_tile = shared + turn * PAIR, *v_tile = k_tile + TILE * PITCH;
     copy_wait<0>();
     __syncthreads();
-    int following = next_tile(may, query_tile, tile + 1);
+    following = next_tile(may, query_tile, tile + 1);
     if (following < key_tiles)
       load_pair(shared + (turn ^ 1) * PAIR, K, V, following * TILE, width);
-
-    float weights[TILE / 8][4] = {}, dz[TILE / 8][4];
-#pragma unroll
-    for (int n = 0; n < TILE / 8; n++)
-#pragma unroll
-      for (int j = 0; j < 4; j++) dz[n][j] = -shift[j / 2];
-    pair_up(weights, q_rows, k_tile);  // scores, until the loop below
-    pair_up(dz, dy_rows, v_tile);      // dL/dP - delta, until the loop below
-#pragma unroll
-    for (int n = 0; n < TILE / 8; n++)
-#pragma unroll
-      for (int j = 0; j < 4; j++)
-        dz[n][j] *= exp2f(weights[n][j] * to_log2 - log_2[j / 2]);
-    int kind = kind_of(may, query_tile, tile);
-    if (kind == SOME) hide(dz, bits_of(may, query_tile, tile) + warp * 16, 0.0f);
-    else if (keys - tile * TILE < TILE) hide_behind(dz, keys - tile * TILE, 0.0f);
-    weigh(sum, dz, k_tile);
-    tile = following;
+    if (first + warp * 16 >= queries) continue;
+    const long long* bits = bits_of(may, query_tile, tile);
+    int count = keys - tile * TILE;
+    if (count > FEW)
+      add_keys<TILE / 8>(sum, q_rows, dy_rows, log_2, shift, k_tile, v_tile, count, bits, to_log2);
+    else
+      add_keys<FEW / 8>(sum, q_rows, dy_rows, log_2, shift, k_tile, v_tile, count, bits, to_log2);
   }
   long long step = (long long)heads * width, start = image * queries * step + head * width;
   put_rows(shared + turn * PAIR, dq + start, step, first, queries, width, sum, scale, scale);

@@ -10,6 +10,8 @@
 #define WIDTH 64  // channels of a head, rounded up to 32 or 64; chosen when the file is compiled
 #endif
 #define TILE 64
+#define FEW 16  // tokens of a tile that are computed where the others do not exist. Images are
+                // squares and a class token: 197, 257 or 577 tokens leave 5 or 1 for the last tile
 #define WARPS 4
 #define THREADS (WARPS * WARP)
 #define PITCH (WIDTH + 8)  // of a row in shared memory. 16 bytes more than the row is long: eight
@@ -57,13 +59,15 @@ __device__ __forceinline__ void hold_rows(unsigned rows[WIDTH / 16][4], const nu
 
 // c (16 x 64) += 16 rows times a tile (64 x WIDTH) transposed: the scalar products of all pairs of
 // tokens. Products that follow each other add to different sums, so that none waits for the last.
-__device__ __forceinline__ void pair_up(float c[TILE / 8][4], const unsigned left[WIDTH / 16][4],
+// N is 8, and 2 where only the first 16 tokens of the tile are computed; likewise below.
+template <int N>
+__device__ __forceinline__ void pair_up(float (&c)[N][4], const unsigned left[WIDTH / 16][4],
                                         const number* right) {
   int lane = threadIdx.x % WARP;
 #pragma unroll
   for (int i = 0; i < WIDTH / 16; i++)  // 16 channels
 #pragma unroll
-    for (int n = 0; n < TILE / 8; n += 2) {
+    for (int n = 0; n < N; n += 2) {
       unsigned b[4];  // 16 tokens
       load_matrices(b, right + (n * 8 + lane / 16 * 8 + lane % 8) * PITCH + i * 16 +
                            lane / 8 % 2 * 8);
@@ -81,11 +85,12 @@ __device__ __forceinline__ unsigned round_pair(float first, float second) {
 
 // sum (16 x WIDTH) += w (16 x 64), rounded to bfloat16, times a tile (64 x WIDTH). The sums of
 // pair_up lie in the lanes just as the left factor of the next product has to lie.
-__device__ __forceinline__ void weigh(float sum[WIDTH / 8][4], const float w[TILE / 8][4],
+template <int N>
+__device__ __forceinline__ void weigh(float sum[WIDTH / 8][4], const float (&w)[N][4],
                                       const number* tile) {
   int lane = threadIdx.x % WARP;
 #pragma unroll
-  for (int i = 0; i < TILE / 16; i++) {
+  for (int i = 0; i < N / 2; i++) {
     const float *left = w[2 * i], *right = w[2 * i + 1];
     unsigned a[4] = {round_pair(left[0], left[1]), round_pair(left[2], left[3]),
                      round_pair(right[0], right[1]), round_pair(right[2], right[3])};
@@ -151,7 +156,9 @@ __device__ __forceinline__ int next_tile(Mask mask, int query_tile, int key_tile
   return key_tile;
 }
 
+// The bits of a tile whose mask has to be asked, else null.
 __device__ __forceinline__ const long long* bits_of(Mask mask, int query_tile, int key_tile) {
+  if (kind_of(mask, query_tile, key_tile) != SOME) return nullptr;
   long long tile = mask.first + query_tile * mask.key_tiles + key_tile;
   return mask.bits + tile * 2 * TILE;
 }
@@ -162,21 +169,23 @@ __device__ __forceinline__ long long first_bits(int count) {
 
 // In a product of 16 tokens with 64, overwrite the pairs that may not be: those whose bit is 0 in
 // the word of their row. A lane holds numbers of two rows.
-__device__ __forceinline__ void hide(float c[TILE / 8][4], const long long* rows, float value) {
+template <int N>
+__device__ __forceinline__ void hide(float (&c)[N][4], const long long* rows, float value) {
   int lane = threadIdx.x % WARP;
   long long may[2] = {rows[lane / 4] >> lane % 4 * 2, rows[lane / 4 + 8] >> lane % 4 * 2};
 #pragma unroll
-  for (int n = 0; n < TILE / 8; n++)
+  for (int n = 0; n < N; n++)
 #pragma unroll
     for (int j = 0; j < 4; j++)
       c[n][j] = may[j / 2] >> (n * 8 + j % 2) & 1 ? c[n][j] : value;
 }
 
 // The same for the columns from `count` on, tokens that do not exist.
-__device__ __forceinline__ void hide_behind(float c[TILE / 8][4], int count, float value) {
+template <int N>
+__device__ __forceinline__ void hide_behind(float (&c)[N][4], int count, float value) {
   count -= threadIdx.x % 4 * 2;
 #pragma unroll
-  for (int n = 0; n < TILE / 8; n++)
+  for (int n = 0; n < N; n++)
 #pragma unroll
     for (int j = 0; j < 4; j++) c[n][j] = n * 8 + j % 2 < count ? c[n][j] : value;
 }

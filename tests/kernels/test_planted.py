@@ -34,8 +34,9 @@ PLANTED = [  # file, what it says, what it should not say, case, sizes
     ("attention_forward.cu", "total[half] *= shrink[half];", "", "attention", ATTENTION),
     ("attention_forward.cu", "&& lacks ?", "&& false ?", "attention", ATTENTION),
     ("attention_forward.cu", "i % 32 & 1) << query", "i % 32 & 1)", "attention", ATTENTION),
+    ("tiles.cuh", "n * 8 + j % 2 < count", "true", "attention", ATTENTION | {"mask": "none"}),
     ("attention_backward.cu", " = -shift[j / 2]", " = 0.0f", "attention", ATTENTION),
-    ("attention_backward.cu", " = -deltas[turn]", " = deltas[turn]", "attention", ATTENTION),
+    ("attention_backward.cu", " = -deltas[query]", " = deltas[query]", "attention", ATTENTION),
 ]
 
 
