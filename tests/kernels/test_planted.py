@@ -8,16 +8,22 @@ from kernel_cases import CASES, ROUNDING, agrees
 from scratch_vlm import kernels
 from scratch_vlm.backend import launch
 
-NORM = {"number": "float32", "rows": 5, "width": 40}
+NORM = {"number": "float32", "rows": 5, "width": 132}
+MANY = {"number": "float32", "rows": 200, "width": 12}
+WIDE = {"number": "float32", "rows": 2, "width": 1030}
 ROWS = {"number": "float32", "classes": 600}
 RULED_OUT = {"number": "float32", "classes": 600, "ruled_out": 0.7}
 FEW = {"number": "float32"}
 ATTENTION = {"number": "bfloat16", "queries": 70, "keys": 140, "mask": "random"}
 PLANTED = [  # file, what it says, what it should not say, case, sizes
-    ("norm.cu", "- xhat * along_xhat", "", "norm", NORM),
-    ("norm.cu", "of_gamma += parts", "of_gamma = parts", "norm", NORM),
+    ("norm.cu", "- xhat[k] * along_xhat", "", "norm", NORM),
+    ("norm.cu", "sum += parts", "sum = parts", "norm", MANY),
+    ("norm.cu", "dgamma[k] += dxhat", "dgamma[k] = dxhat", "norm", MANY),
+    ("norm.cu", "if (turn) {", "if (false) {", "norm", NORM),
+    ("norm.cu", "bool inside = channel(k) < WIDTH", "bool inside = true", "norm", NORM),
+    ("norm.cu", "LANES > WARP ? block_sum(value, of_warps) : ", "", "norm", WIDE),
     ("norm.cu", "dgamma[i] += ", "dgamma[i] = ", "norm", NORM),
-    ("norm.cu", "centre = warp_sum(centre) / width", "centre = centre / width", "norm", NORM),
+    ("norm.cu", "centre = row_sum(centre, of_warps)", "centre = centre", "norm", NORM),
     ("common.cuh", "apart = WARP / 2", "apart = WARP / 4", "norm", NORM),
     ("cross_entropy.cu", "sum *= expf(largest - score);", "", "cross_entropy", ROWS),
     ("cross_entropy.cu", "weight * dloss[0]", "dloss[0]", "cross_entropy", ROWS),
