@@ -29,7 +29,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_delta(
     y += image * y_image + head * y_head + query * y_step + channel;
     Eight left = *(const Eight*)dy, right = *(const Eight*)y;
 #pragma unroll
-    for (int i = 0; i < 8; i++) sum += load(left.of, i) * load(right.of, i);
+    for (int i = 0; i < 8; i++) sum += load(left.at, i) * load(right.at, i);
   }
 #pragma unroll
   for (int apart = lanes / 2; apart > 0; apart /= 2)

@@ -104,9 +104,7 @@ __device__ __forceinline__ void weigh(float sum[WIDTH / 8][4], const float (&w)[
   }
 }
 
-struct alignas(16) Eight {  // channels, read or written by one instruction
-  number of[8];
-};
+typedef Several<number, 8> Eight;  // channels, 16 bytes
 
 // Write 16 rows, the first two of a lane's four sums to row lane / 4, the others eight rows below,
 // each times a number of its own. They go through a tile that nobody reads any more, where each
