@@ -68,7 +68,7 @@ def attend_forward(q, k, v, *, mask=None, scale=None, blind="zero", out=None):
         *(heads, heads // groups, queries, keys, width),
         *(*_steps(q), *_steps(k), *_steps(v), *_steps(y), *of_mask, scale),
         number=q.dtype,
-        shared=_shared(5, width),
+        shared=_shared(4, width),
         WIDTH=_padded(width),
     )
     saved = {"q": q, "k": k, "v": v, "y": y, "log_sum": log_sum, "mask": mask, "scale": scale}
@@ -114,15 +114,14 @@ def _backward(dy, saved, *, out=None):
     dq = _heads_in_tokens(xp, q.shape, q.dtype)
     dk = _heads_in_tokens(xp, k.shape, q.dtype)
     dv = _heads_in_tokens(xp, k.shape, q.dtype)
-    options = {"number": q.dtype, "shared": _shared(4, width), "WIDTH": _padded(width)}
+    options = {"number": q.dtype, "WIDTH": _padded(width)}
     launch(
         "attention_backward.cu",
         "attention_delta",
         -(-delta.size // (THREADS * 8 // _padded(width))),  # a thread takes eight channels
         THREADS,
         *(View(dy), View(y), delta, heads, queries, width, delta.size, *_steps(dy), *_steps(y)),
-        number=q.dtype,
-        WIDTH=_padded(width),
+        **options,
     )
     before = (View(q), View(k), View(v), View(dy), saved["log_sum"], delta)
     after = (
@@ -133,10 +132,12 @@ def _backward(dy, saved, *, out=None):
     )
     grid = (-(-keys // TILE), groups, images)
     arguments = (*before, View(dk), View(dv), *after)
-    launch("attention_backward.cu", "attention_dkdv", grid, THREADS, *arguments, **options)
+    place = {"shared": _shared(5, width)}
+    launch("attention_backward.cu", "attention_dkdv", grid, THREADS, *arguments, **place, **options)
     grid = (-(-queries // TILE), heads, images)
     arguments = (*before, View(dq), *after)
-    launch("attention_backward.cu", "attention_dq", grid, THREADS, *arguments, **options)
+    place = {"shared": _shared(4, width)}
+    launch("attention_backward.cu", "attention_dq", grid, THREADS, *arguments, **place, **options)
     return (dq, dk, dv) if out is None else _copied((dq, dk, dv), out)
 
 
@@ -163,7 +164,8 @@ def _takes(q, k, v, out):
 
 def _aligned(x):  # rows of 16 bytes that an asynchronous copy can take
     rows = all(step % 16 == 0 for step in x.strides[:-1])
-    return rows and x.strides[-1] == x.itemsize and address(x) % 16 == 0
+    near = (x.shape[2] + TILE) * abs(x.strides[2]) < 2**31  # tokens of a head are counted by int
+    return rows and near and x.strides[-1] == x.itemsize and address(x) % 16 == 0
 
 
 def _padded(width):
