@@ -107,8 +107,10 @@ EQUIVALENT = {
     "interpolate_positions_backward: dgrid = dgrid.reshape(-1, dtable.shape[1])": {
         "dgrid = dgrid.reshape(-2, dtable.shape[1])": ANY_NEGATIVE
     },
-    "_apply: x = xp.matmul(down, x.reshape(b, h, w * c)).reshape(-1, w, c)": {
-        "x = xp.matmul(down, x.reshape(b, h, w * c)).reshape(-2, w, c)": ANY_NEGATIVE
+    "_apply: x = product(down, x.reshape(b, h, w * c), precision='float32').reshape(-1, w, c)": {
+        "x = product(down, x.reshape(b, h, w * c), precision='float32').reshape(-2, w, c)": (
+            ANY_NEGATIVE
+        )
     },
     # layers
     "linear_backward: if g['w'] is not FROZEN:": {"if True:": SKIPS},
@@ -120,8 +122,9 @@ EQUIVALENT = {
     "rms_norm_backward: if g:": {"if True:": SKIPS},
     "grid_positions_backward: if g:": {"if True:": SKIPS},
     "attention_pool_backward: if g:": {"if True:": SKIPS},
-    "_mean_times: return (rows(x) @ (gamma * (1.0 / gamma.size))).reshape(*x.shape[:-1], 1)": {
-        "return (x @ (gamma * (1.0 / gamma.size))).reshape(*x.shape[:-1], 1)": SPEED
+    "_mean_times: "
+    "return product(rows(x), weights, precision='float32').reshape(*x.shape[:-1], 1)": {
+        "return product(x, weights, precision='float32').reshape(*x.shape[:-1], 1)": SPEED
     },
     "_join: b, _, t, _ = parts[0].shape": {
         "b, _, t, _ = parts[1].shape": SHAPE_ALIKE,
@@ -241,8 +244,12 @@ EQUIVALENT = {
     "tile_positions_backward: g['w'] += (1 - gate) * dy.sum((0, 1))": {
         "g['w'] += (1 - gate) * dy.sum((1, 0))": BOTH_AXES
     },
-    "_by_ratio: return xp.tensordot(chosen.astype(x.dtype), x, axes=((0,), (0,)))": {
-        "return xp.tensordot(chosen, x, axes=((0,), (0,)))": SPEED
+    "_by_ratio: "
+    "sums = product(chosen.astype(x.dtype).T, x.reshape(len(x), -1), precision='float32')": {
+        "sums = product(chosen.T, x.reshape(len(x), -1), precision='float32')": SPEED,
+        "sums = product(chosen.astype(x.dtype).T, x.reshape(len(x), -2), precision='float32')": (
+            ANY_NEGATIVE
+        ),
     },
     "tiled_vit_backward: padded = padded.reshape(b, -1, outputs)": {
         "padded = padded.reshape(b, -2, outputs)": ANY_NEGATIVE

@@ -4,6 +4,7 @@ import math
 
 from scratch_vlm.backend import namespace
 from scratch_vlm.backend.dispatch import Saved
+from scratch_vlm.backend.factors import half_type, lowered
 from scratch_vlm.backend.launch import MOST_BLOCKS, View, address, can_launch, launch
 from scratch_vlm.backend.precision import product_precision
 from scratch_vlm.ops.masks import check_mask
@@ -76,19 +77,17 @@ def attend_forward(q, k, v, *, mask=None, scale=None, blind="zero", out=None):
 
 def _from_float32(q, k, v, out, options):
     # Tensor cores take bfloat16: copies go in, and what comes out is float32 again.
-    import ml_dtypes  # the type; whoever chose bf16 has it
-
-    def lower(x):
-        return x.astype(ml_dtypes.bfloat16)
-
-    result = attend_forward(lower(q), lower(k), lower(v), **options)
+    if not q.ndim == k.ndim == v.ndim == 4:
+        return NotImplemented
+    half = half_type("bf16")
+    result = attend_forward(*(_lowered(x, half) for x in (q, k, v)), **options)
     if result is NotImplemented or (out is not None and out.shape != q.shape):
         return NotImplemented
     (y, saved), out = result, namespace(q).empty_like(q) if out is None else out
     out[...] = y
 
     def backward(dy, _):
-        return tuple(dx.astype("float32") for dx in _backward(lower(dy), saved))
+        return tuple(dx.astype("float32") for dx in _backward(dy, saved))
 
     return out, Saved(backward, **saved)
 
@@ -100,6 +99,8 @@ def _backward(dy, saved):
     groups, keys = k.shape[1:3]
     if dy.shape != q.shape:
         raise ValueError(f"dy is {dy.shape} and must be {q.shape}, like q")
+    if dy.dtype != q.dtype:
+        dy = _lowered(dy, q.dtype)
     if not _aligned(dy):
         dy = xp.ascontiguousarray(dy)
     delta = xp.empty(saved["log_sum"].shape, "float32")
@@ -130,6 +131,10 @@ def _backward(dy, saved):
     arguments = (*before, View(dq), *after)
     launch("attention_backward.cu", "attention_dq", grid, THREADS, *arguments, **options)
     return dq, dk, dv
+
+
+def _lowered(x, dtype):  # heads lie side by side in tokens: those are contiguous, perhaps
+    return lowered(x.swapaxes(1, 2), dtype).swapaxes(1, 2)
 
 
 def _takes(q, k, v, out):

@@ -34,6 +34,13 @@ __device__ __forceinline__ void store(T* x, long long i, float value) {
   x[i] = (T)value;
 }
 
+// N numbers side by side. A thread that takes several at a time, 16 bytes at best, asks memory less
+// often; they have to start on a multiple of their size, or of 16 bytes.
+template <typename T, int N>
+struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) Several {
+  T at[N];
+};
+
 // Sum over the 32 lanes of a warp; every lane gets it. In five steps each lane adds the number of
 // the lane whose index differs in one bit: first 16 apart, then 8, 4, 2, 1.
 __device__ __forceinline__ float warp_sum(float value) {

@@ -39,11 +39,6 @@
 #endif
 #define HELD ((WIDTH + LANES * VECTOR - 1) / (LANES * VECTOR) * VECTOR)  // channels of a thread
 
-template <typename T>
-struct alignas(VECTOR * sizeof(T)) Piece {
-  T of[VECTOR];
-};
-
 // The channel that a thread holds as its number k.
 __device__ __forceinline__ int channel(int k) {
   return (k / VECTOR * LANES + threadIdx.x % LANES) * VECTOR + k % VECTOR;
@@ -54,11 +49,11 @@ template <typename T>
 __device__ __forceinline__ void load_row(float held[HELD], const T* row) {
 #pragma unroll
   for (int k = 0; k < HELD; k += VECTOR) {
-    Piece<T> piece;
+    Several<T, VECTOR> piece;
     bool inside = channel(k) < WIDTH;
-    if (inside) piece = *(const Piece<T>*)(row + channel(k));
+    if (inside) piece = *(const Several<T, VECTOR>*)(row + channel(k));
 #pragma unroll
-    for (int j = 0; j < VECTOR; j++) held[k + j] = inside ? (float)piece.of[j] : 0.0f;
+    for (int j = 0; j < VECTOR; j++) held[k + j] = inside ? (float)piece.at[j] : 0.0f;
   }
 }
 
@@ -66,10 +61,10 @@ template <typename T>
 __device__ __forceinline__ void store_row(T* row, const float held[HELD]) {
 #pragma unroll
   for (int k = 0; k < HELD; k += VECTOR) {
-    Piece<T> piece;
+    Several<T, VECTOR> piece;
 #pragma unroll
-    for (int j = 0; j < VECTOR; j++) piece.of[j] = (T)held[k + j];
-    if (channel(k) < WIDTH) *(Piece<T>*)(row + channel(k)) = piece;
+    for (int j = 0; j < VECTOR; j++) piece.at[j] = (T)held[k + j];
+    if (channel(k) < WIDTH) *(Several<T, VECTOR>*)(row + channel(k)) = piece;
   }
 }
 

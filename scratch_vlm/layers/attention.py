@@ -4,7 +4,7 @@ One head (``heads=1``) is the plain attention of a first lesson; several let a t
 questions at once; fewer heads of keys and values than of queries make grouped-query attention.
 """
 
-from scratch_vlm.backend import namespace
+from scratch_vlm.backend import as_factor, namespace
 from scratch_vlm.layers.counts import check_counts
 from scratch_vlm.layers.linear import has_bias, linear_backward, linear_forward, linear_init
 from scratch_vlm.layers.norm import NORMS
@@ -129,6 +129,8 @@ def self_attention_forward(
     s = {}
     kv_heads, k, j = _check_tokens(x, p, heads, kv_heads)
     qkv, s["qkv"] = linear_forward(x, p["qkv"])  # (B, T, (A + G) K + G J)
+    if rotary_base is None and cache is None:  # only products read them
+        qkv = as_factor(qkv)
     q, k, v = _split(qkv, ((heads, k), (kv_heads, k), (kv_heads, j)))  # each (B, heads, T, width)
     if rotary_base is not None:
         if positions is None:
@@ -300,6 +302,8 @@ def cross_attention_forward(
     s = {}
     kv_heads, k, j = _check_tokens(x, p, heads, kv_heads)
     q, s["q"] = linear_forward(x, p["q"])
+    if "q_norm" not in p and kept is None:
+        q = as_factor(q)
     (q,) = _split(q, ((heads, k),))  # (B, A, T, K)
     if "q_norm" in p:
         s["norm"] = "layer" if "beta" in p["q_norm"] else "rms"
@@ -309,6 +313,8 @@ def cross_attention_forward(
     else:
         _check_source(x, z)
         kv, s["kv"] = linear_forward(z, p["kv"])  # (B, S, G (K + J))
+        if "q_norm" not in p and kept is None:
+            kv = as_factor(kv)
         k, v = _split(kv, ((kv_heads, k), (kv_heads, j)))  # (B, G, S, K) and (B, G, S, J)
         if "q_norm" in p:
             k, s["k_norm"] = NORMS[s["norm"]][1](k, p["k_norm"], eps=eps)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from scratch_vlm.backend import floating, fused, namespace, row_dot, row_mean, rows
+from scratch_vlm.backend import floating, fused, namespace, product, row_dot, row_mean, rows
 
 
 def layer_norm_init(width):
@@ -236,7 +236,8 @@ def _rstd(x, eps):  # 1 / root mean square, (..., 1)
 
 
 def _mean_times(x, gamma):  # mean over D of x * gamma without the wide product, (..., 1)
-    return (rows(x) @ (gamma * (1.0 / gamma.size))).reshape(*x.shape[:-1], 1)
+    weights = (gamma * (1.0 / gamma.size))[:, None]
+    return product(rows(x), weights, precision="float32").reshape(*x.shape[:-1], 1)
 
 
 def _check_width(x, p):

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
-from scratch_vlm.backend import add_at, products_in
+from scratch_vlm.backend import add_at, add_sum, products_in
 from scratch_vlm.backend.dispatch import Saved
+from scratch_vlm.backend.factors import lowered
 from scratch_vlm.kernels import activation, contrastive, norm
 from scratch_vlm.layers import norm as norms
 from scratch_vlm.ops import activations, attend, losses, masks
@@ -104,19 +105,35 @@ def add_norm_case(rng, number, kind="layer", rows=5, width=40):
     yield from (Compared(name, g[name], g_twin[name]) for name in p)
 
 
-def activation_case(rng, number, kind="gelu", rows=5, width=40, bias=False, out=False):
-    """An activation and its slope, perhaps in place, perhaps with a bias."""
+def activation_case(
+    rng, number, kind="gelu", rows=5, width=40, bias=False, out=False, fewer="bfloat16"
+):
+    """An activation, its slope and its gradient: in place, with a bias, or in fewer bits."""
     x = 3 * _draw(rng, "float32", rows, width)
     x = x.astype(NUMBERS[number])
+    given = x.copy()
     forward = getattr(activations, f"{kind}_forward")
     b = _draw(rng, "float32", width) if bias else np.zeros(width, "float32")
     y_twin, slope_twin = forward(_double(x) + b)
     if bias:
         y, slope = getattr(activation, f"{kind}_forward")(x, bias=b)
     else:
-        y, slope = forward(x, out=x if out else None)
+        y, slope = forward(x.copy(), out=np.empty_like(x) if out else None)
     yield Compared("y", y, y_twin)
     yield Compared("slope", slope, slope_twin)
+    if number == "float32":
+        place = np.empty(x.shape, NUMBERS[fewer])
+        forward(x, out=place)
+        yield Compared("y in fewer bits", place, forward(_double(x))[0].astype(place.dtype), 1)
+        dy, place = _draw(rng, number, rows, width), np.empty(x.shape, NUMBERS[fewer])
+        backward = getattr(activations, f"{kind}_backward")
+        assert backward(dy, slope, out=place) is place
+        twin = backward(_double(dy), _double(slope)).astype(place.dtype)
+        yield Compared("dx in fewer bits", place, twin, 1)
+    if out:
+        y, _ = forward(x, out=x)
+        assert y is x
+        yield Compared("y in place", y, forward(_double(given))[0])
 
 
 def cross_entropy_case(
@@ -171,6 +188,24 @@ def add_at_case(rng, number, count=40, vocabulary=9, width=20):
     add_at(table, index, values)
     add_at(twin, index, _double(values))
     yield Compared("table", table, twin)
+
+
+def add_sum_case(rng, number, rows=40, width=20):
+    """Tokens summed up, and added to a vector."""
+    x, target = _draw(rng, number, 1, rows, width), _draw(rng, "float32", width)
+    twin = _double(target)
+    add_sum(target, x)
+    add_sum(twin, _double(x))
+    yield Compared("target", target, twin)
+
+
+def lowered_case(rng, number="float32", count=40, fewer="bfloat16"):
+    """Numbers rounded to fewer bits: the same ones as NumPy's."""
+    x = _draw(rng, number, count) * 10.0 ** rng.integers(-3, 3, count)
+    x = x.astype(NUMBERS[number])
+    y = lowered(x, np.dtype(NUMBERS[fewer]))
+    assert y.dtype == NUMBERS[fewer]
+    yield Compared("y", y, x.astype(NUMBERS[fewer]), 0)
 
 
 def contrastive_case(rng, number, pairs=40, width=50):
@@ -262,6 +297,8 @@ CASES = {
     "cross_entropy": cross_entropy_case,
     "adamw": adamw_case,
     "add_at": add_at_case,
+    "add_sum": add_sum_case,
+    "lowered": lowered_case,
     "contrastive": contrastive_case,
     "attention": attention_case,
 }
@@ -270,6 +307,7 @@ WITH_BARRIERS = {  # small, yet with enough tiles, slices and rows for a missing
     "wide": partial(norm_case, number="float32", rows=3, width=1028),
     "cross_entropy": partial(cross_entropy_case, number="float32", smoothing=0.1, classes=600),
     "add_at": partial(add_at_case, number="float32", count=100),
+    "add_sum": partial(add_sum_case, number="float32", rows=100, width=140),
     "contrastive": partial(contrastive_case, number="float32", pairs=70, width=70),
     "attention": partial(attention_case, heads=1, queries=140, keys=140, mask="causal"),
     "stripes": partial(attention_case, heads=1, queries=140, keys=140, mask="stripes"),

@@ -16,8 +16,15 @@ BUILDS = [
         ("norm.cu", "float32", {"WIDTH": 768, "VECTOR": 4, "LANES": 32, "OUTPUT": NUMBERS[output]})
         for output in ("bfloat16", "float16")
     ),
-    *(("cross_entropy.cu", number, {}) for number in NUMBERS),
+    *((file, number, {}) for file in ("cross_entropy.cu", "column_sums.cu") for number in NUMBERS),
     *(("activation.cu", number, {"ACTIVATION": kind}) for number in NUMBERS for kind in range(3)),
+    *(
+        (file, "float32", {"OUTPUT": NUMBERS[output]})
+        for file in ("lowered.cu",)
+        for output in NUMBERS
+    ),
+    ("activation.cu", "float32", {"OUTPUT": NUMBERS["bfloat16"]}),
+    ("activation.cu", "float32", {"AT_A_TIME": 1}),
     ("adamw.cu", "float32", {}),
     *(("embedding.cu", number, {}) for number in NUMBERS),
     *(("contrastive.cu", "float32", {"SLICES": slices}) for slices in (1, 4)),
@@ -36,6 +43,10 @@ CEILING = {
     "cross_entropy_rows": 40,
     "cross_entropy_gradient": 40,
     "activation_forward": 40,
+    "activation_backward": 40,
+    "lowered": 40,
+    "column_parts": 40,
+    "add_parts": 40,
     "adamw": 48,
     "order_tokens": 40,
     "add_rows": 40,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kernel_cases import CASES, ROUNDING, WITH_BARRIERS, agrees
 
 from scratch_vlm import kernels
-from scratch_vlm.backend import primitives
+from scratch_vlm.backend import factors, primitives
 from scratch_vlm.backend.launch import FOLDER, signatures, source
 from scratch_vlm.layers import norm as norms
 from scratch_vlm.ops import activations, attend, losses
@@ -49,6 +49,7 @@ SIZES = {
         "width": st.integers(1, 70),
         "bias": st.booleans(),
         "out": st.booleans(),
+        "fewer": st.sampled_from(["bfloat16", "float16"]),
     },
     "cross_entropy": {
         "number": numbers,
@@ -69,6 +70,16 @@ SIZES = {
         "count": st.integers(1, 40),
         "vocabulary": st.integers(1, 30),
         "width": st.integers(1, 150),
+    },
+    "add_sum": {
+        "number": numbers,
+        "rows": st.integers(1, 300),
+        "width": st.integers(1, 300),
+    },
+    "lowered": {
+        "number": st.just("float32"),
+        "count": st.integers(1, 3000),
+        "fewer": st.sampled_from(["bfloat16", "float16"]),
     },
     "contrastive": {
         "number": st.just("float32"),
@@ -163,7 +174,7 @@ def test_every_kernel_is_launched_by_a_case(emulated):
 def test_kernel_has_the_signature_of_its_op(name):
     (op,) = {
         vars(module)[name]
-        for module in (norms, activations, attend, losses, optimizer, primitives)
+        for module in (norms, activations, attend, losses, optimizer, primitives, factors)
         if name in vars(module)
     }
     of_op = inspect.signature(op).parameters
