@@ -13,7 +13,7 @@ import numpy as np
 from scratch_vlm.backend import add_at, add_sum, products_in
 from scratch_vlm.backend.dispatch import Saved
 from scratch_vlm.backend.factors import lowered
-from scratch_vlm.kernels import activation, contrastive, norm
+from scratch_vlm.kernels import activation, contrastive
 from scratch_vlm.layers import norm as norms
 from scratch_vlm.ops import activations, attend, losses, masks
 from scratch_vlm.training.optimizer import AdamW
@@ -92,9 +92,10 @@ def add_norm_case(rng, number, kind="layer", rows=5, width=40):
     p = {"gamma": _draw(rng, "float32", width), "beta": _draw(rng, "float32", width)}
     p = p if kind == "layer" else {"gamma": p["gamma"]}
     g, g_twin = _gradients(p, "float32"), _gradients(p, "float64")
-    total, y, saved = norm.add_norm_forward(x, added, p)
-    dx = norm.add_norm_backward(dtotal, dy, saved, g)
     forward, backward = norms.NORMS[kind][1:]
+    total, y, saved = norms.add_norm(x, added, p, norm=kind)
+    assert isinstance(saved, Saved)
+    dx = backward(dy, saved, g, past=dtotal)
     # the sum is rounded before it is normalised, here and there
     total_twin = _double((x.astype("float32") + added.astype("float32")).astype(x.dtype))
     y_twin, saved = forward(total_twin, {k: _double(v) for k, v in p.items()})
