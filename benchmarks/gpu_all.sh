@@ -58,7 +58,7 @@ unpooled='import sys, cupy, pytest; cupy.cuda.set_allocator(None); sys.exit(pyte
 
 about >"$out/about.txt" 2>&1
 if [ -z "$problem" ]; then
-    step tests tests.txt python -m pytest -m gpu -rs
+    step tests tests.txt python -m pytest -m gpu -n auto -rs
     for dtype in float64 float32; do
         step "$dtype" "gradcheck-$dtype.txt" python -m scratch_vlm gradcheck --backend cupy \
             --examples 2 --dtype "$dtype" --json "$out/gradcheck-$dtype.json"

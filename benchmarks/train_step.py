@@ -76,7 +76,7 @@ def main():
     found = [
         contender
         for contender in contenders("numpy", cores=options.threads)[0]
-        if not contender.compiled
+        if not contender.only
     ]
     ceilings = {}
     raise_ceilings(ceilings, found)

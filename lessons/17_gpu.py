@@ -140,11 +140,10 @@ show(figure, "17_gpu")
 # Layer norm written with arrays (lesson 04) takes the mean, subtracts, squares, takes the mean
 # again, multiplies, scales, shifts. Each step reads an array from memory and writes one. A *kernel*
 # is a function that runs on the card as thousands of threads, and it can do all of it while a row
-# is at hand: a row comes from memory once, is read again from the cache, and the result is written
-# once.
+# is at hand: a row comes from memory once, stays in registers, and the result is written once.
 #
 # 32 threads make a *warp*, which goes in step. In the library's kernel a warp has a row: each of
-# its *lanes* adds up every 32nd number, and then lanes hand their sums around. First each adds that
+# its *lanes* adds up every 32nd piece, and then lanes hand their sums around. First each adds that
 # of the lane 16 away, then of the one 8 away, and so on to 1: after five rounds every lane has the
 # sum of all. Here the lanes are one axis of an array:
 
@@ -160,7 +159,7 @@ def warp_sum(mine):
 
 
 def layer_norm_warp(row, gamma, beta, eps):
-    mine = row.reshape(-1, LANES)  # lane i has numbers i, i + 32, i + 64, ...
+    mine = row.reshape(-1, LANES)  # pieces of one: lane i has numbers i, i + 32, i + 64, ...
     centre = warp_sum(mine.sum(axis=0)) / row.size
     square = ((mine - centre) ** 2).sum(axis=0)
     scale = 1 / np.sqrt(warp_sum(square) / row.size + eps)
@@ -178,7 +177,8 @@ everywhere = warp_sum(np.arange(LANES))
 assert (everywhere == 31 * 32 / 2).all(), "one lane lacks a number"
 
 # %%
-# In CUDA C++ the same lines say what *one* lane does. This is the library's file, which is compiled
+# In CUDA C++ the same lines say what *one* lane does; pieces are four numbers there, as many as one
+# instruction fetches. This is the library's file, which is compiled
 # on the card as it stands here, and on any machine by its tests, which run it on the processor:
 
 from scratch_vlm.backend.launch import source

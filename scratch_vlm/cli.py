@@ -310,7 +310,12 @@ def main(arguments=None):
 
 
 def _run(options):
-    from scratch_vlm.backend import BackendError, keep_freed_memory, memory_shortage
+    from scratch_vlm.backend import (
+        BackendError,
+        GraphError,
+        keep_freed_memory,
+        memory_shortage,
+    )
 
     keep_freed_memory()
     try:
@@ -320,7 +325,14 @@ def _run(options):
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 141
-    except (BackendError, ImportError, OSError, ValueError, ArithmeticError) as error:
+    except (
+        BackendError,
+        GraphError,
+        ImportError,
+        OSError,
+        ValueError,
+        ArithmeticError,
+    ) as error:
         if os.environ.get("SCRATCH_VLM_TRACEBACK"):
             raise
         message = error
@@ -394,6 +406,12 @@ def _parser():
         metavar="NAME",
         help="of matrix products: float32 (default), tf32, bf16 or fp16, as the tensor cores of a "
         "GPU compute them; numpy rounds alike, and is slower for it",
+    )
+    train.add_argument(
+        "--graph",
+        action="store_true",
+        help="with cupy: record a step as CUDA graphs and launch those, which saves time between "
+        "kernels where a step is short",
     )
     train.add_argument(
         "--style", choices=("gpt", "llama"), help="kind of language model (default gpt)"
@@ -651,6 +669,10 @@ def _backend(options):
         from scratch_vlm.kernels import use_kernels
 
         use_kernels(xp)
+    if "graph" in options and options.graph:
+        from scratch_vlm.backend import Graphs
+
+        Graphs(xp)  # says that there are none before anything is trained
     return xp
 
 
@@ -682,6 +704,7 @@ def _train(options):
         stage = next(stage for stage in STAGES.values() if stage.module is experiment)
         start = {argument: trained[source] for argument, source in stage.starts.items()}
     given = {"batch_size": options.batch_size, "precision": options.precision}
+    given["graph"] = options.graph or None
     training = {name: value for name, value in given.items() if value is not None}
     p = experiment.train_model(out, steps=options.steps, training=training, **how, **start, **style)
     metrics = {name: experiment.measure(p, name="val", **style)}

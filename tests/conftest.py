@@ -11,7 +11,7 @@ import pytest
 import strict
 from hypothesis import settings
 
-from scratch_vlm.backend import cupy_problem, load
+from scratch_vlm.backend import cublas, cupy_problem, load
 
 settings.register_profile(
     "repeatable", derandomize=True, deadline=None, max_examples=25, print_blob=True
@@ -29,6 +29,7 @@ def xp(request, monkeypatch):
     if request.param == "cupy":
         return load("cupy")
     monkeypatch.setitem(sys.modules, "cupyx.scipy.special", strict.special)
+    monkeypatch.setattr(cublas, "_library", strict.library)
     return strict
 
 

@@ -233,6 +233,36 @@ def test_kernels_are_refused_where_nothing_runs_them(tmp_path, capsys):
         assert not out.exists()
 
 
+@pytest.mark.parametrize("model", ["vit", "vqa"])
+def test_graphs_are_refused_where_there_is_no_gpu(model, tmp_path, capsys):
+    out, base = tmp_path / "run", tmp_path / "base"
+    command = ["train", model, "--backend", "numpy", "--graph", "--out", str(out)]
+    command += ["--base", str(base)] if model == "vqa" else []
+    assert cli.main(command) == 2
+    assert "CUDA graphs need a GPU: add --backend cupy" in capsys.readouterr().err
+    assert not out.exists() and not base.exists()
+
+
+def test_graphs_reach_the_training(monkeypatch, tmp_path):
+    given = []
+    monkeypatch.setattr(digits, "train_model", lambda *a, training, **_: given.append(training))
+    monkeypatch.setattr(digits, "measure", lambda *a, **options: {"accuracy": {"value": 0.5}})
+    monkeypatch.setattr(backend, "Graphs", lambda xp: None)
+    for options in (["--graph"], []):
+        assert cli.main(["train", "vit", *options, "--out", str(tmp_path)]) == 0
+    assert given == [{"graph": True}, {}]
+
+
+def test_what_no_graph_can_hold_is_one_line(monkeypatch, capsys):
+    def train_model(*arguments, **options):
+        raise backend.GraphError("numbers of the host are others in each call")
+
+    monkeypatch.setattr(digits, "train_model", train_model)
+    assert cli.main(["train", "vit"]) == 2
+    said = capsys.readouterr().err
+    assert said == "scratch-vlm train: numbers of the host are others in each call\n"
+
+
 def test_auto_says_which_backend_it_took_and_why(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(digits, "train_model", lambda *a, xp, **options: print(xp.__name__))
     monkeypatch.setattr(digits, "measure", lambda *a, **options: {"accuracy": {"value": 0.5}})

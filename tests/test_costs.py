@@ -79,6 +79,13 @@ def counting(patch):
     patch.setattr(
         embedding, "add_at", lambda target, i, x: np.add.at(target, i.reshape(-1), rows(x))
     )
+    patch.setattr(mllama, "_by_ratio", added_by_ratio)
+
+
+def added_by_ratio(x, ratios, count):
+    sums = np.zeros((count, *x.shape[1:]), x.dtype)
+    np.add.at(sums, ratios, x)
+    return sums
 
 
 def kept(saved, p):

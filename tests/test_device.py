@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from scratch_vlm.backend import to_device
+from scratch_vlm.backend.graph import WARMUP
 from scratch_vlm.cases import make_case, random_parameters, whole_models
 from scratch_vlm.experiments import (
     chats,
@@ -40,6 +41,7 @@ from scratch_vlm.ops.losses import cross_entropy_backward, cross_entropy_forward
 from scratch_vlm.pretrained.images import PROCESSORS
 from scratch_vlm.pretrained.load import load_pretrained
 from scratch_vlm.training import loop
+from scratch_vlm.training.checkpoint import load_checkpoint
 from scratch_vlm.training.loop import TrainConfig, train
 from scratch_vlm.training.optimizer import AdamW
 from scratch_vlm.training.tune import tune
@@ -125,7 +127,7 @@ def forbid_waiting(monkeypatch, no_sync):
 
         return call
 
-    for owner, part in ((loop, "add_gradients"), (AdamW, "gradient_norm"), (AdamW, "step")):
+    for owner, part in ((loop, "add_gradients"), (AdamW, "gradient_norm"), (AdamW, "move")):
         monkeypatch.setattr(owner, part, quiet(getattr(owner, part)))
 
 
@@ -153,9 +155,10 @@ def test_training_waits_once_a_step_and_its_curve_is_that_of_numpy(
     assert len({loss for loss, _ in there}) == TRAINING.steps
 
 
-def test_each_step_learns_from_its_own_batch(xp, no_sync, tmp_path, monkeypatch):
-    def batch(step):  # of many sizes; the loss is the number of the step
-        return (np.full((4, (7 * step) % 10 + 1), step, "float32"),)
+@pytest.mark.parametrize("graph", [False, True])
+def test_each_step_learns_from_its_own_batch(graph, xp, no_sync, tmp_path, monkeypatch):
+    def batch(step):  # of many sizes, or of one for a graph; the loss is the number of the step
+        return (np.full((4, 1 if graph else (7 * step) % 10 + 1), step, "float32"),)
 
     def forward(x, p):
         return (x * p["w"]).mean(), None
@@ -164,7 +167,7 @@ def test_each_step_learns_from_its_own_batch(xp, no_sync, tmp_path, monkeypatch)
         pass
 
     forbid_waiting(monkeypatch, no_sync)
-    config = replace(TRAINING, steps=9, weight_decay=0.0)
+    config = replace(TRAINING, steps=9, weight_decay=0.0, graph=graph)
     p = {"w": np.ones(1, "float32")}
     train(forward, backward, p, batch, config, tmp_path, xp=xp, progress=False)
     assert [loss for loss, _ in curve(tmp_path)] == list(range(9))
@@ -205,6 +208,54 @@ def test_the_models_of_the_lessons_wait_once_a_step(name, xp, no_sync, tmp_path,
         waits.append(len(getattr(xp, "waits", ())) - before)
     assert waits[1] - waits[0] == hasattr(xp, "waits")
     np.testing.assert_allclose(curve(tmp_path / "2"), curve(tmp_path / "numpy"), rtol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["float32", "fp16"])
+@pytest.mark.parametrize("name", MODELS)
+def test_steps_that_are_replayed_are_those_that_python_takes(name, precision, xp, tmp_path):
+    forward, backward, p, batch = MODELS[name]()
+    cast = lambda x: x.astype("float32") if x.dtype.kind == "f" else x  # noqa: E731
+    p, batch = tree_map(cast, p), tuple(map(cast, batch))
+    batches = [tuple(x[::-1].copy() for x in batch), batch]
+    runs = []
+
+    def watched(*arguments):
+        runs.append(1)
+        return forward(*arguments)
+
+    def learn(folder, **how):
+        runs.clear()
+        config = replace(TRAINING, steps=WARMUP + 5, checkpoint_every=4, precision=precision, **how)
+        batch = lambda step: batches[step % 2]  # noqa: E731
+        train(watched, backward, p, batch, config, folder, xp=xp, progress=False)
+        return curve(folder), len(runs)
+
+    right, _ = learn(tmp_path / "python")
+    replayed, calls = learn(tmp_path / "graph", graph=True)
+    assert calls == WARMUP + 1
+    np.testing.assert_allclose(replayed, right, rtol=1e-6)
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_a_training_that_was_replayed_goes_on_either_way(graph, xp, tmp_path):
+    forward, backward, p, batch = small_vit()
+    p = tree_map(lambda x: x.astype("float32"), p)
+    config = replace(TRAINING, steps=WARMUP + 6, checkpoint_every=WARMUP + 2)
+
+    def learn(folder, last=config.steps, **how):
+        def draw(step):
+            if step == last:
+                raise KeyError("the disk is gone")
+            return tuple(np.roll(x, step, axis=0) for x in batch)
+
+        train(forward, backward, p, draw, replace(config, **how), folder, xp=xp, progress=False)
+        return curve(folder)
+
+    right = learn(tmp_path / "python")
+    with pytest.raises(KeyError):
+        learn(tmp_path / "graph", last=WARMUP + 4, graph=True)
+    assert load_checkpoint(tmp_path / "graph" / "checkpoint")[2]["step"] == WARMUP + 2
+    np.testing.assert_allclose(learn(tmp_path / "graph", graph=graph), right, rtol=1e-6)
 
 
 def same_words(there, here):
@@ -279,16 +330,19 @@ def test_a_published_model_that_looks_at_images_learns_without_waiting(
         np.testing.assert_allclose(there[name], x, rtol=2e-4, atol=2e-5, err_msg=name)
 
 
-def test_photographs_are_bytes_until_they_are_on_the_device(xp, no_sync, tmp_path, monkeypatch):
+@pytest.mark.parametrize("graph", [False, True])
+def test_photographs_are_bytes_until_they_are_on_the_device(
+    graph, xp, no_sync, tmp_path, monkeypatch
+):
     model, recipe = load_pretrained(CASES / "vit_interpolated"), PROCESSORS["ViTImageProcessor"]
     images = RNG(1).integers(0, 256, (4, *model.config.image)).astype("uint8")
     batch = images, np.arange(4) % model.config.outputs
 
-    def learn(where, xp):
-        folder = tmp_path / where
-        tune(model, lambda _: batch, TRAINING, folder, recipe=recipe, xp=xp, progress=False)
+    def learn(where, xp, graph):
+        config, folder = replace(TRAINING, steps=6, graph=graph), tmp_path / where
+        tune(model, lambda _: batch, config, folder, recipe=recipe, xp=xp, progress=False)
         return curve(folder)
 
-    right = learn("here", np)
+    right = learn("here", np, False)
     forbid_waiting(monkeypatch, no_sync)
-    np.testing.assert_allclose(learn("there", xp), right, rtol=1e-3)
+    np.testing.assert_allclose(learn("there", xp, graph), right, rtol=1e-3)

@@ -19,8 +19,9 @@ RESULTS = json.loads(FILE.read_text(encoding="utf-8"))
 SKIPS = "FROZEN swallows what is added to it; skipping it only saves time"
 ANY_NEGATIVE = "reshape takes every negative number for the length that is left"
 PRODUCT = "the backward of an activation is a product, in either order"
-SHAPE_ALIKE = "queries, keys and values have as many tokens, and one dtype"
+ROOM = "whatever is there is written over"
 MERGED = "the two axes lie side by side before and after and are merged again"
+ALL_BITS = "a factor of float64 is the array itself; tests of precisions watch the others"
 SPEED = "how the product is folded or gathered is a matter of speed"
 ADDED_ALIKE = "both ways of adding give the same; the size of the table decides which is faster"
 SCALAR = "0-d array or scalar: the same number"
@@ -46,8 +47,11 @@ EQUIVALENT = {
         "for complex numbers and devices; judged by the complex steps of the forwards"
     ),
     "rows: return x.reshape(-1, x.shape[-1])": {"return x.reshape(-2, x.shape[-1])": ANY_NEGATIVE},
-    "project: return product(rows(x), w).reshape(shape)": {
-        "return product(x, w).reshape(shape)": SPEED
+    "project: return product(rows(x), w, bias=bias).reshape(shape)": {
+        "return product(x, w, bias=bias).reshape(shape)": SPEED
+    },
+    "add_sum: target += rows(x).sum(0, dtype=target.dtype)": {
+        "target += rows(x).sum(-2, dtype=target.dtype)": MATRIX
     },
     "add_at: index, values = (index.reshape(-1), rows(values))": {
         "index, values = (index.reshape(-2), rows(values))": ANY_NEGATIVE
@@ -64,6 +68,10 @@ EQUIVALENT = {
         "return x[:, :, 0] if False else x.sum(2)": "the sum of one is that one",
         "return x[:, :, 0] if x.shape[2] == 0 else x.sum(2)": "the sum of one is that one",
         "return x[:, :, -1] if x.shape[2] == 1 else x.sum(2)": "the first of one is the last",
+    },
+    "attend_backward: dq = xp.multiply(dq, saved['scale'], out=dq if out is None else out[0])": {
+        "dq = xp.multiply(dq, saved['scale'], out=-dq if out is None else out[0])": ROOM,
+        "dq = xp.multiply(dq, saved['scale'], out=2.0 * dq if out is None else out[0])": ROOM,
     },
     "contrastive_backward: dlog_scale = namespace(z).asarray((dz * z).sum())": {
         "dlog_scale = (dz * z).sum()": SCALAR
@@ -107,12 +115,14 @@ EQUIVALENT = {
     "interpolate_positions_backward: dgrid = dgrid.reshape(-1, dtable.shape[1])": {
         "dgrid = dgrid.reshape(-2, dtable.shape[1])": ANY_NEGATIVE
     },
-    "_apply: x = xp.matmul(down, x.reshape(b, h, w * c)).reshape(-1, w, c)": {
-        "x = xp.matmul(down, x.reshape(b, h, w * c)).reshape(-2, w, c)": ANY_NEGATIVE
+    "_apply: x = product(down, x.reshape(b, h, w * c), precision='float32').reshape(-1, w, c)": {
+        "x = product(down, x.reshape(b, h, w * c), precision='float32').reshape(-2, w, c)": (
+            ANY_NEGATIVE
+        )
     },
     # layers
     "linear_backward: if g['w'] is not FROZEN:": {"if True:": SKIPS},
-    "linear_backward: if bias and g['b'] is not FROZEN:": {"if bias:": SKIPS},
+    "linear_backward: dy = as_factor(dy)": {"dy = dy": ALL_BITS},
     "lora_backward: if g['scale'] is not FROZEN:": {"if True:": SKIPS},
     "lora_backward: if g['a'] is not FROZEN:": {"if True:": SKIPS},
     "lora_backward: if g['b'] is not FROZEN:": {"if True:": SKIPS},
@@ -120,16 +130,15 @@ EQUIVALENT = {
     "rms_norm_backward: if g:": {"if True:": SKIPS},
     "grid_positions_backward: if g:": {"if True:": SKIPS},
     "attention_pool_backward: if g:": {"if True:": SKIPS},
-    "_mean_times: return (rows(x) @ (gamma * (1.0 / gamma.size))).reshape(*x.shape[:-1], 1)": {
-        "return (x @ (gamma * (1.0 / gamma.size))).reshape(*x.shape[:-1], 1)": SPEED
+    "_mean_times: "
+    "return product(rows(x), weights, precision='float32').reshape(*x.shape[:-1], 1)": {
+        "return product(x, weights, precision='float32').reshape(*x.shape[:-1], 1)": SPEED
     },
-    "_join: b, _, t, _ = parts[0].shape": {
-        "b, _, t, _ = parts[1].shape": SHAPE_ALIKE,
-        "b, _, t, _ = parts[-1].shape": SHAPE_ALIKE,
+    "self_attention_backward: dq, dk, _ = attend_backward(dy, s['attend'], out=out)": {
+        "dk, dq, _ = attend_backward(dy, s['attend'], out=out)": "both turn alike, where they are"
     },
-    "_join: x = namespace(parts[0]).empty((b, t, columns), parts[0].dtype)": {
-        "x = namespace(parts[0]).empty((b, t, columns), parts[1].dtype)": SHAPE_ALIKE,
-        "x = namespace(parts[0]).empty((b, t, columns), parts[-1].dtype)": SHAPE_ALIKE,
+    "_room: columns = sum((count * width for count, width in heads))": {
+        "columns = sum((count * width for width, count in heads))": "a product, in either order"
     },
     "pre_block_backward: dh = dropout_backward(dx, s['drop1'])": {
         "dh = dropout_backward(dh, s['drop1'])": ALIAS
@@ -137,15 +146,15 @@ EQUIVALENT = {
     "grid_positions_backward: dpatches = dtable[extra:].reshape(*trained, -1)": {
         "dpatches = dtable[extra:].reshape(*trained, -2)": ANY_NEGATIVE
     },
-    "_join: columns = sum((count * width for count, width in heads))": {
-        "columns = sum((count * width for width, count in heads))": "a product, in either order"
-    },
     "places_backward: if g['positions']:": {"if True:": SKIPS},
     "bert_words_backward: dh = activation(block.mlp)[1](dh, s['act'], out=dh)": {
         "dh = activation(block.mlp)[1](s['act'], dh, out=dh)": PRODUCT
     },
-    "mlp_backward: dh = activation(s['kind'])[1](dh, s['act'], out=dh)": {
-        "dh = activation(s['kind'])[1](s['act'], dh, out=dh)": PRODUCT
+    "mlp_backward: "
+    "dh = activation(s['kind'])[1](dh, s['act'], out=factor_room(dh, otherwise=dh))": {
+        "dh = activation(s['kind'])[1](s['act'], dh, out=factor_room(dh, otherwise=dh))": PRODUCT,
+        "dh = activation(s['kind'])[1](dh, s['act'], out=dh)": ALL_BITS,
+        "dh = activation(s['kind'])[1](dh, s['act'], out=factor_room(dy, otherwise=dh))": ALL_BITS,
     },
     "swiglu_backward: dgate = activation(s['kind'])[1](dh * s['up'], s['act'])": {
         "dgate = activation(s['kind'])[1](s['act'], dh * s['up'])": PRODUCT
@@ -181,7 +190,6 @@ EQUIVALENT = {
         "g['rows'] += dpatches.sum(-2)": "of three axes 1 is the last but one"
     },
     "_through_gate: total = rows(dy * h).sum(0)": {"total = rows(dy * h).sum(-2)": MATRIX},
-    "linear_backward: g['b'] += rows(dy).sum(0)": {"g['b'] += rows(dy).sum(-2)": MATRIX},
     "layer_norm_backward: g['gamma'] += rows(product).sum(0)": {
         "g['gamma'] += rows(product).sum(-2)": MATRIX
     },
@@ -241,8 +249,12 @@ EQUIVALENT = {
     "tile_positions_backward: g['w'] += (1 - gate) * dy.sum((0, 1))": {
         "g['w'] += (1 - gate) * dy.sum((1, 0))": BOTH_AXES
     },
-    "_by_ratio: return xp.tensordot(chosen.astype(x.dtype), x, axes=((0,), (0,)))": {
-        "return xp.tensordot(chosen, x, axes=((0,), (0,)))": SPEED
+    "_by_ratio: "
+    "sums = product(chosen.astype(x.dtype).T, x.reshape(len(x), -1), precision='float32')": {
+        "sums = product(chosen.T, x.reshape(len(x), -1), precision='float32')": SPEED,
+        "sums = product(chosen.astype(x.dtype).T, x.reshape(len(x), -2), precision='float32')": (
+            ANY_NEGATIVE
+        ),
     },
     "tiled_vit_backward: padded = padded.reshape(b, -1, outputs)": {
         "padded = padded.reshape(b, -2, outputs)": ANY_NEGATIVE

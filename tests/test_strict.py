@@ -82,6 +82,7 @@ WAITS = {
     "reading through a mask": lambda x: x[x > 0],
     "reading through a mask of rows": lambda x: x[(x > 0).any(1), 0],
     "writing an array through a mask": lambda x: x.__setitem__(x > 9, x[0, :0]),
+    "writing through a mask of rows": lambda x: x.__setitem__((x > 9).any(1), 0),
     "nonzero": lambda x: xp.nonzero(x),
     "nonzero as a method": lambda x: x.nonzero(),
     "where of one argument": lambda x: xp.where(x > 0),

@@ -7,16 +7,20 @@ from scratch_vlm.backend.arrays import floating, namespace, to_device, to_host
 from scratch_vlm.backend.blocks import in_blocks, in_turns
 from scratch_vlm.backend.choose import BackendError, cupy_problem, load
 from scratch_vlm.backend.dispatch import fused
+from scratch_vlm.backend.factors import as_factor, factor_room
 from scratch_vlm.backend.feed import Feed
+from scratch_vlm.backend.graph import GraphError, Graphs
 from scratch_vlm.backend.memory import keep_freed_memory, memory_shortage
 from scratch_vlm.backend.precision import PRECISIONS, in_precision, products_in, rounded
 from scratch_vlm.backend.primitives import (
     add_at,
+    add_sum,
     erf,
     project,
     row_dot,
     row_mean,
     rows,
+    squared_length,
 )
 from scratch_vlm.backend.products import add_product, product
 
@@ -24,10 +28,15 @@ __all__ = [
     "PRECISIONS",
     "BackendError",
     "Feed",
+    "GraphError",
+    "Graphs",
     "add_at",
     "add_product",
+    "add_sum",
+    "as_factor",
     "cupy_problem",
     "erf",
+    "factor_room",
     "floating",
     "fused",
     "in_blocks",
@@ -44,6 +53,7 @@ __all__ = [
     "row_dot",
     "row_mean",
     "rows",
+    "squared_length",
     "to_device",
     "to_host",
 ]

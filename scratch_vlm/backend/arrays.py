@@ -1,8 +1,12 @@
 """An array knows where it lives: its module, and the two ways across."""
 
 import sys
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
+
+_keeper = ContextVar("what copies constants to a device", default=None)
 
 
 def namespace(x):
@@ -63,7 +67,7 @@ def floating(x, name="x"):
     namespace : The same for an array of anything.
     """
     xp = namespace(x)
-    if x.dtype.kind not in "fc":
+    if x.dtype.kind not in "fc" and x.dtype.name != "bfloat16":
         raise TypeError(
             f"{name} must be floating point, got {x.dtype}; convert it with astype('float32')"
         )
@@ -101,4 +105,21 @@ def to_device(x, xp):
     array
         An array of `xp`.
     """
-    return xp.asarray(x)
+    keeper = _keeper.get()
+    return keeper(x) if keeper and isinstance(x, np.ndarray) else xp.asarray(x)
+
+
+@contextmanager
+def keeping_constants(keeper):
+    """Let another function do the copies of `to_device` inside.
+
+    Parameters
+    ----------
+    keeper : callable
+        Takes an array of NumPy and returns one of the device.
+    """
+    token = _keeper.set(keeper)
+    try:
+        yield
+    finally:
+        _keeper.reset(token)

@@ -1,15 +1,16 @@
 """The matrix product of a device: cuBLAS, called as `gemm` plans it.
 
 CuPy's own matmul copies transposed operands, is slow above two dimensions, has no bfloat16 there,
-and can not be recorded in a CUDA graph. Written against the documentation of cuBLAS and tested
-with a stand-in that multiplies by NumPy what it finds at the addresses that it is given; it has not
-been run on a GPU yet.
+and cannot be recorded in a CUDA graph. It has been run on an H200; tests without a GPU hand it a
+stand-in, which multiplies with NumPy what it finds at the addresses that it is given.
 """
 
 import ctypes
 from functools import cache
 
-from scratch_vlm.backend.gemm import Layout, Refused, plan
+from scratch_vlm.backend.cublaslt import CublasLt
+from scratch_vlm.backend.factors import half_type, lowered
+from scratch_vlm.backend.gemm import Layout, Refused, check_shapes, plan
 
 # cudaDataType and cublasComputeType_t, from library_types.h and cublas_api.h
 TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}
@@ -25,7 +26,6 @@ ARGUMENTS = (  # of cublasGemmStridedBatchedEx
     *(_ADDRESS, *_OPERAND),  # beta, C
     *(_WHOLE, _WHOLE, _WHOLE),  # products, type of the sums, algorithm
 )
-LOWER = {"bf16": "bfloat16", "fp16": "float16"}
 
 
 class CublasError(RuntimeError):
@@ -46,6 +46,7 @@ class Cublas:
         self._handle = ctypes.c_void_p()
         self._call("cublasCreate_v2", ctypes.byref(self._handle))
         self._call("cublasSetPointerMode_v2", self._handle, HOST_POINTERS)
+        self.lt = None  # what can add a bias, too
         self._multiply = library.cublasGemmStridedBatchedEx
         self._multiply.argtypes = ARGUMENTS
 
@@ -111,16 +112,19 @@ class Cublas:
             raise CublasError(f"cublasGemmStridedBatchedEx failed with status {status}: {planned}")
 
 
-def matmul(a, b, out=None, *, add=False, precision="float32", xp, blas=None):
+def matmul(a, b, out=None, *, bias=None, add=False, precision="float32", xp, blas=None):
     """Multiply matrices on a device.
 
     Parameters
     ----------
     a, b : array
-        (..., T, K) and (..., K, N), of one dtype; views are taken as they are where a single call
-        of cuBLAS can, and copied where not.
+        (..., T, K) and (..., K, N), of one dtype, or of float32 and what `precision` rounds it to;
+        views are taken as they are where a single call of cuBLAS can, and copied where not.
     out : array, optional
-        (..., T, N), where to write the product.
+        (..., T, N), where to write the product: of the dtype of `a` and `b`, float32, or what
+        `precision` rounds to.
+    bias : array, optional
+        (N,), added to every row; not together with `add`.
     add : bool, default False
         Add to `out` instead.
     precision : {"float32", "tf32", "bf16", "fp16"}
@@ -135,29 +139,49 @@ def matmul(a, b, out=None, *, add=False, precision="float32", xp, blas=None):
     array
         `out`, or a new array.
     """
-    dtype = str(a.dtype)
-    if dtype not in ("float32", "float64") or a.dtype != b.dtype or a.ndim < 2 or b.ndim < 2:
-        return _by_module(a, b, out, add, xp)
+    half, types = half_type(precision), {str(x.dtype) for x in (a, b)}
+    dtype = "float64" if types == {"float64"} else "float32"
+    if not types <= {dtype, str(half)} or a.ndim < 2 or b.ndim < 2:
+        return _plus(_by_module(a, b, out, add, xp), bias)
     if out is None:
         batch = _broadcast(a.shape[:-2], b.shape[:-2])
-        out = xp.empty((*batch, a.shape[-2], b.shape[-1]), a.dtype)
+        out = xp.empty((*batch, a.shape[-2], b.shape[-1]), dtype)
+    if not (a.size and b.size):
+        check_shapes(*map(_layout, (a, b, out)))
+        if not add:
+            out[...] = 0
+        return _plus(out, bias)
+    if out.strides[-2] == out.itemsize < out.strides[-1]:  # by columns: the transpose is by rows
+        turned = (x.swapaxes(-1, -2) for x in (b, a, out))
+        matmul(*turned, add=add, precision=precision, xp=xp, blas=blas)
+        return _plus(out, bias)
     compute = COMPUTE["tf32" if (dtype, precision) == ("float32", "tf32") else dtype]
-    if dtype == "float32" and precision in LOWER:
-        a, b = (x.astype(LOWER[precision]) for x in (a, b))
+    if half is not None and dtype == "float32":
+        a, b = (lowered(x, half) if x.dtype == "float32" else x for x in (a, b))
     while True:
         try:
             planned = plan(*map(_layout, (a, b, out)))
             break
-        except Refused as refused:  # a view that has to be copied first, or nothing to multiply
+        except Refused as refused:  # a view that has to be copied first
             if refused.operand == "a" and not _whole(a, out):
                 a = xp.ascontiguousarray(xp.broadcast_to(a, (*out.shape[:-2], *a.shape[-2:])))
             elif refused.operand == "b" and not _whole(b, out):
                 b = xp.ascontiguousarray(xp.broadcast_to(b, (*out.shape[:-2], *b.shape[-2:])))
             else:
-                return _by_module(a.astype(dtype), b.astype(dtype), out, add, xp)
-    blas = blas or _handle(xp)
+                return _plus(_by_module(a.astype(dtype), b.astype(dtype), out, add, xp), bias)
+    blas = blas or handle(xp)
     where = [(_address(x), TYPES[str(x.dtype)]) for x in (a, b, out)]  # a, b: alive until called
+    if blas.lt and bias is not None and bias.dtype == out.dtype == "float32":
+        fits = bias.flags.c_contiguous
+        if fits and blas.lt.multiply(planned, *where, _address(bias), compute=compute):
+            return out
     blas.multiply(planned, *where, compute=compute, add=add)
+    return _plus(out, bias)
+
+
+def _plus(out, bias):
+    if bias is not None:
+        out += bias
     return out
 
 
@@ -188,16 +212,32 @@ def _address(x):
     return x.data.ptr
 
 
-def _handle(xp):
-    stream = xp.cuda.get_current_stream().ptr
-    return _made(xp, xp.cuda.Device().id, stream)
+def handle(xp):
+    """Return the handle of the current stream, which keeps its workspace; made if there is none.
+
+    Parameters
+    ----------
+    xp : module
+        `cupy`, as `load` returns it.
+
+    Returns
+    -------
+    Cublas
+    """
+    return _made(xp, xp.cuda.Device().id, xp.cuda.get_current_stream().ptr)
 
 
 @cache
 def _made(xp, device, stream):  # one for each stream: a handle is used by one at a time
+    blas = Cublas(_library(xp, "cublas"))
+    blas.workspace = xp.empty(WORKSPACE, "uint8")
+    where = stream, _address(blas.workspace), WORKSPACE
+    blas.use(*where)
+    blas.lt = CublasLt(_library(xp, "cublasLt"), *where)  # cuBLAS itself has loaded it
+    return blas
+
+
+def _library(xp, name):
     version = xp.cuda.runtime.runtimeGetVersion() // 1000
     xp.cuda.get_cublas_handle()  # finds the library wherever CuPy does, and loads it
-    blas = Cublas(ctypes.CDLL(f"libcublas.so.{version}"))
-    blas.workspace = xp.empty(WORKSPACE, "uint8")
-    blas.use(stream, blas.workspace.data.ptr, WORKSPACE)
-    return blas
+    return ctypes.CDLL(f"lib{name}.so.{version}")

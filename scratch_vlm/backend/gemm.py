@@ -94,7 +94,7 @@ def plan(a, b, c):
     >>> plan(x, w, y).n, plan(x, w, y).batch
     (40, 1)
     """
-    _check(a, b, c)
+    check_shapes(a, b, c)
     a, b, c = _aligned(a, b, c)
     a, b, c = _folded(a, b, c)
     (rows, inner), columns = a.shape[-2:], b.shape[-1]
@@ -115,13 +115,23 @@ def plan(a, b, c):
     )
 
 
-def _check(a, b, c):
+def check_shapes(a, b, c):
+    """Check that A B fits into C; axes of a batch are left to whoever made C.
+
+    Parameters
+    ----------
+    a, b, c : Layout
+        Of the matrices.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
+    """
     if len(a.shape) < 2 or len(b.shape) < 2:
         raise ValueError(f"both must be matrices, got {a.shape} and {b.shape}")
     if a.shape[-1] != b.shape[-2] or c.shape[-2:] != (a.shape[-2], b.shape[-1]):
         raise ValueError(f"{a.shape} times {b.shape} does not fit into {c.shape}")
-    if not all((*a.shape, *b.shape)):
-        raise Refused("a", "there is nothing to multiply")
 
 
 def _aligned(a, b, c):

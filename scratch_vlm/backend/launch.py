@@ -101,7 +101,7 @@ def _lines(file, folder, pasted):
             yield ""
 
 
-def signatures(text, number="float"):
+def signatures(text, number="float", output=None):
     """Read the declarations of all kernels in a source.
 
     Parameters
@@ -110,6 +110,8 @@ def signatures(text, number="float"):
         CUDA C++; a kernel is a function that starts with ``extern "C" __global__ void``.
     number : str, default "float"
         The C++ type that ``number`` stands for.
+    output : str, optional
+        The one that ``output`` stands for. Default that of ``number``.
 
     Returns
     -------
@@ -128,8 +130,9 @@ def signatures(text, number="float"):
     """
     text = re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.S)
     kernel = r'extern "C" __global__ void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)'
+    types = {"number": number, "output": output or number}
     return {
-        name: tuple(_parameter(name, one, number) for one in _split(parameters))
+        name: tuple(_parameter(name, one, types) for one in _split(parameters))
         for name, parameters in re.findall(kernel, text)
     }
 
@@ -138,9 +141,9 @@ def _split(parameters):
     return [one.strip() for one in parameters.split(",") if one.strip()]
 
 
-def _parameter(kernel, declaration, number):
+def _parameter(kernel, declaration, types):
     words = re.fullmatch(r"(const )?\s*([\w ]+?)\s*(\*)?\s*(\w+)", declaration)
-    kind = words and (number if words[2] == "number" else words[2])
+    kind = words and types.get(words[2], words[2])
     if kind not in DTYPES:
         raise TypeError(f"{kernel}: cannot read the parameter {declaration!r}")
     return Parameter(words[4], DTYPES[kind], bool(words[3]), bool(words[3]) and not words[1])
@@ -303,7 +306,7 @@ def address(x):
 
 
 @functools.cache
-def library(xp, file, number, constants):
+def library(xp, file, number, output, constants):
     """Compile a CUDA file, once in a process for each choice of types and constants.
 
     CuPy keeps what it compiled on disk, too, so that the next process only loads it.
@@ -314,8 +317,8 @@ def library(xp, file, number, constants):
         Where the arrays live.
     file : str
         Name of the file.
-    number : str
-        NumPy's name of the type that ``number`` stands for.
+    number, output : str
+        NumPy's names of the types that ``number`` and ``output`` stand for.
     constants : tuple of (str, int)
         Names in capitals that the source leaves open.
 
@@ -327,13 +330,15 @@ def library(xp, file, number, constants):
         See `signatures`.
     """
     text = source(file)
-    kind = NUMBERS[number]
-    options = ["--std=c++17", f"-DNUMBER={kind}"]
+    kinds = NUMBERS[number], NUMBERS[output]
+    options = ["--std=c++17", f"-DNUMBER={kinds[0]}"]
+    if output != number:
+        options.append(f"-DOUTPUT={kinds[1]}")
     options += [f"-D{name}={value}" for name, value in constants]
-    return _compilers[xp](code=text, options=tuple(options)), signatures(text, kind)
+    return _compilers[xp](code=text, options=tuple(options)), signatures(text, *kinds)
 
 
-def launch(file, kernel, grid, block, *arguments, number, shared=0, **constants):
+def launch(file, kernel, grid, block, *arguments, number, output=None, shared=0, **constants):
     """Run a kernel once for every block of a grid.
 
     Parameters
@@ -348,6 +353,8 @@ def launch(file, kernel, grid, block, *arguments, number, shared=0, **constants)
         As `check_arguments` takes them.
     number : dtype
         What ``number`` stands for in the source: float32, bfloat16 or float16.
+    output : dtype, optional
+        What ``output`` stands for, where a kernel writes in another type. Default `number`.
     shared : int, default 0
         Bytes of shared memory of a block, beyond what the source declares by size.
     **constants : int
@@ -363,7 +370,8 @@ def launch(file, kernel, grid, block, *arguments, number, shared=0, **constants)
         return  # nothing to do, and CUDA refuses an empty grid
     arrays = (one.array if isinstance(one, View) else one for one in arguments)
     xp = next(namespace(one) for one in arrays if hasattr(one, "dtype"))
-    module, parameters = library(xp, file, np.dtype(number).name, tuple(constants.items()))
+    types = np.dtype(number).name, np.dtype(number if output is None else output).name
+    module, parameters = library(xp, file, *types, tuple(constants.items()))
     checked = check_arguments(kernel, parameters[kernel], arguments)
     function = module.get_function(kernel)
     if shared > BLOCK_BYTES:

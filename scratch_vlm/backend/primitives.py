@@ -4,7 +4,7 @@ import numpy as np
 
 from scratch_vlm.backend.arrays import floating, namespace
 from scratch_vlm.backend.dispatch import fused
-from scratch_vlm.backend.products import product
+from scratch_vlm.backend.products import add_product, product
 
 
 def rows(x):
@@ -23,7 +23,7 @@ def rows(x):
     return x.reshape(-1, x.shape[-1])
 
 
-def project(x, w, *, out=None):
+def project(x, w, *, bias=None, out=None):
     """Multiply every token by a matrix, as one two-dimensional product.
 
     A product of more than two dimensions leaves the fast path of BLAS; folding the leading axes
@@ -35,6 +35,8 @@ def project(x, w, *, out=None):
         Tokens.
     w : array of shape (D, M)
         Weights; a transposed view is as good as a contiguous one.
+    bias : array of shape (M,), optional
+        Added to every token that comes out.
     out : array of shape (..., M), optional
         Where to write the product; C-contiguous.
 
@@ -59,12 +61,12 @@ def project(x, w, *, out=None):
         )
     shape = (*x.shape[:-1], w.shape[1])
     if out is None:
-        return product(rows(x), w).reshape(shape)
+        return product(rows(x), w, bias=bias).reshape(shape)
     if out.shape != shape:
         raise ValueError(f"out is {out.shape} and must be {shape} (x {x.shape}, w {w.shape})")
     if not out.flags.c_contiguous:
         raise ValueError(f"out must be C-contiguous; its strides are {out.strides} bytes")
-    product(rows(x), w, out=rows(out))
+    product(rows(x), w, bias=bias, out=rows(out))
     return out
 
 
@@ -87,7 +89,7 @@ def row_mean(x):
     """
     xp = namespace(x)
     weights = xp.full((x.shape[-1], 1), 1.0 / x.shape[-1], x.dtype)
-    return xp.matmul(rows(x), weights).reshape(*x.shape[:-1], 1)
+    return product(rows(x), weights, precision="float32").reshape(*x.shape[:-1], 1)
 
 
 def row_dot(a, b):
@@ -105,6 +107,26 @@ def row_dot(a, b):
     if namespace(a) is np and a.dtype.kind == "f":
         return np.vecdot(a, b)[..., None]  # conjugates, so for real numbers only
     return (a * b).sum(-1, keepdims=True)
+
+
+def squared_length(x):
+    """Inner product of a long vector with itself.
+
+    Parameters
+    ----------
+    x : array of shape (n,)
+        Any real numbers.
+
+    Returns
+    -------
+    array of shape ()
+        On a device, which is not waited for.
+    """
+    if namespace(x) is np:
+        return x @ x
+    size = 2**22  # bounds the memory of the squares, and is large enough to make up for a launch
+    parts = [x[start : start + size] for start in range(0, len(x), size)]
+    return sum((part * part).sum() for part in parts)
 
 
 @fused
@@ -130,9 +152,23 @@ def add_at(target, index, values):
     if len(target) <= 1024:
         one_hot = xp.zeros((index.size, len(target)), values.dtype)
         one_hot[xp.arange(index.size), index] = 1
-        target += one_hot.T @ values
+        add_product(target, one_hot.T, values, precision="float32")
     else:
         xp.add.at(target, index, values)
+
+
+@fused
+def add_sum(target, x):
+    """Add the sum of all tokens to a vector, as the gradient of a bias is.
+
+    Parameters
+    ----------
+    target : array of shape (D,)
+        Changed in place.
+    x : array of shape (..., D)
+        Tokens, of the type of `target` or one of fewer bits.
+    """
+    target += rows(x).sum(0, dtype=target.dtype)
 
 
 def erf(x):

@@ -1,11 +1,13 @@
 """The matrix product: where it is computed, and in which precision."""
 
+import numpy as np
+
 from scratch_vlm.backend import cublas
 from scratch_vlm.backend.arrays import namespace
 from scratch_vlm.backend.precision import product_precision, rounded
 
 
-def product(a, b, *, out=None):
+def product(a, b, *, bias=None, out=None, precision=None):
     """Multiply matrices: NumPy's matmul, or cuBLAS without copying what it can take as it is.
 
     Parameters
@@ -14,8 +16,12 @@ def product(a, b, *, out=None):
         Or a view of one, transposed or sliced.
     b : array of shape (..., K, M)
         The same.
+    bias : array of shape (M,), optional
+        Added to every row of the product.
     out : array of shape (..., T, M), optional
         Where to write the product.
+    precision : {"float32", "tf32", "bf16", "fp16"}, optional
+        Of this product, whatever `products_in` says: ``"float32"`` for means and losses.
 
     Returns
     -------
@@ -26,15 +32,18 @@ def product(a, b, *, out=None):
     add_product : Add the product to an array.
     products_in : In which precision it is computed.
     """
-    xp, precision = namespace(a), product_precision()
-    if xp.__name__ == "cupy":
-        return cublas.matmul(a, b, out, precision=precision, xp=xp)
+    xp, precision = namespace(a), precision or product_precision()
+    if xp is not np:
+        return cublas.matmul(a, b, out, bias=bias, precision=precision, xp=xp)
     if precision != "float32":
         a, b = rounded(a, precision), rounded(b, precision)
-    return xp.matmul(a, b, out=out)
+    y = np.matmul(a, b, out=out)
+    if bias is not None:
+        y += bias
+    return y
 
 
-def add_product(target, a, b):
+def add_product(target, a, b, *, precision=None):
     """Add a product of matrices to an array.
 
     Parameters
@@ -45,12 +54,15 @@ def add_product(target, a, b):
         Or a view of one, transposed or sliced.
     b : array of shape (..., K, M)
         The same.
+    precision : {"float32", "tf32", "bf16", "fp16"}, optional
+        Of this product, whatever `products_in` says.
 
     See Also
     --------
     product : Write it into an array of its own.
     """
-    if namespace(a).__name__ == "cupy":
-        cublas.matmul(a, b, target, add=True, precision=product_precision(), xp=namespace(a))
+    xp, precision = namespace(a), precision or product_precision()
+    if xp is not np:
+        cublas.matmul(a, b, target, add=True, precision=precision, xp=xp)
     else:
-        target += product(a, b)
+        target += product(a, b, precision=precision)

@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 
 from scratch_vlm.backend import (
+    Graphs,
     cupy_problem,
     load,
     namespace,
@@ -23,15 +24,17 @@ from scratch_vlm.backend import (
     to_device,
     to_host,
 )
+from scratch_vlm.backend.graph import WARMUP
 from scratch_vlm.bench.clock import by_events, on_host
 from scratch_vlm.inference.generate import generate
 from scratch_vlm.recompute import add_trees
-from scratch_vlm.training.loop import add_gradients
+from scratch_vlm.training.loop import add_gradients, halves
 from scratch_vlm.training.optimizer import AdamW
-from scratch_vlm.tree import tree_map, zeros_like
+from scratch_vlm.tree import leaves, tree_map, zeros_like
 
 RATE, DECAY, CLIP = 1e-4, 0.01, 1.0  # of AdamW
 PRECISIONS = ("float32", "tf32", "bf16")  # on a device
+KEPT = 0.2  # of what is free; a graph keeps its memory while the others are timed
 
 
 def cotangent(shape):
@@ -62,8 +65,8 @@ class Contender:
         Whether on a GPU.
     cores : int
         Of the host, in training steps.
-    compiled : bool, default False
-        Whether it compiles training steps, and does nothing else.
+    only : {"", "compiled", "graph"}
+        How it does training steps, if it does nothing else.
 
     Attributes
     ----------
@@ -71,16 +74,18 @@ class Contender:
         What measures it, see `clock.on_host`.
     """
 
-    def __init__(self, name, precision, on_device, cores, compiled=False):
-        words = (name, "" if precision == "float32" else precision, "compiled" * compiled)
+    def __init__(self, name, precision, on_device, cores, only=""):
+        words = (name, "" if precision == "float32" else precision, only)
         self.name = " ".join(filter(None, words))
-        self.precision, self.on_device, self.compiled = precision, on_device, compiled
+        self.precision, self.on_device, self.only = precision, on_device, only
         self.cores, self.clock = cores, on_host
 
     def takes_part(self, subject):
         """Whether it is worth timing: whether it differs from others, and compiling is not long."""
-        if self.compiled:
+        if self.only == "compiled":
             return self.precision in subject.compiled
+        if self.only == "graph":
+            return subject.kind == "step" and subject.memory < KEPT * self.free()
         return subject.products or self.precision == "float32"
 
     def cores_for(self, subject):
@@ -117,11 +122,13 @@ class Ours(Contender):
         Of the host, in training steps.
     kernels : callable, optional
         `kernels.use_kernels`, for ops to be done by kernels of the project.
+    only : {"", "graph"}
+        See `Contender`.
     """
 
-    def __init__(self, xp, precision="float32", cores=1, kernels=None):
+    def __init__(self, xp, precision="float32", cores=1, kernels=None, only=""):
         cores = cores if xp is np else 1
-        super().__init__(xp.__name__, precision, hasattr(xp, "cuda"), cores)
+        super().__init__(xp.__name__, precision, hasattr(xp, "cuda"), cores, only)
         self.xp, self._use_kernels = xp, kernels
         if self.on_device:
             self.clock = by_events(xp.cuda.Event, xp.cuda.get_elapsed_time)
@@ -152,6 +159,9 @@ class Ours(Contender):
 
         if subject.kind == "pair":
             return _pair(forward, subject.backward, inputs, p, self._move)
+        return self._prepare_step(subject, forward, inputs, p)
+
+    def _prepare_step(self, subject, forward, inputs, p):
         pieces = subject.pieces  # so small that they stay in a cache, or one for each thread
         if self.xp is not np or (self.cores == 1 and subject.size < 4 * pieces):
             pieces = 1
@@ -199,6 +209,44 @@ class Ours(Contender):
             self.xp.get_default_memory_pool().free_all_blocks()
 
 
+class Recorded(Ours):
+    """Training steps of this library, recorded as CUDA graphs as the training loop does it.
+
+    Parameters
+    ----------
+    xp : module
+        `cupy`.
+    precision : {"float32", "tf32", "bf16"}
+        Of matrix products.
+    kernels : callable, optional
+        As for `Ours`.
+    """
+
+    def __init__(self, xp, precision="float32", kernels=None):
+        super().__init__(xp, precision, kernels=kernels, only="graph")
+
+    def _prepare_step(self, subject, forward, inputs, p):
+        step = _RecordedStep(forward, subject.backward, inputs, p, self.xp)
+        for _ in range(WARMUP + 1):
+            self.run(step)
+        step.begin_again(p)  # so that what is compared with others comes from the graphs
+        return step
+
+    def run(self, work):
+        """Do a piece of work once; return what came of it."""
+        with work.graphs.in_use():
+            return super().run(work)
+
+    def measure(self, work, times=1):
+        """Seconds of one call, as the mean of some in a row."""
+        with work.graphs.in_use():
+            return super().measure(work, times)
+
+    def memory(self, work):
+        """Bytes that the graphs hold."""
+        return work.graphs.nbytes
+
+
 class Torch(Contender):
     """PyTorch, eager or compiled.
 
@@ -217,7 +265,8 @@ class Torch(Contender):
     def __init__(self, precision="float32", device="cpu", cores=1, compiled=False):
         import torch
 
-        super().__init__("torch", precision, device == "cuda", cores, compiled)
+        only = "compiled" if compiled else ""
+        super().__init__("torch", precision, device == "cuda", cores, only)
         self._torch, self.device = torch, device
         if self.on_device:
             event = partial(torch.cuda.Event, enable_timing=True)
@@ -238,7 +287,7 @@ class Torch(Contender):
         from scratch_vlm.bench import torch_twin
 
         make = getattr(torch_twin, subject.kind)
-        more = {"compiled": True} if self.compiled else {}
+        more = {"compiled": True} if self.only else {}
         work = make(subject, inputs, p, self.device, bf16=self.precision == "bf16", **more)
         return self._on_cores(work, self.cores_for(subject))
 
@@ -330,12 +379,13 @@ def contenders(backend=None, *, cores=2):
 
 
 def _on_gpu(xp):  # with kernels if the project has them, and then once more without
-    if importlib.util.find_spec("scratch_vlm.kernels") is None:
-        return [Ours(xp, precision) for precision in PRECISIONS]
-    use_kernels = importlib.import_module("scratch_vlm.kernels").use_kernels
-    plain = Ours(xp)
-    plain.name += " without kernels"
-    return [plain, *(Ours(xp, precision, kernels=use_kernels) for precision in PRECISIONS)]
+    kernels, found = None, []
+    if importlib.util.find_spec("scratch_vlm.kernels") is not None:
+        kernels = importlib.import_module("scratch_vlm.kernels").use_kernels
+        found.append(Ours(xp))
+        found[0].name += " without kernels"
+    found += [Ours(xp, precision, kernels=kernels) for precision in PRECISIONS]
+    return found + [Recorded(xp, precision, kernels) for precision in PRECISIONS[1:]]
 
 
 def _pair(forward, backward, inputs, p, move):
@@ -379,6 +429,29 @@ def _step(forward, backward, inputs, p, pieces, threads):
         return [loss, norm]
 
     return run
+
+
+class _RecordedStep:
+    def __init__(self, forward, backward, inputs, p, xp):
+        self.graphs, self._inputs = Graphs(xp), inputs
+        self._optimizer = AdamW(p, decay=DECAY, clip=CLIP)
+        self._gradients, self._update = halves(
+            forward, backward, self._optimizer, graphs=self.graphs
+        )
+
+    def __call__(self):
+        numbers = self._gradients(1.0, *self._inputs)
+        loss, norm = to_host(numbers).tolist()  # the one wait for a device
+        self._update(self._optimizer.plan(RATE, norm))
+        return [loss, norm]
+
+    def begin_again(self, p):
+        """Forget all steps; parameters are those of `p` again."""
+        start = dict(leaves(p))
+        for name, x in leaves(self._optimizer.p):
+            x[...] = start[name]
+        zeros = tree_map(lambda x: np.zeros(x.shape, x.dtype), self._optimizer.state)
+        self._optimizer.load_state(zeros)
 
 
 def _on_all(work, cores):  # work(0), work(1), ... at once

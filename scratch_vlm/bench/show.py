@@ -156,7 +156,8 @@ def draw(report, theme="light"):
 def _style(name, colours, look):  # colour, precision, and whether its marks are hollow
     library, *rest = name.split()
     precision = next((word for word in rest if word in DASHES), "float32")
-    return colours.get(library, look.main), precision, not {"compiled", "without"}.isdisjoint(rest)
+    hollow = not {"compiled", "graph", "without"}.isdisjoint(rest)
+    return colours.get(library, look.main), precision, hollow
 
 
 def _legend(sheet, names, colours, look):

@@ -103,10 +103,10 @@ def subjects(*, quick=False):
     width, counts = (256, (64, 512, 4096)) if quick else (512, (64, 256, 1024, 4096, 16384))
     found = [pair(family, n, width) for family in PAIRS for n in counts]
     lesson = vlm_parts(128, 4, 4, 512, image=32, patch=4)
-    small = [vit_step("lesson ViT", vit_config(128, 4, 4, 10, image=32, patch=4), 128)]
-    small.append(clip_step("CLIP of the demo", scenes.MODEL, 128))
-    small += [vlm_step(f"lesson VLM, {kind}", kind, lesson, 32) for kind in FUSIONS]
-    found += [replace(step, compiled=("float32", "tf32", "bf16")) for step in small]
+    small = vit_step("lesson ViT", vit_config(128, 4, 4, 10, image=32, patch=4), 128)
+    found.append(replace(small, compiled=("float32", "tf32", "bf16")))
+    found.append(clip_step("CLIP of the demo", scenes.MODEL, 128))
+    found += [vlm_step(f"lesson VLM, {kind}", kind, lesson, 32) for kind in FUSIONS]
     found.append(generation("lesson LM, 32 new tokens", lesson[1], 8, prompt=32, new=32))
     if quick:
         return found

@@ -9,9 +9,11 @@ from scratch_vlm.backend.launch import has_compiler, set_compiler
 from scratch_vlm.kernels import (
     activation,
     attention,
+    column_sums,
     contrastive,
     cross_entropy,
     embedding,
+    lowered,
     norm,
     optimizer,
 )
@@ -19,13 +21,19 @@ from scratch_vlm.kernels import (
 KERNELS = {
     kernel.__name__: kernel
     for kernel in (
+        activation.gelu_backward,
         activation.gelu_forward,
+        activation.gelu_tanh_backward,
         activation.gelu_tanh_forward,
+        activation.quick_gelu_backward,
         activation.quick_gelu_forward,
         attention.attend_forward,
+        column_sums.add_sum,
         contrastive.contrastive_forward,
         cross_entropy.cross_entropy_forward,
         embedding.add_at,
+        lowered.lowered,
+        norm.add_norm,
         norm.layer_norm_forward,
         norm.rms_norm_forward,
         optimizer.adamw_update,

@@ -1,7 +1,7 @@
 """Launch the kernels of `activation.cu`: GELU, its tanh approximation, QuickGELU."""
 
 from scratch_vlm.backend import namespace
-from scratch_vlm.backend.launch import can_launch, launch
+from scratch_vlm.backend.launch import NUMBERS, address, can_launch, launch
 
 THREADS = 256
 BLOCKS = 1056  # eight for each multiprocessor of an H100 or H200
@@ -17,7 +17,7 @@ def gelu_forward(x, *, bias=None, out=None):
     bias : array of shape (M,), optional
         Added to `x` first, in the same pass.
     out : array of shape (..., M), optional
-        Where to write `y`; may be `x`.
+        Where to write `y`, perhaps in fewer bits than those of `x`; may be `x`.
 
     Returns
     -------
@@ -26,6 +26,25 @@ def gelu_forward(x, *, bias=None, out=None):
         For `ops.activations.gelu_backward`.
     """
     return _forward(0, x, bias, out)
+
+
+def gelu_backward(dy, slope, *, out=None):
+    """Do the work of `ops.activations.gelu_backward` where `out` has fewer bits than `dy`.
+
+    Parameters
+    ----------
+    dy : array of shape (..., M)
+        dL/dy.
+    slope : array of shape (..., M)
+        As `gelu_forward` saved it.
+    out : array of shape (..., M), optional
+        Where to write `dx`.
+
+    Returns
+    -------
+    dx : array of shape (..., M)
+    """
+    return _backward(dy, slope, out)
 
 
 def gelu_tanh_forward(x, *, bias=None, out=None):
@@ -38,7 +57,7 @@ def gelu_tanh_forward(x, *, bias=None, out=None):
     bias : array of shape (M,), optional
         Added to `x` first, in the same pass.
     out : array of shape (..., M), optional
-        Where to write `y`; may be `x`.
+        Where to write `y`, perhaps in fewer bits than those of `x`; may be `x`.
 
     Returns
     -------
@@ -47,6 +66,25 @@ def gelu_tanh_forward(x, *, bias=None, out=None):
         For `ops.activations.gelu_tanh_backward`.
     """
     return _forward(1, x, bias, out)
+
+
+def gelu_tanh_backward(dy, slope, *, out=None):
+    """Do the work of `ops.activations.gelu_tanh_backward` where `out` has fewer bits than `dy`.
+
+    Parameters
+    ----------
+    dy : array of shape (..., M)
+        dL/dy.
+    slope : array of shape (..., M)
+        As `gelu_tanh_forward` saved it.
+    out : array of shape (..., M), optional
+        Where to write `dx`.
+
+    Returns
+    -------
+    dx : array of shape (..., M)
+    """
+    return _backward(dy, slope, out)
 
 
 def quick_gelu_forward(x, *, bias=None, out=None):
@@ -59,7 +97,7 @@ def quick_gelu_forward(x, *, bias=None, out=None):
     bias : array of shape (M,), optional
         Added to `x` first, in the same pass.
     out : array of shape (..., M), optional
-        Where to write `y`; may be `x`.
+        Where to write `y`, perhaps in fewer bits than those of `x`; may be `x`.
 
     Returns
     -------
@@ -70,6 +108,25 @@ def quick_gelu_forward(x, *, bias=None, out=None):
     return _forward(2, x, bias, out)
 
 
+def quick_gelu_backward(dy, slope, *, out=None):
+    """Do the work of `ops.activations.quick_gelu_backward` where `out` has fewer bits than `dy`.
+
+    Parameters
+    ----------
+    dy : array of shape (..., M)
+        dL/dy.
+    slope : array of shape (..., M)
+        As `quick_gelu_forward` saved it.
+    out : array of shape (..., M), optional
+        Where to write `dx`.
+
+    Returns
+    -------
+    dx : array of shape (..., M)
+    """
+    return _backward(dy, slope, out)
+
+
 def _forward(kind, x, bias, out):
     if not can_launch(x) or not x.size or not x.flags.c_contiguous:
         return NotImplemented
@@ -77,16 +134,50 @@ def _forward(kind, x, bias, out):
         return NotImplemented
     xp = namespace(x)
     y = xp.empty_like(x) if out is None else out
-    if y.dtype != x.dtype or y.shape != x.shape or not y.flags.c_contiguous:
+    if not _can_hold(y, x):
         return NotImplemented
     slope = xp.empty_like(x)
+    width = x.size if bias is None else bias.size
+    several = _several(width, x, y)
     launch(
         "activation.cu",
         "activation_forward",
-        min(-(-x.size // THREADS), BLOCKS),
+        min(-(-x.size // (THREADS * several)), BLOCKS),
         THREADS,
-        *(x, bias, y, slope, x.size, 1 if bias is None else bias.size),
+        *(x, bias, y, slope, x.size, 1 if bias is None else width),
         number=x.dtype,
+        output=y.dtype,
         ACTIVATION=kind,
+        AT_A_TIME=several,
     )
     return y, slope
+
+
+def _backward(dy, slope, out):
+    if not can_launch(dy) or out is None or out.dtype == dy.dtype or not _can_hold(out, dy):
+        return NotImplemented
+    alike = (slope.shape, slope.dtype) == (dy.shape, dy.dtype)
+    if not alike or not dy.size or not dy.flags.c_contiguous or not slope.flags.c_contiguous:
+        return NotImplemented
+    several = _several(dy.size, dy, slope, out)
+    launch(
+        "activation.cu",
+        "activation_backward",
+        min(-(-dy.size // (THREADS * several)), BLOCKS),
+        THREADS,
+        *(dy, slope, out, dy.size),
+        number=dy.dtype,
+        output=out.dtype,
+        AT_A_TIME=several,
+    )
+    return out
+
+
+def _several(width, *arrays):  # numbers at a time: in steps of 16 bytes, if all lie so
+    fits = width % 4 == 0 and all(address(x) % 16 == 0 for x in arrays)
+    return 4 if fits else 1
+
+
+def _can_hold(out, x):
+    fits = out.dtype == x.dtype or (x.dtype == "float32" and out.dtype.name in NUMBERS)
+    return fits and out.shape == x.shape and out.flags.c_contiguous

@@ -4,12 +4,13 @@ import math
 
 from scratch_vlm.backend import namespace
 from scratch_vlm.backend.dispatch import Saved
+from scratch_vlm.backend.factors import half_type, lowered
 from scratch_vlm.backend.launch import MOST_BLOCKS, View, address, can_launch, launch
 from scratch_vlm.backend.precision import product_precision
 from scratch_vlm.ops.masks import check_mask
 
 TILE = 64  # tokens of a tile, as in tiles.cuh
-THREADS, WARPS = 128, 4
+THREADS = 128
 WIDTHS = (32, 64)  # that the files are compiled for
 
 
@@ -57,79 +58,91 @@ def attend_forward(q, k, v, *, mask=None, scale=None, blind="zero", out=None):
             return NotImplemented
     y = _heads_in_tokens(xp, q.shape, q.dtype) if out is None else out
     log_sum = xp.empty((images, heads, queries), "float32")
-    kinds, of_mask = _kinds(xp, mask, (images, heads, queries, keys), q.dtype)
+    kinds, bits, of_mask = _kinds(xp, mask, (images, heads, queries, keys), q.dtype)
     launch(
         "attention_forward.cu",
         "attention_forward",
         (-(-queries // TILE), heads, images),
         THREADS,
-        *(View(q), View(k), View(v), View(y), log_sum, None if mask is None else View(mask), kinds),
+        *(View(q), View(k), View(v), View(y), log_sum, kinds, bits),
         *(heads, heads // groups, queries, keys, width),
         *(*_steps(q), *_steps(k), *_steps(v), *_steps(y), *of_mask, scale),
         number=q.dtype,
-        shared=_shared(5, width),
+        shared=_shared(4, width),
         WIDTH=_padded(width),
     )
-    saved = {"q": q, "k": k, "v": v, "y": y, "log_sum": log_sum, "mask": mask, "kinds": kinds}
-    return y, Saved(_backward, **saved, of_mask=of_mask, scale=scale)
+    saved = {"q": q, "k": k, "v": v, "y": y, "log_sum": log_sum, "mask": mask, "scale": scale}
+    return y, Saved(_backward, **saved, kinds=kinds, bits=bits, of_mask=of_mask)
 
 
 def _from_float32(q, k, v, out, options):
     # Tensor cores take bfloat16: copies go in, and what comes out is float32 again.
-    import ml_dtypes  # the type; whoever chose bf16 has it
-
-    def lower(x):
-        return x.astype(ml_dtypes.bfloat16)
-
-    result = attend_forward(lower(q), lower(k), lower(v), **options)
+    if not q.ndim == k.ndim == v.ndim == 4:
+        return NotImplemented
+    half = half_type("bf16")
+    result = attend_forward(*(_lowered(x, half) for x in (q, k, v)), **options)
     if result is NotImplemented or (out is not None and out.shape != q.shape):
         return NotImplemented
     (y, saved), out = result, namespace(q).empty_like(q) if out is None else out
     out[...] = y
 
-    def backward(dy, _):
-        return tuple(dx.astype("float32") for dx in _backward(lower(dy), saved))
+    def backward(dy, _, *, out=None):
+        found = _backward(dy, saved)
+        return tuple(dx.astype("float32") for dx in found) if out is None else _copied(found, out)
 
     return out, Saved(backward, **saved)
 
 
-def _backward(dy, saved):
-    q, k, v, y, mask = (saved[name] for name in ("q", "k", "v", "y", "mask"))
+def _copied(found, out):
+    for place, x in zip(out, found, strict=True):
+        place[...] = x
+    return out
+
+
+def _backward(dy, saved, *, out=None):
+    q, k, v, y = (saved[name] for name in ("q", "k", "v", "y"))
     xp = namespace(q)
     images, heads, queries, width = q.shape
     groups, keys = k.shape[1:3]
     if dy.shape != q.shape:
         raise ValueError(f"dy is {dy.shape} and must be {q.shape}, like q")
+    if dy.dtype != q.dtype:
+        dy = _lowered(dy, q.dtype)
     if not _aligned(dy):
         dy = xp.ascontiguousarray(dy)
     delta = xp.empty(saved["log_sum"].shape, "float32")
     dq = _heads_in_tokens(xp, q.shape, q.dtype)
     dk = _heads_in_tokens(xp, k.shape, q.dtype)
     dv = _heads_in_tokens(xp, k.shape, q.dtype)
-    options = {"number": q.dtype, "shared": _shared(4, width), "WIDTH": _padded(width)}
+    options = {"number": q.dtype, "WIDTH": _padded(width)}
     launch(
         "attention_backward.cu",
         "attention_delta",
-        -(-delta.size // WARPS),
+        -(-delta.size // (THREADS * 8 // _padded(width))),  # a thread takes eight channels
         THREADS,
         *(View(dy), View(y), delta, heads, queries, width, delta.size, *_steps(dy), *_steps(y)),
-        number=q.dtype,
-        WIDTH=_padded(width),
+        **options,
     )
     before = (View(q), View(k), View(v), View(dy), saved["log_sum"], delta)
     after = (
-        *(None if mask is None else View(mask), saved["kinds"]),
+        *(saved["kinds"], saved["bits"]),
         *(heads, heads // groups, queries, keys, width),
         *(*_steps(q), *_steps(k), *_steps(v), *_steps(dy), *saved["of_mask"]),
         saved["scale"],
     )
     grid = (-(-keys // TILE), groups, images)
     arguments = (*before, View(dk), View(dv), *after)
-    launch("attention_backward.cu", "attention_dkdv", grid, THREADS, *arguments, **options)
+    place = {"shared": _shared(5, width)}
+    launch("attention_backward.cu", "attention_dkdv", grid, THREADS, *arguments, **place, **options)
     grid = (-(-queries // TILE), heads, images)
     arguments = (*before, View(dq), *after)
-    launch("attention_backward.cu", "attention_dq", grid, THREADS, *arguments, **options)
-    return dq, dk, dv
+    place = {"shared": _shared(4, width)}
+    launch("attention_backward.cu", "attention_dq", grid, THREADS, *arguments, **place, **options)
+    return (dq, dk, dv) if out is None else _copied((dq, dk, dv), out)
+
+
+def _lowered(x, dtype):  # heads lie side by side in tokens: those are contiguous, perhaps
+    return lowered(x.swapaxes(1, 2), dtype).swapaxes(1, 2)
 
 
 def _takes(q, k, v, out):
@@ -151,7 +164,8 @@ def _takes(q, k, v, out):
 
 def _aligned(x):  # rows of 16 bytes that an asynchronous copy can take
     rows = all(step % 16 == 0 for step in x.strides[:-1])
-    return rows and x.strides[-1] == x.itemsize and address(x) % 16 == 0
+    near = (x.shape[2] + TILE) * abs(x.strides[2]) < 2**31  # tokens of a head are counted by int
+    return rows and near and x.strides[-1] == x.itemsize and address(x) % 16 == 0
 
 
 def _padded(width):
@@ -177,26 +191,27 @@ def _reach(mask):  # bytes from the first pair of tokens to the last, which the 
 
 
 def _kinds(xp, mask, shape, dtype):
-    # The kind of each tile, and the steps that lead through the mask and through the kinds.
+    # The kind of each tile, its bits, and the tiles between images and between heads.
     if mask is None:
-        return None, (0,) * 6
+        return None, None, (0, 0)
     queries, keys = shape[2:]
     mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
     own_images, own_heads = mask.shape[:2]
     steps = tuple(
         0 if n == 1 else step for n, step in zip(mask.shape, mask.strides, strict=True)
     )  # booleans take one byte
-    key_tiles, query_tiles = -(-keys // TILE), -(-queries // TILE)
-    kinds = xp.empty((own_images, own_heads, query_tiles, key_tiles), "uint8")
+    tiles = (-(-queries // TILE), -(-keys // TILE))
+    kinds = xp.empty((own_images, own_heads, *tiles), "uint8")
+    bits = xp.empty((*kinds.shape, 2 * TILE), "int64")
     launch(
         "attention_forward.cu",
         "attention_kinds",
-        (own_images * own_heads * key_tiles, query_tiles),
+        (own_images * own_heads * tiles[1], tiles[0]),
         THREADS,
-        *(View(mask), kinds, own_heads, queries, keys, *steps),
+        *(View(mask), kinds, bits, own_heads, queries, keys, *steps),
         number=dtype,
         WIDTH=WIDTHS[0],
     )
-    image = 0 if own_images == 1 else own_heads * query_tiles * key_tiles
-    head = 0 if own_heads == 1 else query_tiles * key_tiles
-    return kinds, (*steps, image, head)
+    image = 0 if own_images == 1 else own_heads * tiles[0] * tiles[1]
+    head = 0 if own_heads == 1 else tiles[0] * tiles[1]
+    return kinds, bits, (image, head)

@@ -18,129 +18,142 @@
 // What a tile of the mask holds: nothing, everything, or some of both. One block per tile: along y
 // the queries, along x the keys of the first head of the first image, then those of the next. Tiles
 // with nothing are never loaded, which halves the work under a causal mask without anybody having
-// said that it is causal; in tiles with everything the mask is not read again.
+// said that it is causal; in tiles with everything no pair is asked for. Where it is some, a thread
+// gets a row of 64 pairs by one read: they are kept as bits, a word for each query and, for the
+// backward, one for each key.
 extern "C" __global__ void __launch_bounds__(THREADS) attention_kinds(
-    const bool* mask, unsigned char* kinds, int heads, int queries, int keys, long long image_step,
-    long long head_step, int query_step, int key_step) {
+    const bool* mask, unsigned char* kinds, long long* bits, int heads, int queries, int keys,
+    long long image_step, long long head_step, int query_step, int key_step) {
+  __shared__ unsigned words[TILE][2];
   __shared__ float of_warps[WARP];
   int key_tiles = (keys + TILE - 1) / TILE, copy = blockIdx.x / key_tiles;
   int key_tile = blockIdx.x % key_tiles;
   int first_key = key_tile * TILE, first_query = blockIdx.y * TILE;
   mask += copy / heads * image_step + copy % heads * head_step;
-  float any = 0.0f, lack = 0.0f;
-  for (int i = threadIdx.x; i < TILE * TILE; i += THREADS) {
-    int query = first_query + i / TILE, key = first_key + i % TILE;
-    if (query >= queries || key >= keys) continue;
-    bool may = mask[query * query_step + key * key_step];
-    any = may ? 1.0f : any;
-    lack = may ? lack : 1.0f;
+  for (int i = threadIdx.x / WARP; i < 2 * TILE; i += WARPS) {  // a warp reads half a row
+    int query = first_query + i / 2, key = first_key + i % 2 * WARP + threadIdx.x % WARP;
+    bool may = query < queries && key < keys && mask[query * query_step + key * key_step];
+    unsigned word = __ballot_sync(ALL_LANES, may);  // a bit of each lane
+    if (threadIdx.x % WARP == 0) words[i / 2][i % 2] = word;
   }
-  any = block_max(any, of_warps);
-  lack = block_max(lack, of_warps);
+  __syncthreads();
+  long long word = 0;  // of a query, or of a key
+  int i = threadIdx.x % TILE;
+  if (threadIdx.x < TILE)
+    word = (unsigned long long)words[i][1] << 32 | words[i][0];
+  else
+    for (int query = 0; query < TILE; query++)
+      word |= (unsigned long long)(words[query][i / 32] >> i % 32 & 1) << query;
   long long tile = ((long long)copy * gridDim.y + blockIdx.y) * key_tiles + key_tile;
+  bits[tile * 2 * TILE + threadIdx.x] = word;
+  bool lacks = i < queries - first_query && word != first_bits(keys - first_key);
+  float any = block_max(threadIdx.x >= TILE && word ? 1.0f : 0.0f, of_warps);
+  float lack = block_max(threadIdx.x < TILE && lacks ? 1.0f : 0.0f, of_warps);
   if (threadIdx.x == 0) kinds[tile] = any == 0.0f ? NOTHING : lack == 0.0f ? EVERYTHING : SOME;
 }
 
-__device__ __forceinline__ int next_tile(Mask mask, int query_tile, int key_tile, int key_tiles) {
-  while (key_tile < key_tiles && kind_of(mask, query_tile, key_tile) == NOTHING) key_tile++;
-  return key_tile;
+struct Softmax {  // of 16 queries; of two of them in a lane
+  float sum[WIDTH / 8][4], largest[2], total[2];
+};
+
+// Take a tile of keys in, or the first N * 8 of it: `count` are real, and `bits` says which may be
+// read, of all if it is null.
+template <int N>
+__device__ __forceinline__ void add_keys(Softmax& of, const unsigned q_rows[WIDTH / 16][4],
+                                         const number* k_tile, const number* v_tile, int count,
+                                         const long long* bits, float to_log2) {
+  float scores[N][4] = {};
+  pair_up(scores, q_rows, k_tile);
+  if (bits) hide(scores, bits + threadIdx.x / WARP * 16, -INFINITE);
+  else if (count < N * 8) hide_behind(scores, count, -INFINITE);
+  float before[2] = {of.largest[0], of.largest[1]};
+#pragma unroll
+  for (int n = 0; n < N; n++)
+#pragma unroll
+    for (int j = 0; j < 4; j++) of.largest[j / 2] = fmaxf(of.largest[j / 2], scores[n][j]);
+  float shrink[2], base[2];
+#pragma unroll
+  for (int half = 0; half < 2; half++) {  // the four lanes that share a row agree
+    of.largest[half] = fmaxf(of.largest[half], __shfl_xor_sync(ALL_LANES, of.largest[half], 1));
+    of.largest[half] = fmaxf(of.largest[half], __shfl_xor_sync(ALL_LANES, of.largest[half], 2));
+    // Nothing to read yet: any finite base will do, since exp2(-infinity - base) is 0.
+    base[half] = of.largest[half] == -INFINITE ? 0.0f : of.largest[half] * to_log2;
+    shrink[half] = exp2f(before[half] * to_log2 - base[half]);
+    of.total[half] *= shrink[half];
+  }
+#pragma unroll
+  for (int n = 0; n < N; n++)
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      scores[n][j] = exp2f(scores[n][j] * to_log2 - base[j / 2]);
+      of.total[j / 2] += scores[n][j];
+    }
+#pragma unroll
+  for (int n = 0; n < WIDTH / 8; n++)
+#pragma unroll
+    for (int j = 0; j < 4; j++) of.sum[n][j] *= shrink[j / 2];
+  weigh(of.sum, scores, v_tile);
 }
 
 // One block for 64 queries of one head of one image: blockIdx = (tile of queries, head, image).
 // `sharers` query heads read each head of keys and values. Steps count numbers, not bytes.
 // log_sum (images, heads, queries) gets log sum exp(scores), or +infinity for a query that may
 // read nothing: its weights exp(score - infinity) are then exactly 0 in the backward.
-extern "C" __global__ void __launch_bounds__(THREADS) attention_forward(
-    const number* q, const number* k, const number* v, number* y, float* log_sum, const bool* mask,
-    const unsigned char* kinds, int heads, int sharers, int queries, int keys, int width,
-    long long q_image, long long q_head, long long q_step, long long k_image, long long k_head,
-    long long k_step, long long v_image, long long v_head, long long v_step, long long y_image,
-    long long y_head, long long y_step, long long mask_image, long long mask_head,
-    int mask_query, int mask_key, long long kinds_image, long long kinds_head,
-    float scale) {
+extern "C" __global__ void __launch_bounds__(THREADS, 4) attention_forward(
+    const number* q, const number* k, const number* v, number* y, float* log_sum,
+    const unsigned char* kinds, const long long* bits, int heads, int sharers, int queries,
+    int keys, int width, long long q_image, long long q_head, int q_step, long long k_image,
+    long long k_head, int k_step, long long v_image, long long v_head, int v_step,
+    long long y_image, long long y_head, long long y_step, int mask_image,
+    int mask_head, float scale) {
   extern __shared__ __align__(16) number shared[];
-  number *q_tile = shared, *k_tiles = q_tile + TILE * PITCH, *v_tiles = k_tiles + 2 * TILE * PITCH;
   int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-  long long query_tile = blockIdx.x, head = blockIdx.y, image = blockIdx.z;
+  int query_tile = blockIdx.x, head = blockIdx.y, group = head / sharers;
+  long long image = blockIdx.z;
   int key_tiles = (keys + TILE - 1) / TILE, first = query_tile * TILE;
   Tokens Q = {q + image * q_image + head * q_head, q_step, queries};
-  Tokens K = {k + image * k_image + head / sharers * k_head, k_step, keys};
-  Tokens V = {v + image * v_image + head / sharers * v_head, v_step, keys};
-  Mask may = {mask ? mask + image * mask_image + head * mask_head : mask, mask_query, mask_key,
-              kinds + (mask ? image * kinds_image + head * kinds_head : 0), key_tiles};
+  Tokens K = {k + image * k_image + group * k_head, k_step, keys};
+  Tokens V = {v + image * v_image + group * v_head, v_step, keys};
+  Mask may = {kinds, bits, int(image) * mask_image + head * mask_head, key_tiles};
 
-  float sum[WIDTH / 8][4] = {}, largest[2] = {-INFINITE, -INFINITE}, total[2] = {0.0f, 0.0f};
+  Softmax of = {{}, {-INFINITE, -INFINITE}, {0.0f, 0.0f}};
   float to_log2 = scale * LOG2_E;  // exp(scale * x) = 2^(to_log2 * x); exp2f is one instruction
 
-  int tile = next_tile(may, query_tile, 0, key_tiles);
-  load_tile(q_tile, Q, first, width);
-  if (tile < key_tiles) {
-    load_tile(k_tiles, K, tile * TILE, width);
-    load_tile(v_tiles, V, tile * TILE, width);
-  }
+  int tile = next_tile(may, query_tile, 0);
+  load_tile(shared + PAIR, Q, first, width);  // where the second pair will lie
   copy_commit();
-  for (int turn = 0; tile < key_tiles; turn ^= 1) {
-    const number *k_tile = k_tiles + turn * TILE * PITCH, *v_tile = v_tiles + turn * TILE * PITCH;
-    int following = next_tile(may, query_tile, tile + 1, key_tiles);
-    if (following < key_tiles) {  // comes in while this one is computed
-      load_tile(k_tiles + (turn ^ 1) * TILE * PITCH, K, following * TILE, width);
-      load_tile(v_tiles + (turn ^ 1) * TILE * PITCH, V, following * TILE, width);
-    }
-    copy_commit();
-    copy_wait<1>();  // this one, which was started before, has come
-    __syncthreads();
+  if (tile < key_tiles) load_pair(shared, K, V, tile * TILE, width);
+  copy_wait<0>();
+  __syncthreads();
+  unsigned q_rows[WIDTH / 16][4];
+  hold_rows(q_rows, shared + PAIR, warp * 16);
 
-    float scores[TILE / 8][4];
-    pair_up(scores, q_tile, warp * 16, k_tile);
-    int kind = kind_of(may, query_tile, tile);
-    bool whole = kind == EVERYTHING && (tile + 1) * TILE <= keys;
-    float before[2] = {largest[0], largest[1]};
-#pragma unroll
-    for (int n = 0; n < TILE / 8; n++)
-#pragma unroll
-      for (int j = 0; j < 4; j++) {
-        int query = first + warp * 16 + lane / 4 + j / 2 * 8;
-        int key = tile * TILE + n * 8 + lane % 4 * 2 + j % 2;
-        if (!whole && !may_read(may, kind, query, key, queries, keys)) scores[n][j] = -INFINITE;
-        largest[j / 2] = fmaxf(largest[j / 2], scores[n][j]);
-      }
-    float shrink[2], base[2];
-#pragma unroll
-    for (int half = 0; half < 2; half++) {  // the four lanes that share a row agree
-      largest[half] = fmaxf(largest[half], __shfl_xor_sync(ALL_LANES, largest[half], 1));
-      largest[half] = fmaxf(largest[half], __shfl_xor_sync(ALL_LANES, largest[half], 2));
-      // Nothing to read yet: any finite base will do, since exp2(-infinity - base) is 0.
-      base[half] = largest[half] == -INFINITE ? 0.0f : largest[half] * to_log2;
-      shrink[half] = exp2f(before[half] * to_log2 - base[half]);
-      total[half] *= shrink[half];
-    }
-#pragma unroll
-    for (int n = 0; n < TILE / 8; n++)
-#pragma unroll
-      for (int j = 0; j < 4; j++) {
-        scores[n][j] = exp2f(scores[n][j] * to_log2 - base[j / 2]);
-        total[j / 2] += scores[n][j];
-      }
-#pragma unroll
-    for (int n = 0; n < WIDTH / 8; n++)
-#pragma unroll
-      for (int j = 0; j < 4; j++) sum[n][j] *= shrink[j / 2];
-    weigh(sum, scores, v_tile);
-    __syncthreads();  // all warps are done with this tile, and it may be written over
-    tile = following;
+  int turn = 0, following;
+  for (; tile < key_tiles; tile = following, turn ^= 1) {
+    const number *k_tile = shared + turn * PAIR, *v_tile = k_tile + TILE * PITCH;
+    copy_wait<0>();   // this pair has come
+    __syncthreads();  // for all warps, and all are done with what lay where the next will come
+    following = next_tile(may, query_tile, tile + 1);
+    if (following < key_tiles)
+      load_pair(shared + (turn ^ 1) * PAIR, K, V, following * TILE, width);
+    if (first + warp * 16 >= queries) continue;  // this warp has none
+    const long long* bits = bits_of(may, query_tile, tile);
+    int count = keys - tile * TILE;
+    if (count > FEW) add_keys<TILE / 8>(of, q_rows, k_tile, v_tile, count, bits, to_log2);
+    else add_keys<FEW / 8>(of, q_rows, k_tile, v_tile, count, bits, to_log2);
   }
 
   float times[2];
 #pragma unroll
   for (int half = 0; half < 2; half++) {
-    total[half] += __shfl_xor_sync(ALL_LANES, total[half], 1);
-    total[half] += __shfl_xor_sync(ALL_LANES, total[half], 2);
-    times[half] = total[half] > 0.0f ? 1.0f / total[half] : 0.0f;  // nothing to read: zeros
+    float total = of.total[half] + __shfl_xor_sync(ALL_LANES, of.total[half], 1);
+    total += __shfl_xor_sync(ALL_LANES, total, 2);
+    times[half] = total > 0.0f ? 1.0f / total : 0.0f;  // nothing to read: zeros
     int query = first + warp * 16 + lane / 4 + 8 * half;
     if (query < queries && lane % 4 == 0)
       log_sum[(image * heads + head) * queries + query] =
-          total[half] > 0.0f ? largest[half] * scale + logf(total[half]) : INFINITE;
+          total > 0.0f ? of.largest[half] * scale + logf(total) : INFINITE;
   }
-  put_rows(y + image * y_image + head * y_head, y_step, first + warp * 16, queries, width, sum,
-           times[0], times[1]);
+  put_rows(shared + turn * PAIR, y + image * y_image + head * y_head, y_step, first, queries, width,
+           of.sum, times[0], times[1]);
 }

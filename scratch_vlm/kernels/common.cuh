@@ -14,15 +14,32 @@
 #ifndef NUMBER
 #define NUMBER float
 #endif
+#ifndef OUTPUT
+#define OUTPUT NUMBER
+#endif
 typedef NUMBER number;  // of arrays in memory: float, __nv_bfloat16 or __half; sums are float
+typedef OUTPUT output;  // of what a kernel writes for a product that reads fewer bits
 
 #define WARP 32
 #define ALL_LANES 0xffffffffu
 #define INFINITE __int_as_float(0x7f800000)
 #define NOT_A_NUMBER __int_as_float(0x7fc00000)
 
-__device__ __forceinline__ float load(const number* x, long long i) { return (float)x[i]; }
-__device__ __forceinline__ void store(number* x, long long i, float value) { x[i] = (number)value; }
+template <typename T>
+__device__ __forceinline__ float load(const T* x, long long i) {
+  return (float)x[i];
+}
+template <typename T>
+__device__ __forceinline__ void store(T* x, long long i, float value) {
+  x[i] = (T)value;
+}
+
+// N numbers side by side. A thread that takes several at a time, 16 bytes at best, asks memory less
+// often; they have to start on a multiple of their size, or of 16 bytes.
+template <typename T, int N>
+struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) Several {
+  T at[N];
+};
 
 // Sum over the 32 lanes of a warp; every lane gets it. In five steps each lane adds the number of
 // the lane whose index differs in one bit: first 16 apart, then 8, 4, 2, 1.

@@ -9,6 +9,7 @@
 #include "common.cuh"
 
 #define THREADS 128
+#define AHEAD 16  // tokens that a thread fetches at a time
 
 // Put tokens in the order of their ids; equal ids keep the order of the tokens. The place of a token
 // is the number of tokens with a smaller id, or with the same and before it: each thread counts for
@@ -33,16 +34,24 @@ extern "C" __global__ void __launch_bounds__(THREADS) order_tokens(const int* id
 
 // A block starts at one place of `sorted`, and leaves at once unless an id begins there; then it
 // walks to the end of that id. Thread i sums channel i. Blocks along y share the channels. An id that
-// stands for most tokens makes one long walk; that is the price of the order. An id that is no row
-// is left out, so that nothing beside the table is written.
+// stands for most tokens makes one long walk, the price of the order; to wait for memory only once in
+// AHEAD steps, that many sums are kept side by side. An id that is no row is left out, so that
+// nothing beside the table is written.
 extern "C" __global__ void __launch_bounds__(THREADS) add_rows(const number* dy, const int* sorted,
                                                                const int* places, float* table,
                                                                int count, int rows, int width) {
   int channel = blockIdx.y * THREADS + threadIdx.x, id = sorted[blockIdx.x];
   if (blockIdx.x > 0 && sorted[blockIdx.x - 1] == id) return;
   if (channel >= width || id < 0 || id >= rows) return;
-  float sum = 0.0f;
-  for (int i = blockIdx.x; i < count && sorted[i] == id; i++)
-    sum += load(dy, (long long)places[i] * width + channel);
+  float sums[AHEAD] = {}, sum = 0.0f;
+  for (int i = blockIdx.x; i < count && sorted[i] == id; i += AHEAD)
+#pragma unroll
+    for (int j = 0; j < AHEAD; j++) {
+      int at = min(i + j, count - 1);  // behind the last one it is fetched again, and not added
+      float value = load(dy, (long long)places[at] * width + channel);
+      sums[j] += i + j < count && sorted[at] == id ? value : 0.0f;
+    }
+#pragma unroll
+  for (int j = 0; j < AHEAD; j++) sum += sums[j];
   table[(long long)id * width + channel] += sum;
 }

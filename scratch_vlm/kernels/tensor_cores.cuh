@@ -43,13 +43,20 @@ __device__ __forceinline__ void load_transposed(unsigned r[4], const void* row) 
                : "r"(address));
 }
 
-// Start to copy 16 bytes from global to shared memory; zeros where `real` is false. Copies started
-// before copy_commit() form a group; copy_wait<N>() waits until at most N groups are on their way.
-// It waits for the copies of its own thread only: a barrier must follow.
+// Start to copy 16 bytes from global to shared memory; zeros, and nothing is read, where `real` is
+// false. Copies started before copy_commit() form a group; copy_wait<N>() waits until at most N
+// groups are on their way. It waits for the copies of its own thread only: a barrier must follow.
 __device__ __forceinline__ void copy_16_bytes(void* to, const void* from, bool real) {
   unsigned address = (unsigned)__cvta_generic_to_shared(to);
   int bytes = real ? 16 : 0;
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(address), "l"(from),
+               "r"(bytes));
+}
+
+__device__ __forceinline__ void copy_4_bytes(void* to, const void* from, bool real) {
+  unsigned address = (unsigned)__cvta_generic_to_shared(to);
+  int bytes = real ? 4 : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(address), "l"(from),
                "r"(bytes));
 }
 

@@ -4,7 +4,7 @@ One head (``heads=1``) is the plain attention of a first lesson; several let a t
 questions at once; fewer heads of keys and values than of queries make grouped-query attention.
 """
 
-from scratch_vlm.backend import namespace
+from scratch_vlm.backend import as_factor, namespace
 from scratch_vlm.layers.counts import check_counts
 from scratch_vlm.layers.linear import has_bias, linear_backward, linear_forward, linear_init
 from scratch_vlm.layers.norm import NORMS
@@ -129,7 +129,10 @@ def self_attention_forward(
     s = {}
     kv_heads, k, j = _check_tokens(x, p, heads, kv_heads)
     qkv, s["qkv"] = linear_forward(x, p["qkv"])  # (B, T, (A + G) K + G J)
-    q, k, v = _split(qkv, ((heads, k), (kv_heads, k), (kv_heads, j)))  # each (B, heads, T, width)
+    if rotary_base is None and cache is None:  # only products read them
+        qkv = as_factor(qkv)
+    s["heads"] = ((heads, k), (kv_heads, k), (kv_heads, j))
+    q, k, v = _split(qkv, s["heads"])  # each (B, heads, T, width)
     if rotary_base is not None:
         if positions is None:
             past = 0 if cache is None else cache.length
@@ -172,10 +175,11 @@ def self_attention_backward(dy, s, g):
     """
     dy = linear_backward(dy, s["out"], g["out"])
     (dy,) = _split(dy, (s["attend"]["y"].shape[1::2],))
-    dq, dk, dv = attend_backward(dy, s["attend"])
+    dqkv, out = _room(dy.shape[2], s["heads"], s["attend"])
+    dq, dk, _ = attend_backward(dy, s["attend"], out=out)
     if "rotary" in s:  # one rotation for both: queries and keys stand at the same positions
-        dq, dk = rotary_backward(dq, s["rotary"]), rotary_backward(dk, s["rotary"])
-    return linear_backward(_join((dq, dk, dv)), s["qkv"], g["qkv"])
+        dq[...], dk[...] = rotary_backward(dq, s["rotary"]), rotary_backward(dk, s["rotary"])
+    return linear_backward(dqkv, s["qkv"], g["qkv"])
 
 
 def cross_attention_init(
@@ -300,7 +304,10 @@ def cross_attention_forward(
     s = {}
     kv_heads, k, j = _check_tokens(x, p, heads, kv_heads)
     q, s["q"] = linear_forward(x, p["q"])
-    (q,) = _split(q, ((heads, k),))  # (B, A, T, K)
+    if "q_norm" not in p and kept is None:
+        q = as_factor(q)
+    s["heads"] = ((heads, k), (kv_heads, k), (kv_heads, j))
+    (q,) = _split(q, s["heads"][:1])  # (B, A, T, K)
     if "q_norm" in p:
         s["norm"] = "layer" if "beta" in p["q_norm"] else "rms"
         q, s["q_norm"] = NORMS[s["norm"]][1](q, p["q_norm"], eps=eps)
@@ -309,7 +316,9 @@ def cross_attention_forward(
     else:
         _check_source(x, z)
         kv, s["kv"] = linear_forward(z, p["kv"])  # (B, S, G (K + J))
-        k, v = _split(kv, ((kv_heads, k), (kv_heads, j)))  # (B, G, S, K) and (B, G, S, J)
+        if "q_norm" not in p and kept is None:
+            kv = as_factor(kv)
+        k, v = _split(kv, s["heads"][1:])  # (B, G, S, K) and (B, G, S, J)
         if "q_norm" in p:
             k, s["k_norm"] = NORMS[s["norm"]][1](k, p["k_norm"], eps=eps)
         if kept is not None:
@@ -345,13 +354,16 @@ def cross_attention_backward(dy, s, g):
     """
     dy = linear_backward(dy, s["out"], g["out"])
     (dy,) = _split(dy, (s["attend"]["y"].shape[1::2],))
-    dq, dk, dv = attend_backward(dy, s["attend"])
+    asks, *answers = s["heads"]
+    dq_tokens, queries = _room(dy.shape[2], [asks], s["attend"])
+    dkv_tokens, keys = _room(s["attend"]["k"].shape[-2], answers, s["attend"])
+    dq, dk, _ = attend_backward(dy, s["attend"], out=(*queries, *keys))
     if "norm" in s:
         norm = NORMS[s["norm"]][2]
-        dq = norm(dq, s["q_norm"], g["q_norm"])
-        dk = norm(dk, s["k_norm"], g["k_norm"])
-    dz = linear_backward(_join((dk, dv)), s["kv"], g["kv"])
-    dx = linear_backward(_join((dq,)), s["q"], g["q"])
+        dq[...] = norm(dq, s["q_norm"], g["q_norm"])
+        dk[...] = norm(dk, s["k_norm"], g["k_norm"])
+    dz = linear_backward(dkv_tokens, s["kv"], g["kv"])
+    dx = linear_backward(dq_tokens, s["q"], g["q"])
     return dx, dz
 
 
@@ -381,15 +393,13 @@ def _split(x, heads):
     return views
 
 
-def _join(parts):
-    # the inverse of `_split`, by copying: (B, count, T, width) each -> one array of tokens
-    b, _, t, _ = parts[0].shape
-    heads = [part.shape[1::2] for part in parts]
+def _room(tokens, heads, attended):
+    # Tokens for the gradients of an attention, and views of them as `_split` gives them: a result
+    # that is written there needs no transposition after.
+    y = attended["y"]
     columns = sum(count * width for count, width in heads)
-    x = namespace(parts[0]).empty((b, t, columns), parts[0].dtype)
-    for view, part in zip(_split(x, heads), parts, strict=True):
-        view[...] = part
-    return x
+    x = namespace(y).empty((len(y), tokens, columns), y.dtype)
+    return x, _split(x, heads)
 
 
 def _head_width(width, heads, kv_heads, head_width):

@@ -1,6 +1,6 @@
 """The linear layer: a matrix, and a bias and a low-rank adapter where the tree has them."""
 
-from scratch_vlm.backend import add_product, floating, project, rows
+from scratch_vlm.backend import add_product, add_sum, as_factor, floating, project, rows
 from scratch_vlm.layers.config import check_keys
 from scratch_vlm.layers.counts import check_counts
 from scratch_vlm.layers.lora import lora_backward, lora_forward
@@ -73,14 +73,13 @@ def linear_forward(x, p, *, out=None):
     if not x.ndim:
         raise ValueError("x must be (..., D), tokens of D channels; got a single number, shape ()")
     check_keys(p, "w")
-    y = project(x, p["w"], out=out)
-    if "b" in p:
-        y += p["b"]
+    x, w = as_factor(x), as_factor(p["w"])  # the backward multiplies both again
+    y = project(x, w, bias=p.get("b"), out=out)
     if "lora" not in p:
-        return y, (x, p["w"], "b" in p, None)
+        return y, (x, w, "b" in p, None)
     change, lora = lora_forward(x, p["lora"])
     y += change
-    return y, (x, p["w"], "b" in p, lora)
+    return y, (x, w, "b" in p, lora)
 
 
 def linear_backward(dy, saved, g, *, out=None):
@@ -108,10 +107,11 @@ def linear_backward(dy, saved, g, *, out=None):
     over all tokens, and :math:`dx = dy\, w^\top`. An adapter adds to y, and so to dx.
     """
     x, w, bias, lora = saved
+    dy = as_factor(dy)
     if g["w"] is not FROZEN:
         add_product(g["w"], rows(x).T, rows(dy))
     if bias and g["b"] is not FROZEN:
-        g["b"] += rows(dy).sum(0)
+        add_sum(g["b"], dy)
     dx = project(dy, w.T, out=out)
     if lora is not None:
         dx += lora_backward(dy, lora, g["lora"])

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from scratch_vlm.backend import namespace
+from scratch_vlm.backend import factor_room, namespace
 from scratch_vlm.layers.linear import has_bias, linear_backward, linear_forward, linear_init
 from scratch_vlm.ops.activations import ACTIVATIONS, activation
 
@@ -102,7 +102,7 @@ def mlp_forward(x, p, *, kind="gelu"):
     """
     s = {"kind": kind}
     h, s["fc"] = linear_forward(x, p["fc"])  # (..., M)
-    h, s["act"] = activation(kind)[0](h, out=h)
+    h, s["act"] = activation(kind)[0](h, out=factor_room(h, otherwise=h))
     h, s["proj"] = linear_forward(h, p["proj"])  # (..., E)
     return h, s
 
@@ -124,7 +124,7 @@ def mlp_backward(dy, s, g):
     dx : array of shape (..., D)
     """
     dh = linear_backward(dy, s["proj"], g["proj"])
-    dh = activation(s["kind"])[1](dh, s["act"], out=dh)
+    dh = activation(s["kind"])[1](dh, s["act"], out=factor_room(dh, otherwise=dh))
     return linear_backward(dh, s["fc"], g["fc"])
 
 

@@ -4,7 +4,7 @@ from numbers import Integral
 
 import numpy as np
 
-from scratch_vlm.backend import floating, namespace
+from scratch_vlm.backend import floating, namespace, to_device
 from scratch_vlm.layers.attention import (
     cross_attention_backward,
     cross_attention_forward,
@@ -54,7 +54,7 @@ def pick_forward(x, *, index):
     if namespace(places) is np and ((places < 0) | (places >= x.shape[1])).any():
         raise ValueError(f"index must be from 0 to {x.shape[1] - 1}, got {places.tolist()}")
     batch = xp.arange(len(x))
-    index = int(index) if isinstance(index, Integral) else xp.asarray(index)
+    index = int(index) if isinstance(index, Integral) else to_device(index, xp)
     return x[batch, index], (x.shape, batch, index)
 
 

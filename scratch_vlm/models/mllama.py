@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scratch_vlm.backend import namespace
+from scratch_vlm.backend import namespace, product
 from scratch_vlm.layers.block import (
     BLOCKS,
     BlockConfig,
@@ -674,7 +674,8 @@ def interleaved_cache(p, config, batch, length):
 def _by_ratio(x, ratios, count):  # (B, ...) -> (count, ...), sums over the images of each layout
     xp = namespace(x)
     chosen = ratios[:, None] == xp.arange(count)  # (B, count)
-    return xp.tensordot(chosen.astype(x.dtype), x, axes=((0,), (0,)))
+    sums = product(chosen.astype(x.dtype).T, x.reshape(len(x), -1), precision="float32")
+    return sums.reshape(count, *x.shape[1:])
 
 
 def _check_images(images, ratios, p, config):

@@ -5,7 +5,7 @@ from numbers import Integral
 
 import numpy as np
 
-from scratch_vlm.backend import namespace
+from scratch_vlm.backend import namespace, to_device
 from scratch_vlm.layers.block import (
     BlockConfig,
     check_blocks,
@@ -262,13 +262,13 @@ def _mask(ids, config, real, xp):
     if real is not None:
         if real.shape != ids.shape or real.dtype != bool:
             raise ValueError(f"real must be boolean, of the shape of ids, {ids.shape}")
-        mask = xp.asarray(real)[:, None, None]  # (B, 1, 1, T)
+        mask = to_device(real, xp)[:, None, None]  # (B, 1, 1, T)
         return mask & causal_mask(ids.shape[1], xp) if config.causal else mask
     if config.causal:  # nothing before the end can see what stands behind it: one mask for all
         return causal_mask(ids.shape[1], xp)
     if config.pool == "last":
         return None
-    return (places <= xp.asarray(ends)[:, None])[:, None, None]
+    return (places <= to_device(ends, xp)[:, None])[:, None, None]
 
 
 def pooled_places(ids, config):

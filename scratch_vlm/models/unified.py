@@ -365,9 +365,9 @@ def unified_order(ids, config, media, *, lengths=None, real=None, turns=None):
     xp = namespace(ids)
     mask = positions = None
     if real is not None:
-        mask, positions = reading_order(xp.asarray(real))
+        mask, positions = reading_order(to_device(real, xp))
     elif turns is not None:
-        mask, positions = turn_order(xp.asarray(turns))
+        mask, positions = turn_order(to_device(turns, xp))
     together = visual_together(ids, config, media, lengths=lengths)
     if together is not None:
         mask = together[:, None] | (causal_mask(ids.shape[1], xp) if mask is None else mask)

@@ -62,6 +62,7 @@ def gelu_forward(x, *, out=None):
     return xp.multiply(x, cdf, out=out), slope
 
 
+@fused
 def gelu_backward(dy, slope, *, out=None):
     r"""Gradient of `gelu_forward`.
 
@@ -197,6 +198,7 @@ def gelu_tanh_forward(x, *, out=None):
     return xp.multiply(x, tanh, out=out), slope
 
 
+@fused
 def gelu_tanh_backward(dy, slope, *, out=None):
     r"""Gradient of `gelu_tanh_forward`.
 
@@ -255,6 +257,7 @@ def quick_gelu_forward(x, *, out=None):
     return _swish(x, 1.702, out)
 
 
+@fused
 def quick_gelu_backward(dy, slope, *, out=None):
     r"""Gradient of `quick_gelu_forward`.
 

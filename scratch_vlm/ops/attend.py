@@ -91,7 +91,7 @@ def attend_forward(q, k, v, *, mask=None, scale=None, blind="zero", out=None):
 
 
 @fused
-def attend_backward(dy, saved):
+def attend_backward(dy, saved, *, out=None):
     r"""Gradient of `attend_forward`.
 
     Parameters
@@ -100,6 +100,8 @@ def attend_backward(dy, saved):
         dL/dy.
     saved : dict
         As `attend_forward` saved it.
+    out : tuple of array, optional
+        Where to write `dq`, `dk` and `dv`, for example side by side in one token.
 
     Returns
     -------
@@ -131,10 +133,14 @@ def attend_backward(dy, saved):
     if "lost" in saved:  # a mean looks at no score
         xp.copyto(dz, 0, where=saved["lost"])
     dz = _grouped(dz, groups)
-    dq = product(dz, k)
-    dq *= saved["scale"]
+    dq = product(dz, k).reshape(*e.shape[:3], q.shape[-1])
+    dq = xp.multiply(dq, saved["scale"], out=dq if out is None else out[0])
     dk = product(dz.swapaxes(-1, -2), q)  # the saved q carries the scale
-    return dq.reshape(*e.shape[:3], q.shape[-1]), _sum_over_sharers(dk), _sum_over_sharers(dv)
+    dk, dv = _sum_over_sharers(dk), _sum_over_sharers(dv)
+    if out is None:
+        return dq, dk, dv
+    out[1][...], out[2][...] = dk, dv
+    return out
 
 
 def attention_weights(saved):

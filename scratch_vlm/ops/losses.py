@@ -1,12 +1,14 @@
 """Losses: one number to make small, and its gradient."""
 
 import math
+from functools import partial
 
 import numpy as np
 
-from scratch_vlm.backend import floating, fused, namespace
+from scratch_vlm.backend import floating, fused, namespace, product, to_device
 
 IGNORE = -100  # a label that stands for "no label here", as in PyTorch and LLaVA
+_exact = partial(product, precision="float32")  # a loss has all its bits in every precision
 
 
 @fused
@@ -69,7 +71,7 @@ def cross_entropy_forward(logits, labels, *, smoothing=0.0, ignore=IGNORE, overw
         raise ValueError(f"labels {labels.shape} must have the shape {logits.shape[:-1]}")
     _check_classes(labels, classes, ignore)
     z = logits.reshape(-1, classes)
-    labels = xp.asarray(labels).reshape(-1)
+    labels = to_device(labels, xp).reshape(-1)
     counted = labels != ignore
     target = xp.where(counted, labels, 0)
     # No synchronisation: the number of counted rows stays an array.
@@ -172,7 +174,7 @@ def contrastive_forward(images, texts, log_scale):
     _check_paired(images, texts, log_scale)
     xp = namespace(images)
     scale = xp.exp(log_scale)
-    z = scale * (images @ texts.T)  # (B, B)
+    z = scale * _exact(images, texts.T)  # (B, B)
     labels = xp.arange(len(z))
     by_image, s_image = cross_entropy_forward(z, labels)
     by_text, s_text = cross_entropy_forward(z.T, labels)
@@ -208,7 +210,7 @@ def contrastive_backward(dloss, saved):
     dz += cross_entropy_backward(dloss / 2, s_text).T
     dlog_scale = namespace(z).asarray((dz * z).sum())
     dz *= scale
-    return dz @ texts, dz.T @ images, dlog_scale
+    return _exact(dz, texts), _exact(dz.T, images), dlog_scale
 
 
 def sigmoid_contrastive_forward(images, texts, log_scale, bias):
@@ -256,7 +258,7 @@ def sigmoid_contrastive_forward(images, texts, log_scale, bias):
     _check_paired(images, texts, log_scale, bias)
     xp, n = namespace(images), len(images)
     scale = xp.exp(log_scale)
-    cosine = images @ texts.T
+    cosine = _exact(images, texts.T)
     z = scale * cosine + bias
     i = xp.arange(n)
     z[i, i] *= -1  # now the loss of each pair is softplus(z)
@@ -297,7 +299,7 @@ def sigmoid_contrastive_backward(dloss, saved):
     dbias = xp.asarray(dz.sum())
     dz *= scale
     dlog_scale = xp.asarray((dz * cosine).sum())
-    return dz @ texts, dz.T @ images, dlog_scale, dbias
+    return _exact(dz, texts), _exact(dz.T, images), dlog_scale, dbias
 
 
 def _check_paired(images, texts, *scalars):

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from scratch_vlm.backend import namespace, to_device
+from scratch_vlm.backend import namespace, product, to_device
 from scratch_vlm.ops.patches import check_pixels
 
 METHODS = ("bilinear", "bicubic", "bicubic_repeat")
@@ -159,6 +159,6 @@ def resize_backward(dy, saved):
 
 
 def _apply(x, down, across):  # (B, H, W, C) -> (B, I, J, C)
-    xp, (b, h, w, c) = namespace(x), x.shape
-    x = xp.matmul(down, x.reshape(b, h, w * c)).reshape(-1, w, c)
-    return xp.matmul(across, x).reshape(b, len(down), len(across), c)
+    b, h, w, c = x.shape
+    x = product(down, x.reshape(b, h, w * c), precision="float32").reshape(-1, w, c)
+    return product(across, x, precision="float32").reshape(b, len(down), len(across), c)

@@ -165,7 +165,7 @@ def rotary_forward(x, *, positions, base=10_000.0, scaling=None):
     _check(x, positions, base)
     # In double precision: float32 would round the angle of a late position by a visible amount.
     speeds = to_device(rotary_speeds(x.shape[3] // 2, base, scaling), xp)
-    angles = xp.asarray(positions)[..., None] * speeds  # (T, K/2) or (B, T, K/2)
+    angles = to_device(positions, xp)[..., None] * speeds  # (T, K/2) or (B, T, K/2)
     if angles.ndim == 3:
         angles = angles[:, None]  # (B, 1, T, K/2)
     size = 1.0 if scaling is None else scaling.size

@@ -20,7 +20,7 @@ import math
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from time import perf_counter
 
@@ -30,6 +30,7 @@ from tqdm import tqdm
 from scratch_vlm.backend import (
     PRECISIONS,
     Feed,
+    Graphs,
     in_precision,
     memory_shortage,
     namespace,
@@ -99,6 +100,10 @@ class TrainConfig:
         Of the matrix products, see `backend.products_in`. Parameters, moments, activations,
         statistics, softmax, losses and gradients are float32 in any case; for fp16 the loss is
         scaled, see `LossScale`.
+    graph : bool
+        Record a step as two CUDA graphs, its gradients and its update, and launch those: worth it
+        where a step is shorter than a few milliseconds. It does not change what is computed, so a
+        run may go on without. Dropout's random numbers come from the host, and cannot be recorded.
     seed : int
         For whoever draws weights and batches; the loop draws nothing.
     checkpoint_every : int
@@ -118,6 +123,7 @@ class TrainConfig:
     trained: tuple = EVERYTHING
     micro_batches: int = 1
     precision: str = "float32"
+    graph: bool = False
     seed: int = 0
     checkpoint_every: int = 100
 
@@ -249,6 +255,10 @@ def train(
         Ctrl-C stops at once.
     CheckpointError
         If the folder's checkpoint is damaged or of another model, or its curve is missing.
+    BackendError
+        If the configuration wants a graph, and `xp` is NumPy.
+    GraphError
+        If it wants one, and the objective copies other numbers from the host in each call.
     OutOfMemory
         If a step needs more memory than there is. The checkpoint is that of before.
     RunFolderError
@@ -257,6 +267,7 @@ def train(
     ValueError
         If the folder holds a run with another configuration, or an option is outside its range.
     """
+    graphs = Graphs(xp, next(x.dtype for _, x in leaves(p))) if config.graph else None
     run = RunFolder(folder)
     identity = _identity(config, identity)
     start, moments = 0, None
@@ -278,12 +289,21 @@ def train(
         clip=config.clip,
     )
     p, g, scale = optimizer.p, optimizer.g, LossScale(config.precision)
+    watch = watch or (lambda p: {})
     if moments:
         scale.load_state(moments)
         optimizer.load_state(moments)
     forward, backward = in_precision(forward, backward, config.precision)
+    gradients, update = halves(
+        forward,
+        backward,
+        optimizer,
+        micro_batches=config.micro_batches,
+        watch=watch,
+        after_step=after_step,
+        graphs=graphs,
+    )
     run.prepare(3 * (nbytes(p) + nbytes(optimizer.state)))
-    watch = watch or (lambda p: {})
     columns = ",".join([*COLUMNS, *watch(p)]) + "\n"
 
     def save(step):
@@ -296,6 +316,7 @@ def train(
         save_checkpoint(run.checkpoint, p, state, {"step": step, "run": identity})
 
     with (
+        graphs.in_use() if graphs else nullcontext(),
         _explaining_memory(run, config),
         _open_curve(run.curve, columns, start) as curve,
         closing(_drawn_ahead(batch, range(start, config.steps), xp)) as batches,
@@ -314,11 +335,7 @@ def train(
             rate = config.rate(step)
 
             while True:
-                loss = add_gradients(
-                    forward, backward, arrays, p, g, config.micro_batches, scale.factor
-                )
-                norm = optimizer.gradient_norm() / scale.factor
-                numbers = xp.stack([loss, norm, *watch(p).values()])
+                numbers = gradients(scale.factor, *arrays)
                 loss, norm, *watched = to_host(numbers).tolist()  # the one wait for a device
                 if math.isfinite(loss) and math.isfinite(norm):
                     break
@@ -327,10 +344,8 @@ def train(
                     what = f"the loss is {loss} and the gradient's norm {norm}; {where}"
                     raise TrainingDiverged(_diverged(run, step, what))
                 optimizer.clear_gradients()
-            optimizer.step(rate, norm, scale.factor)
+            update(optimizer.plan(rate, norm, scale.factor))
             scale.step_done()
-            if after_step:
-                after_step(p)
 
             with _writing(curve, run, step):
                 row = f"{step},{loss!r},{norm!r},{rate!r},{perf_counter() - began:.6f}"
@@ -349,6 +364,51 @@ def train(
     return p
 
 
+def halves(
+    forward, backward, optimizer, *, micro_batches=1, watch=None, after_step=None, graphs=None
+):
+    """Make the halves of a training step, between which the host sees the loss and the norm.
+
+    Parameters
+    ----------
+    forward, backward : callable
+        The objective, as for `train`.
+    optimizer : Optimizer
+        With the parameters and their gradients.
+    micro_batches : int, default 1
+        See `add_gradients`.
+    watch, after_step : callable, optional
+        As for `train`.
+    graphs : Graphs, optional
+        What records both halves. Default nothing.
+
+    Returns
+    -------
+    gradients : callable
+        ``gradients(scale, *batch)`` adds the gradients of a loss that is multiplied with `scale`,
+        and returns an array of the loss and the gradient's length, neither of them scaled, and
+        of what is watched; on a device, which is not waited for.
+    update : callable
+        ``update(optimizer.plan(rate, norm, scale))`` takes the step.
+    """
+    p, g = optimizer.p, optimizer.g
+
+    def gradients(scale, *batch):
+        loss = add_gradients(forward, backward, batch, p, g, micro_batches, scale)
+        norm = optimizer.gradient_norm() / scale
+        watched = watch(p).values() if watch else ()
+        return namespace(loss).stack([loss, norm, *watched])
+
+    def update(now):
+        optimizer.move(now)
+        if after_step:
+            after_step(p)
+
+    if graphs:
+        return graphs.recorded(gradients), graphs.recorded(update)
+    return gradients, update
+
+
 def add_gradients(forward, backward, batch, p, g, micro_batches=1, scale=1.0):
     """Compute the loss of a batch and add its gradients to a tree.
 
@@ -365,7 +425,7 @@ def add_gradients(forward, backward, batch, p, g, micro_batches=1, scale=1.0):
     micro_batches : int, default 1
         Equal pieces to cut the batch into; each goes forward and backward before the next, so
         that memory holds the activations of one.
-    scale : float, default 1.0
+    scale : float or array of shape (), default 1.0
         Factor on the loss and so on the gradients.
 
     Returns
@@ -392,7 +452,9 @@ def add_gradients(forward, backward, batch, p, g, micro_batches=1, scale=1.0):
         xp = namespace(loss)
         if loss.shape != ():
             raise ValueError(f"the loss must be one number, its shape is {loss.shape}")
-        backward(xp.full_like(loss, scale / micro_batches), saved, g)
+        dloss = xp.full_like(loss, 1 / micro_batches)
+        dloss *= scale
+        backward(dloss, saved, g)
         del saved  # before the next forward, or memory would have to hold both
         losses.append(loss)
     return sum(losses) / micro_batches
@@ -494,7 +556,8 @@ def _explaining_memory(run, config):
 
 def _identity(config, identity):
     # As it is after a checkpoint: tuples are lists in JSON.
-    return json.loads(json.dumps({"config": asdict(config), **(identity or {})}))
+    what = {name: value for name, value in asdict(config).items() if name != "graph"}
+    return json.loads(json.dumps({"config": what, **(identity or {})}))
 
 
 def _read_run(run, config, identity, root):

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from scratch_vlm.backend import fused, namespace, to_device
+from scratch_vlm.backend import fused, namespace, squared_length, to_device
 from scratch_vlm.tree import ALIGN, arena, by_rule, freeze, leaves, zeros_like
 
 EVERYTHING = ((".*", True),)
@@ -70,7 +70,7 @@ class Optimizer:
         norm : array of shape ()
             Its Euclidean length; on a device, which is not waited for.
         """
-        return namespace(self._flat_g).sqrt(self._flat_g @ self._flat_g)
+        return namespace(self._flat_g).sqrt(squared_length(self._flat_g))
 
     def clear_gradients(self):
         """Empty the gradient tree without a step."""
@@ -100,13 +100,45 @@ class Optimizer:
             If the length is not finite. Nothing has changed then.
         """
         norm = float(self.gradient_norm()) / scale if norm is None else norm
+        self.move(self.plan(rate, norm, scale))
+        return norm
+
+    def plan(self, rate, norm, scale=1.0):
+        """Count a step and find the numbers that are its own.
+
+        Parameters
+        ----------
+        rate, norm, scale : float
+            As for `step`.
+
+        Returns
+        -------
+        tuple of float
+            For `move`.
+
+        Raises
+        ------
+        ValueError
+            If the length is not finite. The step is not counted then.
+        """
         if not math.isfinite(norm):
             raise ValueError(f"the gradient's norm is {norm}; the parameters were not changed")
         self.steps += 1
         shorten = self.clip / norm if self.clip is not None and norm > self.clip else 1.0
-        shorten /= scale
-        self._move(rate, shorten)  # of the kind: uses gradients times `shorten`, and empties them
-        return norm
+        return self._numbers(rate, shorten / scale)
+
+    def move(self, now):
+        """Move the parameters by one step and empty the gradient tree.
+
+        Parameters
+        ----------
+        now : tuple of float, or array
+            What `plan` returned. An array is read on its device, as a CUDA graph must.
+        """
+        raise NotImplementedError
+
+    def _numbers(self, rate, shorten):  # by what the gradients are to be multiplied
+        return rate, shorten
 
     @property
     def state(self):
@@ -234,13 +266,23 @@ class AdamW(Optimizer):
         super().__init__(p, ("m", "v"), **how, chunk=chunk)
         self.betas, self.eps, self.coupled = betas, eps, coupled
 
-    def _move(self, rate, shorten):
+    def _numbers(self, rate, shorten):
         beta1, beta2 = self.betas
         rate_over_bias1 = rate / (1 - beta1**self.steps)
         root_over_bias2 = 1 / math.sqrt(1 - beta2**self.steps)
+        return rate, rate_over_bias1, root_over_bias2, shorten
+
+    def move(self, now):
+        """Move the parameters by one step and empty the gradient tree.
+
+        Parameters
+        ----------
+        now : tuple of float, or array of shape (4,)
+            See `adamw_update`.
+        """
         adamw_update(
             self._vectors,
-            (rate, rate_over_bias1, root_over_bias2, shorten),
+            now,
             betas=self.betas,
             eps=self.eps,
             scratch=self._scratch,
@@ -362,8 +404,15 @@ class SGD(Optimizer):
         super().__init__(p, ("m",), **how, chunk=chunk)
         self.momentum, self.nesterov = momentum, nesterov
 
-    def _move(self, rate, shorten):
-        xp = namespace(self._flat_g)
+    def move(self, now):
+        """Move the parameters by one step and empty the gradient tree.
+
+        Parameters
+        ----------
+        now : tuple of float, or array of shape (2,)
+            The rate, and by what the gradients are multiplied.
+        """
+        xp, (rate, shorten) = namespace(self._flat_g), now
         for (p, g, m, factor, decay), (a, b) in _chunks(self._vectors, self._scratch):
             xp.multiply(g, shorten, out=a)
             g[...] = 0

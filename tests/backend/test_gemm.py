@@ -1,80 +1,27 @@
-"""The matrix product of a device: planned and called here, carried out by a stand-in of cuBLAS.
-
-The stand-in does what the documentation of cublasGemmStridedBatchedEx says, column by column, with
-NumPy on the memory at the addresses that it is given. So plan, call and copies are tested together.
-"""
-
-import ctypes
-from types import SimpleNamespace
+"""The matrix product of a device: planned and called here, carried out by a stand-in of cuBLAS."""
 
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import as_strided
+from strict.blas import Library, LtLibrary
 
 from scratch_vlm.backend import cublas, rounded
 from scratch_vlm.backend.cublas import COMPUTE, TYPES, Cublas, CublasError, matmul
+from scratch_vlm.backend.cublaslt import CublasLt
 from scratch_vlm.backend.gemm import Layout, Refused, plan
-
-NAMES = {number: name for name, number in TYPES.items()}
-
-
-class StandIn:
-    """A library with the few functions of cuBLAS that are called, the product as one of C."""
-
-    def __init__(self, status=0):
-        self.status, self.calls = status, []
-        kind = ctypes.CFUNCTYPE(ctypes.c_int, *cublas.ARGUMENTS)
-        self.cublasGemmStridedBatchedEx = kind(self.multiply)
-
-    def cublasCreate_v2(self, handle):
-        return self.status
-
-    def cublasSetPointerMode_v2(self, handle, mode):
-        assert mode == 0
-        return self.status
-
-    def multiply(self, *arguments):
-        if self.status:
-            return self.status
-        _, opa, opb, m, n, k, alpha, *rest = arguments
-        a, b, (beta, *c) = rest[:4], rest[4:8], rest[8:13]
-        batch, compute, _ = rest[13:]
-        self.calls.append(SimpleNamespace(batch=batch, compute=compute, types=(a[1], b[1])))
-        number = ctypes.c_double if compute == COMPUTE["float64"] else ctypes.c_float
-        alpha, beta = (number.from_address(x).value for x in (alpha, beta))
-        assert a[2] >= (k if opa else m) and b[2] >= (n if opb else k) and c[2] >= m
-        for i in range(batch):
-            x, y = column_major(a, i, m, k, opa), column_major(b, i, k, n, opb)
-            z = column_major(c, i, m, n, False)
-            assert z.dtype == x.dtype
-            z[...] = alpha * (x @ y) + (beta * z if beta else 0)
-        return 0
-
-
-def column_major(operand, i, rows, columns, transposed):
-    address, kind, leading, step = operand
-    dtype = np.dtype(NAMES[kind])
-    shape = (columns, rows) if transposed else (rows, columns)
-    size = (shape[1] - 1) * leading + shape[0]
-    memory = (ctypes.c_char * (size * dtype.itemsize)).from_address(
-        address + i * step * dtype.itemsize
-    )
-    x = as_strided(np.frombuffer(memory, dtype), shape, (dtype.itemsize, leading * dtype.itemsize))
-    x = x.astype("float32") if dtype == "float16" else x
-    return x.T if transposed else x
 
 
 @pytest.fixture
 def multiply(monkeypatch):
     """Return a function that multiplies arrays of NumPy as if they were on a device."""
     monkeypatch.setattr(cublas, "_address", lambda x: x.ctypes.data)
-    library = StandIn()
+    library = Library()
     blas = Cublas(library)
 
     def multiply(a, b, out=None, **options):
         return matmul(a, b, out, xp=np, blas=blas, **options)
 
-    multiply.calls = library.calls
+    multiply.calls, multiply.blas = library.calls, blas
     return multiply
 
 
@@ -117,6 +64,58 @@ def test_products_of_random_views_are_those_of_numpy(multiply, add, dtype):
         np.testing.assert_array_equal(b, before[1])
     assert len(multiply.calls) >= 1400, "nearly all are products of cuBLAS, if after a copy"
     assert copied < 500, "most views need no copy"
+
+
+@pytest.mark.parametrize("add", [False, True])
+def test_a_result_may_be_stored_by_columns(multiply, add):
+    rng = np.random.default_rng(0)
+    a, b, w = (rng.standard_normal(n) for n in ((4, 3), (3, 5), (5, 4)))
+    wanted = a @ b + w.T * add
+    assert multiply(a, b, w.T, add=add).base is w
+    np.testing.assert_allclose(w.T, wanted)
+    assert len(multiply.calls) == 1
+
+
+@pytest.mark.parametrize("able", [True, False])
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_a_bias_is_added_where_the_product_ends(multiply, precision, able):
+    rng = np.random.default_rng(0)
+    library = LtLibrary(able)
+    multiply.blas.lt = CublasLt(library, 0, 0, cublas.WORKSPACE)
+    for _ in range(50):
+        rows, inner, columns = rng.integers(1, 6, 3)
+        a, b = view(rng, (), rows, inner, "float32"), view(rng, (), inner, columns, "float32")
+        bias = rng.standard_normal(columns).astype("float32")
+        out = np.empty((rows, columns + 2), "float32")[:, :columns]
+        wanted = rounded(a, precision) @ rounded(b, precision) + bias
+        found = multiply(a, b, out, bias=bias, precision=precision)
+        exact = precision != "tf32"  # which the stand-in multiplies in float32
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 if exact else 1e-2)
+    assert len(library.calls) == 50 * able and len(multiply.calls) == 50 * (not able)
+    assert {call.compute for call in library.calls} <= {COMPUTE["tf32"], COMPUTE["float32"]}
+
+
+def test_a_bias_that_cublaslt_does_not_take_is_added_after(multiply):
+    rng = np.random.default_rng(0)
+    library = LtLibrary()
+    multiply.blas.lt = CublasLt(library, 0, 0, cublas.WORKSPACE)
+    for a, dtype in ((rng.random((2, 3, 4)), "float64"), (rng.random((3, 4)), "float64")):
+        b, bias = rng.random((*a.shape[:-2], 4, 5)).astype(dtype), rng.random(5).astype(dtype)
+        np.testing.assert_allclose(multiply(a.astype(dtype), b, bias=bias), a @ b + bias)
+    a, b = rng.random((2, 3, 4), "float32"), rng.random((2, 4, 5), "float32")  # a batch
+    np.testing.assert_allclose(multiply(a, b, bias=b[0, 0]), a @ b + b[0, 0], rtol=1e-6)
+    assert not library.calls
+
+
+def test_what_cublaslt_needs_is_prepared_once_for_each_shape(multiply):
+    library = LtLibrary()
+    multiply.blas.lt = CublasLt(library, 0, 0, cublas.WORKSPACE)
+    for _ in range(3):
+        for rows in (2, 3):
+            a, b, bias = np.ones((rows, 4), "f4"), np.ones((4, 8), "f4"), np.ones(8, "f4")
+            multiply(a, b, bias=bias)
+    assert len(library.calls) == 6
+    assert sum(isinstance(made, dict) and "compute" in made for made in library._made.values()) <= 4
 
 
 STRANGE = {
@@ -179,7 +178,7 @@ def test_views_of_packed_heads_have_two_batch_strides_and_are_copied(multiply):
 
 
 @pytest.mark.parametrize("shapes", [((0, 3), (3, 2)), ((2, 0), (0, 3)), ((4, 2, 3), (4, 3, 0))])
-def test_products_of_nothing_are_left_to_the_module(multiply, shapes):
+def test_products_of_nothing_are_zeros(multiply, shapes):
     a, b = map(np.ones, shapes)
     np.testing.assert_array_equal(multiply(a, b), a @ b)
     out = np.ones((a @ b).shape)
@@ -217,8 +216,8 @@ def test_matrices_that_do_not_fit_are_refused(multiply):
 
 def test_a_status_of_the_library_is_an_error():
     with pytest.raises(CublasError, match="cublasCreate_v2 failed with status 1"):
-        Cublas(StandIn(status=1))
-    library = StandIn()
+        Cublas(Library(status=1))
+    library = Library()
     blas = Cublas(library)
     library.status = 13
     planned = plan(*layouts(np.ones((2, 2)), np.ones((2, 2)), np.ones((2, 2))))

@@ -1,5 +1,6 @@
 """All who are timed do the same work."""
 
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -8,8 +9,9 @@ import pytest
 from bench_cases import SMALL, STEPS
 
 from scratch_vlm.backend import BackendError, cupy_problem
+from scratch_vlm.backend.graph import WARMUP
 from scratch_vlm.bench import contenders as module
-from scratch_vlm.bench.contenders import Contender, Ours, Torch, contenders
+from scratch_vlm.bench.contenders import Contender, Ours, Recorded, Torch, contenders
 from scratch_vlm.bench.run import CLOSE, difference, host_arrays
 
 NAMES = [subject.name for subject in SMALL]
@@ -78,9 +80,44 @@ def test_precision_changes_products_and_little_else(subject, precision):
     assert 0 < apart < {"tf32": 1e-2, "bf16": 0.1}[precision]
 
 
+@pytest.mark.parametrize("subject", STEPS, ids=[subject.name for subject in STEPS])
+def test_recorded_steps_are_those_of_the_host_from_the_first_on(subject, xp):
+    runs = []
+
+    def forward(*arguments, **options):
+        runs.append(1)
+        return subject.forward(*arguments, **options)
+
+    counted = replace(subject, forward=forward)
+    assert difference(results(Recorded(xp), counted), results(Ours(np), subject)) < 1e-5
+    assert len(runs) == WARMUP + 1
+
+
+def test_recorded_step_is_timed_on_its_stream_and_leaves_nothing_behind(xp):
+    contender = Recorded(xp)
+    work = contender.prepare(STEPS[0], *STEPS[0].draw(np.random.default_rng(0)))
+    first = contender.run(work)
+    held = contender.memory(work)
+    assert held >= STEPS[0].memory - 4 * STEPS[0].bytes / 10  # without parameters and their trees
+    assert contender.measure(work, times=2) > 0
+    contender.rest()
+    assert contender.run(work)[0] < first[0] and contender.memory(work) == held
+    graphs = weakref.ref(work.graphs)
+    del work
+    assert not graphs()
+
+
+def test_graphs_are_for_steps_that_do_not_fill_the_memory(xp, monkeypatch):
+    contender = Recorded(xp, "tf32")
+    monkeypatch.setattr(contender, "free", lambda: 2**36)
+    assert contender.name == f"{xp.__name__} tf32 graph"
+    assert [s.family for s in SMALL if contender.takes_part(s)] == [s.family for s in STEPS]
+    assert not contender.takes_part(replace(STEPS[0], memory=2**34))
+
+
 def test_precision_is_measured_only_where_it_matters():
     by_family = {subject.family: subject for subject in SMALL}
-    bf16, compiled = Contender("x", "bf16", True, 1), Contender("x", "bf16", True, 1, True)
+    bf16, compiled = Contender("x", "bf16", True, 1), Contender("x", "bf16", True, 1, "compiled")
     assert bf16.takes_part(by_family["linear"]) and not bf16.takes_part(by_family["GELU"])
     assert not any(compiled.takes_part(subject) for subject in SMALL)
     assert compiled.takes_part(replace(STEPS[0], compiled=("bf16",)))
@@ -157,9 +194,10 @@ def test_a_gpu_is_timed_in_every_precision_with_kernels_and_once_without(gpu, mo
     monkeypatch.setattr(module.importlib, "import_module", lambda name: kernels)
     found, missing = contenders()
     names = ["numpy", "cupy without kernels", "cupy", "cupy tf32", "cupy bf16"]
+    names += ["cupy tf32 graph", "cupy bf16 graph"]
     assert [contender.name for contender in found] == names and set(missing) == {"torch"}
     assert found[-1].place(1) == "GPU bf16"
-    assert found[-1].run(lambda: list(used)) == [None]  # all that there are
+    assert found[-3].run(lambda: list(used)) == [None]  # all that there are
     assert used == [None, ()]  # and none behind it
     assert found[1].run(lambda: list(used)) == [None, ()]
 

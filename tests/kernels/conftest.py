@@ -36,7 +36,8 @@ def compiled(request, monkeypatch):
 
 def _compiled_by(compiler, monkeypatch):
     set_compiler(np, compiler)
-    monkeypatch.setattr(norm, "BLOCKS", 2)  # so that a block gets several rows of a few
+    monkeypatch.setattr(norm, "MULTIPROCESSORS", 33)
+    monkeypatch.setattr(norm, "_warps_at_once", lambda *_: 4)  # of 200 rows one gets several
     monkeypatch.setattr(np, "empty", _poisoned(np.empty))
     monkeypatch.setattr(np, "empty_like", _poisoned(np.empty_like))
     yield

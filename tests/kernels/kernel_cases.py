@@ -10,9 +10,10 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
-from scratch_vlm.backend import add_at, products_in
+from scratch_vlm.backend import add_at, add_sum, products_in
 from scratch_vlm.backend.dispatch import Saved
-from scratch_vlm.kernels import activation, contrastive, norm
+from scratch_vlm.backend.factors import lowered
+from scratch_vlm.kernels import activation, contrastive
 from scratch_vlm.layers import norm as norms
 from scratch_vlm.ops import activations, attend, losses, masks
 from scratch_vlm.training.optimizer import AdamW
@@ -49,25 +50,40 @@ def _gradients(p, dtype):
     return {name: np.ones(leaf.shape, dtype) for name, leaf in p.items()}  # += is what counts
 
 
-def norm_case(rng, number, kind="layer", rows=5, width=40, out=False):
-    """Layer norm or RMS norm, forward and backward; perhaps written where told."""
+def _shifted(x, by):  # a copy that begins so many numbers beside where arrays begin
+    place = np.empty(x.size + by, x.dtype)[by:].reshape(x.shape)
+    place[...] = x
+    return place
+
+
+def norm_case(rng, number, kind="layer", rows=5, width=40, out=False, shift=0, of=None):
+    """Layer norm or RMS norm, forward and backward; perhaps written where told.
+
+    Perhaps also of another type than `number`, that of y and dy, and then dx is of that type.
+    """
     forward, backward = norms.NORMS[kind][1:]
-    x, dy = _draw(rng, number, rows, 1, width), _draw(rng, number, rows, 1, width)
+    x, dy = _draw(rng, of or number, rows, 1, width), _draw(rng, number, rows, 1, width)
+    x = _shifted(x, shift)
     p = {"gamma": _draw(rng, "float32", width), "beta": _draw(rng, "float32", width)}
     p = p if kind == "layer" else {"gamma": p["gamma"]}
     g, g_twin = _gradients(p, "float32"), _gradients(p, "float64")
-    place = np.empty_like(x) if out else None
+    place = np.empty_like(dy) if out or of else None
     y, saved = forward(x, p, eps=1e-3, out=place)
-    assert isinstance(saved, Saved)
+    assert isinstance(saved, Saved) and y.dtype == dy.dtype
     place = dy.copy()
     dx = backward(place, saved, g, out=place if out else None)
     frozen = backward(dy, saved, {})
+    assert dx.dtype == frozen.dtype == x.dtype
     y_twin, saved = forward(_double(x), {k: _double(v) for k, v in p.items()}, eps=1e-3)
     dx_twin = backward(_double(dy), saved, g_twin)
     yield Compared("y", y, y_twin)
-    yield Compared("dx", dx, dx_twin)
-    yield Compared("dx of frozen parameters", frozen, dx_twin)
-    yield from (Compared(name, g[name], g_twin[name]) for name in p)
+    gradients = [
+        Compared("dx", dx, dx_twin),
+        Compared("dx of frozen parameters", frozen, dx_twin),
+        *(Compared(name, g[name], g_twin[name]) for name in p),
+    ]
+    assert all(one.error() <= ROUNDING[of or number] for one in gradients)
+    yield from gradients
 
 
 def add_norm_case(rng, number, kind="layer", rows=5, width=40):
@@ -76,9 +92,10 @@ def add_norm_case(rng, number, kind="layer", rows=5, width=40):
     p = {"gamma": _draw(rng, "float32", width), "beta": _draw(rng, "float32", width)}
     p = p if kind == "layer" else {"gamma": p["gamma"]}
     g, g_twin = _gradients(p, "float32"), _gradients(p, "float64")
-    total, y, saved = norm.add_norm_forward(x, added, p)
-    dx = norm.add_norm_backward(dtotal, dy, saved, g)
     forward, backward = norms.NORMS[kind][1:]
+    total, y, saved = norms.add_norm(x, added, p, norm=kind)
+    assert isinstance(saved, Saved)
+    dx = backward(dy, saved, g, past=dtotal)
     # the sum is rounded before it is normalised, here and there
     total_twin = _double((x.astype("float32") + added.astype("float32")).astype(x.dtype))
     y_twin, saved = forward(total_twin, {k: _double(v) for k, v in p.items()})
@@ -89,19 +106,35 @@ def add_norm_case(rng, number, kind="layer", rows=5, width=40):
     yield from (Compared(name, g[name], g_twin[name]) for name in p)
 
 
-def activation_case(rng, number, kind="gelu", rows=5, width=40, bias=False, out=False):
-    """An activation and its slope, perhaps in place, perhaps with a bias."""
+def activation_case(
+    rng, number, kind="gelu", rows=5, width=40, bias=False, out=False, fewer="bfloat16"
+):
+    """An activation, its slope and its gradient: in place, with a bias, or in fewer bits."""
     x = 3 * _draw(rng, "float32", rows, width)
     x = x.astype(NUMBERS[number])
+    given = x.copy()
     forward = getattr(activations, f"{kind}_forward")
     b = _draw(rng, "float32", width) if bias else np.zeros(width, "float32")
     y_twin, slope_twin = forward(_double(x) + b)
     if bias:
         y, slope = getattr(activation, f"{kind}_forward")(x, bias=b)
     else:
-        y, slope = forward(x, out=x if out else None)
+        y, slope = forward(x.copy(), out=np.empty_like(x) if out else None)
     yield Compared("y", y, y_twin)
     yield Compared("slope", slope, slope_twin)
+    if number == "float32":
+        place = np.empty(x.shape, NUMBERS[fewer])
+        forward(x, out=place)
+        yield Compared("y in fewer bits", place, forward(_double(x))[0].astype(place.dtype), 1)
+        dy, place = _draw(rng, number, rows, width), np.empty(x.shape, NUMBERS[fewer])
+        backward = getattr(activations, f"{kind}_backward")
+        assert backward(dy, slope, out=place) is place
+        twin = backward(_double(dy), _double(slope)).astype(place.dtype)
+        yield Compared("dx in fewer bits", place, twin, 1)
+    if out:
+        y, _ = forward(x, out=x)
+        assert y is x
+        yield Compared("y in place", y, forward(_double(given))[0])
 
 
 def cross_entropy_case(
@@ -156,6 +189,24 @@ def add_at_case(rng, number, count=40, vocabulary=9, width=20):
     add_at(table, index, values)
     add_at(twin, index, _double(values))
     yield Compared("table", table, twin)
+
+
+def add_sum_case(rng, number, rows=40, width=20):
+    """Tokens summed up, and added to a vector."""
+    x, target = _draw(rng, number, 1, rows, width), _draw(rng, "float32", width)
+    twin = _double(target)
+    add_sum(target, x)
+    add_sum(twin, _double(x))
+    yield Compared("target", target, twin)
+
+
+def lowered_case(rng, number="float32", count=40, fewer="bfloat16"):
+    """Numbers rounded to fewer bits: the same ones as NumPy's."""
+    x = _draw(rng, number, count) * 10.0 ** rng.integers(-3, 3, count)
+    x = x.astype(NUMBERS[number])
+    y = lowered(x, np.dtype(NUMBERS[fewer]))
+    assert y.dtype == NUMBERS[fewer]
+    yield Compared("y", y, x.astype(NUMBERS[fewer]), 0)
 
 
 def contrastive_case(rng, number, pairs=40, width=50):
@@ -241,18 +292,23 @@ def attention_case(
 
 CASES = {
     "norm": norm_case,
+    "rounded_norm": partial(norm_case, of="float32"),
     "add_norm": add_norm_case,
     "activation": activation_case,
     "cross_entropy": cross_entropy_case,
     "adamw": adamw_case,
     "add_at": add_at_case,
+    "add_sum": add_sum_case,
+    "lowered": lowered_case,
     "contrastive": contrastive_case,
     "attention": attention_case,
 }
 WITH_BARRIERS = {  # small, yet with enough tiles, slices and rows for a missing barrier to matter
     "norm": partial(norm_case, number="float32", rows=6, width=64),
+    "wide": partial(norm_case, number="float32", rows=3, width=1028),
     "cross_entropy": partial(cross_entropy_case, number="float32", smoothing=0.1, classes=600),
     "add_at": partial(add_at_case, number="float32", count=100),
+    "add_sum": partial(add_sum_case, number="float32", rows=100, width=140),
     "contrastive": partial(contrastive_case, number="float32", pairs=70, width=70),
     "attention": partial(attention_case, heads=1, queries=140, keys=140, mask="causal"),
     "stripes": partial(attention_case, heads=1, queries=140, keys=140, mask="stripes"),

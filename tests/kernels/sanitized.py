@@ -13,7 +13,8 @@ from scratch_vlm import kernels
 from scratch_vlm.backend import launch
 
 CASES = {
-    "norm": {"number": "float32", "rows": 3, "width": 33},
+    "norm": {"number": "float32", "rows": 3, "width": 36, "shift": 1},
+    "add_norm": {"number": "float32", "rows": 3, "width": 36},
     "cross_entropy": {"number": "float32", "classes": 301, "rows": 2},
     "add_at": {"number": "float32", "count": 5, "width": 131},
     "contrastive": {"number": "float32", "pairs": 17, "width": 33},
@@ -30,8 +31,9 @@ def main(*options):
         if options == ("too short",):
             x, gamma = np.ones((3, 64), "float32"), np.ones(64, "float32")
             y, rstd = np.empty((2, 64), "float32"), np.empty(3, "float32")
-            arguments = (x, None, None, gamma, None, y, None, rstd, 3, 64, 1e-5, 0)
-            launch.launch("norm.cu", "norm_forward", 1, 96, *arguments, number="float32")
+            arguments = (x, None, None, gamma, None, y, None, rstd, 3, 1e-5, 0)
+            options = {"number": "float32", "WIDTH": 64, "VECTOR": 4, "LANES": 32}
+            launch.launch("norm.cu", "norm_forward", 1, 96, *arguments, **options)
             return
         for name, sizes in CASES.items():
             for one in kernel_cases.CASES[name](np.random.default_rng(0), **sizes):

@@ -84,9 +84,13 @@ def test_arrays_that_do_not_fit_are_left_to_the_op():
     x = np.ones((4, 8), "float32")
     refused = NotImplemented
     assert norm.layer_norm_forward(x, ONES, out=np.empty((3, 8), "float32")) is refused
+    for dtype in ("float64", "int32"):
+        assert norm.layer_norm_forward(x, ONES, out=np.empty((4, 8), dtype)) is refused
+    low = x.astype(ml_dtypes.bfloat16)
+    assert norm.layer_norm_forward(low, ONES, out=np.empty_like(x)) is refused
     assert norm.layer_norm_forward(x, {"gamma": ONES["gamma"]}) is refused
     assert norm.layer_norm_forward(x, ONES | {"beta": np.ones(7, "float32")}) is refused
-    assert norm.add_norm_forward(x, x[:3], ONES) is refused
+    assert norm.add_norm(x, x[:3], ONES) is refused
     assert activation.gelu_forward(x, bias=np.ones(4, "float32")) is refused
     assert embedding.add_at(x, np.zeros(3, int), np.ones((2, 8), "float32")) is refused
     many = np.broadcast_to(np.ones(8, ml_dtypes.bfloat16), (MOST_BLOCKS + 1, 1, 1, 8))
@@ -101,6 +105,8 @@ def test_a_gradient_of_another_shape_is_refused():
     _, saved = layer_norm_forward(x, ONES)
     with pytest.raises(ValueError, match=r"dy is \(3, 8\) and must be \(4, 8\), like x"):
         layer_norm_backward(x[:3], saved, {})
+    with pytest.raises(TypeError, match="dy is float64; the kernel reads float32, bfloat16, float"):
+        layer_norm_backward(x.astype(float), saved, {})
     q = np.ones((1, 1, 4, 8), ml_dtypes.bfloat16)
     _, saved = attend_forward(q, q, q)
     with pytest.raises(

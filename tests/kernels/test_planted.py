@@ -8,16 +8,22 @@ from kernel_cases import CASES, ROUNDING, agrees
 from scratch_vlm import kernels
 from scratch_vlm.backend import launch
 
-NORM = {"number": "float32", "rows": 5, "width": 40}
+NORM = {"number": "float32", "rows": 5, "width": 132}
+MANY = {"number": "float32", "rows": 200, "width": 12}
+WIDE = {"number": "float32", "rows": 2, "width": 1030}
 ROWS = {"number": "float32", "classes": 600}
 RULED_OUT = {"number": "float32", "classes": 600, "ruled_out": 0.7}
 FEW = {"number": "float32"}
 ATTENTION = {"number": "bfloat16", "queries": 70, "keys": 140, "mask": "random"}
 PLANTED = [  # file, what it says, what it should not say, case, sizes
-    ("norm.cu", "- xhat * along_xhat", "", "norm", NORM),
-    ("norm.cu", "of_gamma += parts", "of_gamma = parts", "norm", NORM),
+    ("norm.cu", "- xhat[k] * along_xhat", "", "norm", NORM),
+    ("norm.cu", "sum += parts", "sum = parts", "norm", MANY),
+    ("norm.cu", "dgamma[k] += dxhat", "dgamma[k] = dxhat", "norm", MANY),
+    ("norm.cu", "if (turn) {", "if (false) {", "norm", NORM),
+    ("norm.cu", "bool inside = channel(k) < WIDTH", "bool inside = true", "norm", NORM),
+    ("norm.cu", "LANES > WARP ? block_sum(value, of_warps) : ", "", "norm", WIDE),
     ("norm.cu", "dgamma[i] += ", "dgamma[i] = ", "norm", NORM),
-    ("norm.cu", "centre = warp_sum(centre) / width", "centre = centre / width", "norm", NORM),
+    ("norm.cu", "centre = row_sum(centre, of_warps)", "centre = centre", "norm", NORM),
     ("common.cuh", "apart = WARP / 2", "apart = WARP / 4", "norm", NORM),
     ("cross_entropy.cu", "sum *= expf(largest - score);", "", "cross_entropy", ROWS),
     ("cross_entropy.cu", "weight * dloss[0]", "dloss[0]", "cross_entropy", ROWS),
@@ -29,12 +35,14 @@ PLANTED = [  # file, what it says, what it should not say, case, sizes
     ("embedding.cu", " && start + i < token", "", "add_at", FEW),
     ("contrastive.cu", "row == column ? 2.0f", "row == column ? 1.0f", "contrastive", FEW),
     ("contrastive.cu", "sums[half] *= expf(largest[half] - score);", "", "contrastive", FEW),
-    ("tiles.cuh", "a[1], b + 2", "a[0], b + 2", "attention", ATTENTION),
+    ("tiles.cuh", "left[i], b + 2", "left[i], b", "attention", ATTENTION),
     ("attention_forward.cu", "sum[n][j] *= shrink[j / 2]", ";", "attention", ATTENTION),
     ("attention_forward.cu", "total[half] *= shrink[half];", "", "attention", ATTENTION),
-    ("attention_forward.cu", "lack = may ? lack : 1.0f;", "", "attention", ATTENTION),
-    ("attention_backward.cu", " - shift[j / 2]", "", "attention", ATTENTION),
-    ("attention_backward.cu", " - deltas[n", " + deltas[n", "attention", ATTENTION),
+    ("attention_forward.cu", "&& lacks ?", "&& false ?", "attention", ATTENTION),
+    ("attention_forward.cu", "i % 32 & 1) << query", "i % 32 & 1)", "attention", ATTENTION),
+    ("tiles.cuh", "n * 8 + j % 2 < count", "true", "attention", ATTENTION | {"mask": "none"}),
+    ("attention_backward.cu", " = -shift[j / 2]", " = 0.0f", "attention", ATTENTION),
+    ("attention_backward.cu", " = -deltas[query]", " = deltas[query]", "attention", ATTENTION),
 ]
 
 

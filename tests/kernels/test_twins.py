@@ -11,26 +11,36 @@ from hypothesis import strategies as st
 from kernel_cases import CASES, ROUNDING, WITH_BARRIERS, agrees
 
 from scratch_vlm import kernels
-from scratch_vlm.backend import primitives
+from scratch_vlm.backend import factors, primitives
 from scratch_vlm.backend.launch import FOLDER, signatures, source
 from scratch_vlm.layers import norm as norms
 from scratch_vlm.ops import activations, attend, losses
 from scratch_vlm.training import optimizer
 
 numbers = st.sampled_from(["float32", "bfloat16", "float16"])
+ROWS = st.sampled_from([1, 2, 5, 20, 200])  # of one, some and all warps, and of warps twice
+WIDTHS = st.sampled_from([2, 7, 8, 128, 132, 300, 1028, 1029])  # in pieces or not, wide or not
 SIZES = {
     "norm": {
         "number": numbers,
         "kind": st.sampled_from(["layer", "rms"]),
-        "rows": st.integers(1, 20),
-        "width": st.integers(2, 300),
+        "rows": ROWS,
+        "width": WIDTHS,
+        "out": st.booleans(),
+        "shift": st.sampled_from([0, 1]),
+    },
+    "rounded_norm": {
+        "number": st.sampled_from(["bfloat16", "float16"]),
+        "kind": st.sampled_from(["layer", "rms"]),
+        "rows": ROWS,
+        "width": st.sampled_from([7, 8, 300]),
         "out": st.booleans(),
     },
     "add_norm": {
         "number": numbers,
         "kind": st.sampled_from(["layer", "rms"]),
-        "rows": st.integers(1, 20),
-        "width": st.integers(2, 100),
+        "rows": ROWS,
+        "width": WIDTHS,
     },
     "activation": {
         "number": st.sampled_from(["float32", "bfloat16"]),
@@ -39,6 +49,7 @@ SIZES = {
         "width": st.integers(1, 70),
         "bias": st.booleans(),
         "out": st.booleans(),
+        "fewer": st.sampled_from(["bfloat16", "float16"]),
     },
     "cross_entropy": {
         "number": numbers,
@@ -59,6 +70,16 @@ SIZES = {
         "count": st.integers(1, 40),
         "vocabulary": st.integers(1, 30),
         "width": st.integers(1, 150),
+    },
+    "add_sum": {
+        "number": numbers,
+        "rows": st.integers(1, 300),
+        "width": st.integers(1, 300),
+    },
+    "lowered": {
+        "number": st.just("float32"),
+        "count": st.integers(1, 3000),
+        "fewer": st.sampled_from(["bfloat16", "float16"]),
     },
     "contrastive": {
         "number": st.just("float32"),
@@ -153,7 +174,7 @@ def test_every_kernel_is_launched_by_a_case(emulated):
 def test_kernel_has_the_signature_of_its_op(name):
     (op,) = {
         vars(module)[name]
-        for module in (norms, activations, attend, losses, optimizer, primitives)
+        for module in (norms, activations, attend, losses, optimizer, primitives, factors)
         if name in vars(module)
     }
     of_op = inspect.signature(op).parameters

@@ -8,6 +8,8 @@ Code that runs here runs on CuPy, as far as that can be known without one:
 - reductions return arrays of no axes, never scalars; a list or a host array is no index
 - inside `no_sync` nothing may wait for the device
 - what a stream copies arrives when somebody waits for it, and no sooner: see streams.py
+- what a CUDA graph cannot hold is refused while one is captured; what it can is done again when it
+  is launched, see tape.py
 
 It is stricter than CuPy where CuPy does something else than meant: ``np.exp`` of a CuPy array
 works, by luck; a list as an index is copied to the device at every call; integers outside an axis
@@ -17,6 +19,7 @@ wrap around in silence.
 import functools
 import inspect
 import json
+import operator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +27,8 @@ from types import SimpleNamespace
 import numpy as np
 import scipy.special
 
-from strict import streams as cuda  # what of `cupy.cuda` the library uses
+from strict import blas, streams, tape
+from strict import cuda as cuda  # what else CuPy has
 
 API = json.loads(Path(__file__).with_name("api.json").read_text(encoding="utf-8"))
 FROM_HOST = ("array", "asarray", "asanyarray", "ascontiguousarray", "asfortranarray")
@@ -38,6 +42,8 @@ WAITING = (
 BINARY = ("add", "and", "floordiv", "lshift", "matmul", "mod", "mul", "or", "pow", "rshift")
 BINARY += ("sub", "truediv", "xor")
 UNARY = ("abs", "eq", "ge", "gt", "invert", "le", "lt", "ne", "neg", "pos")  # and comparisons
+PRODUCTS = ("dot", "einsum", "inner", "tensordot", "vdot")
+PRODUCTS += ("__imatmul__", "__matmul__", "__rmatmul__", "matmul")
 TO_PYTHON = ("bool", "complex", "float", "format", "int", "str")
 _no_sync = False
 waits = []  # what waited for the device so far, in words
@@ -60,6 +66,7 @@ def no_sync():
 
 def _wait(what):
     waits.append(what)
+    tape.refuse(f"{what} waited for the device")
     if _no_sync:
         raise HiddenSync(f"{what} waits for the device")
 
@@ -67,11 +74,12 @@ def _wait(what):
 class ndarray:
     """An array as CuPy has it; `host` is the NumPy array behind it, for this file alone."""
 
-    __slots__ = ("host",)
+    __slots__ = ("__weakref__", "host")
     __hash__ = None
 
     def __init__(self, host):
         self.host = host
+        tape.track(self)
 
     def __array__(self, *args, **kwargs):
         raise TypeError("implicit conversion to a NumPy array; use backend.to_host")
@@ -85,6 +93,8 @@ class ndarray:
         raise TypeError(f"np.{function.__name__} met a device array; use that of its namespace")
 
     def __getattr__(self, name):
+        if name == "data":
+            return SimpleNamespace(ptr=self.host.ctypes.data)
         if name in API["attributes"]:
             return _to_device(getattr(self.host, name))
         if name not in API["methods"]:
@@ -97,13 +107,19 @@ class ndarray:
     def __getitem__(self, index):
         if _masks(index):
             _wait("reading through a boolean mask")
-        return _to_device(self.host[_index(index)])
+        index = _index(index)
+        made = _to_device(self.host[index])
+        tape.record(operator.getitem, self.host, index, made=(made.host,))
+        return made
 
     def __setitem__(self, index, value):
-        if _masks(index) and getattr(value, "shape", ()) != ():
-            _wait("writing many values through a boolean mask")
+        whole = isinstance(index, ndarray) and index.shape == self.shape
+        if _masks(index) and not (whole and getattr(value, "shape", ()) == ()):
+            _wait("writing through a boolean mask that is not one for one, or more than one number")
         _same_precision("[...] =", (self, value), None)
-        self.host[_index(index)] = _to_host("[...] =", value)
+        index, value = _index(index), _to_host("[...] =", value)
+        self.host[index] = value
+        tape.record(operator.setitem, self.host, index, value)
 
     def __len__(self):
         return len(self.host)
@@ -113,7 +129,7 @@ class ndarray:
 
     def set(self, arr, stream):
         """Copy from pinned memory, when the stream gets to it; without a stream it would wait."""
-        cuda.copy(self.host, arr, stream)
+        streams.copy(self.host, arr, stream)
 
     def __repr__(self):
         return f"strict({self.host!r})"  # does not wait, so that failures in tests can be read
@@ -121,10 +137,15 @@ class ndarray:
 
 def _operator(name):
     def operate(self, *others):
+        if name in PRODUCTS:
+            tape.refuse("CuPy called its own cuBLAS")
         operands = [_to_host(name, x) for x in others]
-        result = getattr(self.host, name)(*operands)
+        function = getattr(self.host, name)
+        result = function(*operands)
         _same_precision(name, (self, *others), result)
-        return self if result is self.host else _to_device(result)
+        made = self if result is self.host else _to_device(result)
+        tape.record(function, *operands, made=_hosts(made))
+        return made
 
     return operate
 
@@ -179,6 +200,11 @@ def _to_device(x):
     return x
 
 
+def _hosts(made):  # of what `_to_device` returned
+    parts = made if isinstance(made, list | tuple) else (made,)
+    return tuple(x.host for x in parts if isinstance(x, ndarray))
+
+
 def _arrays(values):
     for x in values:
         if isinstance(x, list | tuple):
@@ -190,7 +216,7 @@ def _arrays(values):
 def _same_precision(name, operands, result):
     kinds = {x.dtype for x in _arrays((*operands, result)) if x.dtype.kind in "fc"}
     widths = {dtype.itemsize // (1 + (dtype.kind == "c")) for dtype in kinds}
-    if len(widths) > 1:
+    if len(widths - {2}) > 1:  # what is made for products alone has two bytes, and means to
         raise TypeError(f"{name} mixes {' and '.join(sorted(map(str, kinds)))}; give the dtype")
 
 
@@ -223,15 +249,22 @@ def _checked(name, function, text):
             raise TypeError(f"CuPy's {name}: {error}") from None
         if name in WAITING or (name == "where" and len(args) == 1):
             _wait(name)
+        if name in PRODUCTS:
+            tape.refuse("CuPy called its own cuBLAS")
+        if name in FROM_HOST and not isinstance(args[0], ndarray):
+            tape.refuse("numbers were copied from the host")
         if name in FROM_HOST and isinstance(args[0], np.ndarray):
             args = (ndarray(args[0].copy(order="K")), *args[1:])  # a device has its own memory
         values = [_to_host(name, x) for x in args]
-        result = function(*values, **{key: _to_host(name, x) for key, x in kwargs.items()})
+        named = {key: _to_host(name, x) for key, x in kwargs.items()}
+        result = function(*values, **named)
         asked = "dtype" in kwargs or any(isinstance(x, type | np.dtype) for x in args)
         if not asked and name not in CASTS:
             _same_precision(name, (_self, *args, *kwargs.values()), result)
         out = kwargs.get("out")
-        return out if isinstance(out, ndarray) and result is out.host else _to_device(result)
+        made = out if isinstance(out, ndarray) and result is out.host else _to_device(result)
+        tape.record(function, *values, made=_hosts(made), **named)
+        return made
 
     return call
 
@@ -254,13 +287,25 @@ class _Ufunc:
         if self._name != "add" or array.dtype.kind not in "iuf":
             raise TypeError(f"CuPy's {self._name}.at does not take {array.dtype}")
         _same_precision("add.at", (array, values), None)
-        self._function.at(array.host, _index(index), _to_host("add.at", values))
+        operands = (array.host, _index(index), _to_host("add.at", values))
+        self._function.at(*operands)
+        tape.record(self._function.at, *operands)
 
 
 def asnumpy(x):
     """Copy an array to the host, which waits for the device."""
     _wait("asnumpy")
     return x.host.copy()
+
+
+def get_default_memory_pool():
+    """Return the pool that memory comes from if no other is named."""
+    return cuda.COMMON
+
+
+def library(xp, name):
+    """Return cuBLAS or cublasLt of this device, for `backend.cublas`."""
+    return {"cublas": blas.Library, "cublasLt": blas.LtLibrary}[name](record=tape.record)
 
 
 def __getattr__(name):

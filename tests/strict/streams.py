@@ -10,8 +10,11 @@ read writes over what they read.
 import sys
 import threading
 from collections import deque
+from time import perf_counter
 
 import numpy as np
+
+from strict import tape
 
 
 class Stream:
@@ -26,7 +29,7 @@ class Stream:
     late = True
 
     def __init__(self, non_blocking=False):
-        self._queue, self._before = deque(), []
+        self.ptr, self._queue, self._before = id(self), deque(), []
 
     def __enter__(self):
         self._before.append(get_current_stream())
@@ -36,12 +39,21 @@ class Stream:
     def __exit__(self, *error):
         _thread.stream = self._before.pop()
 
+    def begin_capture(self):
+        """Begin a capture."""
+        tape.begin()
+
+    def end_capture(self):
+        """End it."""
+        return tape.end()
+
     def launch_host_func(self, callback, arg):
         """Call a function when it is its turn."""
         self.put(lambda: callback(arg))
 
     def wait_event(self, event):
         """Let what follows wait for what came before an event."""
+        tape.refuse("a stream waited for one outside")
         self.follow(event.mark.reach)
 
     def record(self, event=None):
@@ -52,6 +64,7 @@ class Stream:
 
     def synchronize(self):
         """Wait for all work."""
+        tape.refuse("the host waited for a stream")
         if self._queue:
             _wait("a stream")
         self.run(None)
@@ -98,23 +111,15 @@ class Event:
 
     def record(self, stream=None):
         """Mark it."""
+        self.time = perf_counter()
         self.mark = _Mark(stream or get_current_stream())
 
     def synchronize(self):
         """Wait for it."""
+        tape.refuse("the host waited for an event")
         if not self.mark.reached:
             _wait("an event")
         self.mark.reach()
-
-
-class Device:
-    """The only one."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
 
 
 class PinnedMemory(bytearray):

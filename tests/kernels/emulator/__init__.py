@@ -67,8 +67,8 @@ class EmulatedModule:
 
     def __init__(self, *, code, options):
         defines = [option for option in options if option.startswith("-D")]
-        number = next(d.removeprefix("-DNUMBER=") for d in defines if d.startswith("-DNUMBER="))
-        self.signatures = launch.signatures(code, number)
+        types = dict(d.removeprefix("-D").split("=") for d in defines)
+        self.signatures = launch.signatures(code, types["NUMBER"], types.get("OUTPUT"))
         text = "\n".join(
             [
                 '#include "cuda_emulator.h"',

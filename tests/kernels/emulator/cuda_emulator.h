@@ -252,6 +252,14 @@ template <class T> inline void gather(const T& value, T* all, int line) {
 
 inline int lane() { return device.current & 31; }
 
+inline unsigned ballot(bool vote, int line) {
+  bool all[32];
+  unsigned bits = 0;
+  gather(vote, all, line);
+  for (int i = 0; i < 32; i++) bits |= (unsigned)all[i] << i;
+  return bits;
+}
+
 inline void* dynamic() { return device.dynamic; }
 
 inline void run_block(size_t shared) {
@@ -338,6 +346,7 @@ const char* emulated_met(int number) {
 #define __shfl_sync(mask, value, from) emulated::shuffle(mask, value, from, __LINE__)
 #define __shfl_xor_sync(mask, value, apart) \
   emulated::shuffle(mask, value, emulated::lane() ^ (apart), __LINE__)
+#define __ballot_sync(mask, vote) emulated::ballot(vote, __LINE__)
 
 using std::max;
 using std::min;

@@ -1,0 +1,107 @@
+"""Factors: what matrix products read, in as many bits as they read.
+
+In bf16 and fp16 a product rounds what it multiplies. An array that several products read is
+rounded once; one that nothing but products read need not exist in float32 at all, which halves the
+bytes that cross the memory of a device. It changes no number: what was rounded stays as it is when
+it is rounded again.
+"""
+
+import numpy as np
+
+from scratch_vlm.backend.arrays import namespace
+from scratch_vlm.backend.dispatch import fused
+from scratch_vlm.backend.precision import product_precision, rounded
+
+
+def as_factor(x):
+    """Make of an array what products make of it.
+
+    Parameters
+    ----------
+    x : array of shape (...)
+        Of float32; others come back as they are.
+
+    Returns
+    -------
+    array of shape (...)
+        In bf16 and fp16: on a device in that type, on the host in float32, rounded. In tf32: on
+        the host rounded, on a device `x` itself, since its tensor cores do that. In float32 `x`
+        itself.
+
+    See Also
+    --------
+    factor_room : Where to write what only products will read.
+
+    Examples
+    --------
+    >>> from scratch_vlm.backend import products_in
+    >>> with products_in("bf16"):
+    ...     print(as_factor(np.array([1 + 2**-9], "float32")))
+    [1.]
+    """
+    if x.dtype != "float32":
+        return x
+    if namespace(x) is np:
+        return rounded(x, product_precision())
+    half = half_type(product_precision())
+    return x if half is None else lowered(x, half)
+
+
+def factor_room(x, otherwise=None):
+    """Find memory for an array that nothing but products will read.
+
+    Parameters
+    ----------
+    x : array of shape (...)
+        Of the same shape.
+    otherwise : array of shape (...), optional
+        What to return where factors have the type of `x`.
+
+    Returns
+    -------
+    array of shape (...) or None
+        Empty, of 16 bits; or `otherwise`.
+    """
+    xp, half = namespace(x), half_type(product_precision())
+    if half is None or x.dtype != "float32" or xp is np:
+        return otherwise
+    return xp.empty(x.shape, half)
+
+
+def half_type(precision):
+    """Return the type of 16 bits that a precision multiplies in.
+
+    Parameters
+    ----------
+    precision : {"float32", "tf32", "bf16", "fp16"}
+        Of products.
+
+    Returns
+    -------
+    dtype or None
+    """
+    if precision == "fp16":
+        return np.dtype("float16")
+    if precision == "bf16":
+        import ml_dtypes  # NumPy and CuPy have no such type of their own
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return None
+
+
+@fused
+def lowered(x, dtype):
+    """Round an array to a type of fewer bits.
+
+    Parameters
+    ----------
+    x : array of shape (...)
+        Of float32.
+    dtype : dtype
+        Such as float16.
+
+    Returns
+    -------
+    array of shape (...)
+    """
+    return x.astype(dtype)

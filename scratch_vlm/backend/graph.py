@@ -1,0 +1,158 @@
+"""CUDA graphs: a function of arrays, recorded once, then launched as one.
+
+A small training step is hundreds of short kernels, and Python and the driver need longer to launch
+one than the GPU to run it. A graph is the list of all launches, with all addresses, and the GPU
+works it off without Python. So what a replay does is what was recorded, and only numbers in memory
+may change: inputs are copied to where they were the first time, and learning rate, loss scale and
+the like are inputs too. Python does not run again, nothing may wait for the GPU or come from the
+host, and memory for what is in between belongs to the graph, from a pool that nobody else uses.
+"""
+
+import weakref
+from collections import defaultdict
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+import numpy as np
+
+from scratch_vlm.backend import cublas
+from scratch_vlm.backend.arrays import keeping_constants
+from scratch_vlm.backend.choose import BackendError
+
+WARMUP = 3  # calls before a recording: kernels are compiled, and the pool gets its memory
+MOST = 32  # sets of shapes that are recorded; calls with further ones run without a graph
+_idle = defaultdict(list)  # streams of graphs that are gone: each has a workspace of cuBLAS
+
+
+class GraphError(RuntimeError):
+    """A function does what no graph can hold; the message says what."""
+
+
+@dataclass
+class _Recording:
+    inputs: list
+    calls: int = 0
+    graph: object = None
+    outputs: object = None
+
+
+class Graphs:
+    """What graphs that run one after another share: a stream and a pool of memory.
+
+    Parameters
+    ----------
+    xp : module
+        `cupy`, as `load` returns it.
+    dtype : dtype, default float32
+        Of arrays that are made of Python's numbers.
+
+    Raises
+    ------
+    BackendError
+        If `xp` is NumPy.
+    """
+
+    def __init__(self, xp, dtype="float32"):
+        if xp is np:
+            raise BackendError("CUDA graphs need a GPU: add --backend cupy, or leave --graph out")
+        self._xp, self._dtype = xp, np.dtype(dtype)
+        idle = _idle[xp, xp.cuda.Device().id]
+        self._stream = idle.pop() if idle else xp.cuda.Stream(non_blocking=True)
+        weakref.finalize(self, idle.append, self._stream).atexit = False
+        self._pool = xp.cuda.MemoryPool()
+        self._constants, self._capturing = {}, False
+
+    @contextmanager
+    def in_use(self):
+        """Let everything inside be done on the stream of the graphs, and be done at the end."""
+        self._xp.cuda.get_current_stream().synchronize()
+        with self._stream:
+            cublas.handle(self._xp)  # takes memory that outlives the pool
+            try:
+                yield
+            finally:
+                self._stream.synchronize()
+
+    @property
+    def nbytes(self):
+        """Bytes of the pool. They are given back with the last function that was recorded."""
+        return self._pool.total_bytes()
+
+    def recorded(self, function):
+        """Wrap a function so that it becomes a graph.
+
+        Parameters
+        ----------
+        function : callable
+            Of arrays, which it does not change; returns an array or None, and may change arrays
+            in place that it knows otherwise, which must stay where they are. What it reads from
+            the host must be the same in every call.
+
+        Returns
+        -------
+        callable
+            Of the same arguments, which may be numbers, or tuples of them, in place of arrays;
+            call it inside `in_use`. The first calls run as they are, then one is recorded, for
+            every set of shapes by itself. What it returns holds until the next call.
+        """
+        recordings = {}
+
+        def call(*arguments):
+            arrays = [self._array(x) for x in arguments]
+            shapes = tuple((x.shape, str(x.dtype)) for x in arrays)
+            if shapes not in recordings and len(recordings) == MOST:
+                return function(*(self._xp.asarray(x) for x in arrays))
+            if shapes not in recordings:
+                inputs = [self._xp.empty(x.shape, x.dtype) for x in arrays]
+                recordings[shapes] = _Recording(inputs)
+            recording = recordings[shapes]
+            for own, x in zip(recording.inputs, arrays, strict=True):
+                own[...] = self._xp.asarray(x)
+            if recording.graph is None and recording.calls < WARMUP:
+                recording.calls += 1
+                with self._own_memory():
+                    return function(*recording.inputs)
+            if recording.graph is None:
+                self._capture(function, recording)
+            recording.graph.launch()
+            return recording.outputs
+
+        return call
+
+    def _array(self, x):
+        return x if hasattr(x, "shape") else np.asarray(x, self._dtype)
+
+    @contextmanager
+    def _own_memory(self):
+        with (
+            self._xp.cuda.using_allocator(self._pool.malloc),
+            keeping_constants(self._constant),
+        ):
+            yield
+
+    def _capture(self, function, recording):
+        with self._own_memory():
+            self._stream.begin_capture()
+            self._capturing = True
+            try:
+                recording.outputs = function(*recording.inputs)
+            except BaseException:
+                with suppress(Exception):  # the one that counts is on its way
+                    self._stream.end_capture()
+                raise
+            finally:
+                self._capturing = False
+            recording.graph = self._stream.end_capture()
+
+    def _constant(self, x):
+        # A graph would read host memory again at each replay, so what was the same in the calls
+        # before is taken from a copy on the device; and copied, since its receiver may change it.
+        key = (x.shape, x.dtype.str, x.tobytes())
+        if key not in self._constants:
+            if self._capturing:
+                raise GraphError(
+                    f"numbers of the host, {x.dtype} of shape {x.shape}, are others in each call, "
+                    "such as dropout's; a graph takes what changes from its inputs alone"
+                )
+            self._constants[key] = self._xp.asarray(x)
+        return self._constants[key].copy()

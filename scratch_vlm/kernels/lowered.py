@@ -1,0 +1,31 @@
+"""Launch the kernel of `lowered.cu`."""
+
+from scratch_vlm.backend import namespace
+from scratch_vlm.backend.launch import NUMBERS, address, can_launch, launch
+
+THREADS = 256
+BLOCKS = 1056  # eight for each multiprocessor of an H100 or H200
+
+
+def lowered(x, dtype):
+    """Do the work of `backend.factors.lowered`.
+
+    Parameters
+    ----------
+    x : array of shape (...)
+        Of float32, C-contiguous.
+    dtype : dtype
+        bfloat16 or float16.
+
+    Returns
+    -------
+    array of shape (...)
+    """
+    if not can_launch(x) or x.dtype != "float32" or not x.flags.c_contiguous or address(x) % 16:
+        return NotImplemented
+    if dtype.name not in NUMBERS:
+        return NotImplemented
+    y = namespace(x).empty(x.shape, dtype)
+    blocks = min(-(-x.size // (8 * THREADS)), BLOCKS)
+    launch("lowered.cu", "lowered", blocks, THREADS, x, y, x.size, number=x.dtype, output=dtype)
+    return y

@@ -1,0 +1,185 @@
+"""A function that is recorded does what it did, and what no graph can hold is refused.
+
+On the stand-in a capture refuses what CUDA's does, and a replay does again what was captured.
+"""
+
+import weakref
+
+import numpy as np
+import pytest
+
+from scratch_vlm.backend import BackendError, GraphError, Graphs, product, to_device, to_host
+from scratch_vlm.backend.graph import MOST, WARMUP
+
+RNG = np.random.default_rng
+
+
+@pytest.fixture
+def graphs(xp):
+    graphs = Graphs(xp)
+    with graphs.in_use():
+        yield graphs
+
+
+def batches(xp, count=WARMUP + 4, shape=(3, 4)):
+    rng = RNG(0)
+    return [to_device(rng.standard_normal(shape).astype("float32"), xp) for _ in range(count)]
+
+
+def test_calls_of_a_graph_are_those_of_the_function(xp, graphs):
+    runs = []
+    w = to_device(RNG(1).standard_normal((4, 5)).astype("float32"), xp)
+
+    def function(x, factor):
+        runs.append(1)
+        h = product(x, w)
+        h -= h.max(-1, keepdims=True)
+        h = xp.exp(h).T * factor
+        h[::2] += 1
+        return xp.concatenate([h, xp.zeros((2, 3), "float32")])
+
+    recorded = graphs.recorded(function)
+    for i, x in enumerate(batches(xp)):
+        np.testing.assert_array_equal(to_host(recorded(x, 0.5 + i)), to_host(function(x, 0.5 + i)))
+    assert len(runs) == WARMUP + 1 + len(batches(xp)), "Python runs no more once it is recorded"
+
+
+def test_arrays_change_in_place_in_every_call_also_in_the_one_that_records(xp, graphs):
+    total = xp.zeros((3, 4), "float32")
+
+    def function(x):
+        nonlocal total
+        total += x
+
+    recorded, expected = graphs.recorded(function), 0
+    for x in batches(xp):
+        assert recorded(x) is None
+        expected = expected + to_host(x)
+        np.testing.assert_array_equal(to_host(total), expected)
+
+
+def test_every_set_of_shapes_has_a_graph_of_its_own_up_to_a_limit(xp, graphs):
+    runs = []
+
+    def function(x):
+        runs.append(1)
+        return 2 * x
+
+    recorded = graphs.recorded(function)
+    for _ in range(WARMUP + 3):
+        for length in range(1, MOST + 2):
+            x = xp.full(length, 1.5, "float32")
+            np.testing.assert_array_equal(to_host(recorded(x)), np.full(length, 3.0))
+    assert len(runs) == MOST * (WARMUP + 1) + WARMUP + 3
+
+
+def test_constants_of_the_host_are_kept_and_may_be_overwritten(xp, graphs):
+    table = np.arange(4, dtype="float32")
+
+    def function(x):
+        own = to_device(table, xp)
+        own *= x
+        return own
+
+    recorded = graphs.recorded(function)
+    for x in batches(xp, shape=(4,)):
+        np.testing.assert_array_equal(to_host(recorded(x)), table * to_host(x))
+
+
+def test_numbers_of_the_host_that_change_are_refused(xp, graphs):
+    rng = RNG(0)
+
+    def function(x):
+        return x * to_device(rng.random(4, dtype="float32"), xp)
+
+    recorded = graphs.recorded(function)
+    with pytest.raises(GraphError, match=r"float32 of shape \(4,\), are others in each call"):
+        for x in batches(xp):
+            recorded(x)
+    assert float((xp.ones(3, "float32") * 2).sum()) == 6, "the capture has ended"
+
+
+def test_numbers_of_python_stay_what_they_were(xp, graphs):
+    # Why learning rates are inputs: this is the mistake that the loop must not make.
+    rate = 0.0
+
+    def function(x):
+        return x * rate
+
+    recorded = graphs.recorded(function)
+    for x in batches(xp):
+        rate += 1
+        y = recorded(x)
+    np.testing.assert_allclose(to_host(y), (WARMUP + 1) * to_host(x), rtol=1e-6)
+
+
+REFUSED = {
+    "waiting": lambda xp, x: float(x.sum()),
+    "a copy to the host": lambda xp, x: to_host(x),
+    "a copy from the host": lambda xp, x: xp.asarray(np.ones(3)),
+    "a boolean index": lambda xp, x: x[x > 0],
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_graph_cannot_hold_is_an_error(name, xp, graphs):
+    if not hasattr(xp, "tape"):
+        pytest.skip("an error inside a capture of CUDA may end the process for others")
+    recorded = graphs.recorded(lambda x: REFUSED[name](xp, x))
+    with pytest.raises(xp.tape.CaptureRefused):
+        for x in batches(xp):
+            recorded(x)
+
+
+def test_the_stand_in_refuses_what_the_graph_is_there_to_avoid(xp):
+    if not hasattr(xp, "tape"):
+        pytest.skip("is about the stand-in")
+    x, stream = xp.ones((2, 2), "float32"), xp.cuda.Stream(non_blocking=True)
+    for mistake, said in (
+        (lambda: x + 1, "outside of the graph's own pool"),
+        (lambda: x @ x, "own cuBLAS"),
+        (stream.synchronize, "waited for a stream"),
+    ):
+        stream.begin_capture()
+        with pytest.raises(xp.tape.CaptureRefused, match=said):
+            mistake()
+        stream.end_capture()
+
+
+def test_memory_between_replays_belongs_to_others(xp, graphs):
+    if not hasattr(xp, "tape"):
+        pytest.skip("on a GPU it is as it comes")
+    kept = {}
+
+    def function(x):
+        if "y" in kept:
+            y = kept["y"]  # of the call before: memory that has been given back
+            kept["y"] = x + 0.0
+            return y
+        kept["y"] = x + 0.0
+        return x
+
+    recorded = graphs.recorded(function)
+    for x in batches(xp):
+        y = recorded(x)
+    assert not np.array_equal(to_host(y), to_host(x))
+
+
+def test_memory_and_stream_are_given_back_with_what_was_recorded(xp, graphs):
+    other = Graphs(xp)
+    with other.in_use():
+        recorded = other.recorded(lambda x: 2 * x)
+        for x in batches(xp):
+            recorded(x)
+    assert other.nbytes >= x.nbytes
+    stream, gone = other._stream, weakref.ref(other)
+    del other
+    assert gone(), "what was recorded can still be launched"
+    del recorded
+    assert not gone()
+    assert Graphs(xp)._stream is stream is not graphs._stream
+
+
+def test_numpy_has_no_graphs():
+    with pytest.raises(BackendError, match="graphs need a GPU: add --backend cupy"):
+        Graphs(np)
