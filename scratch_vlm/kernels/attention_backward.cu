@@ -71,13 +71,13 @@ __device__ __forceinline__ void add_queries(float sum_k[WIDTH / 8][4], float sum
 
 // dk and dv of 64 keys: blockIdx = (tile of keys, head of keys, image). Queries and their dy come
 // by, of all heads that share these keys.
-// dk and dv are (images, keys, groups, width), without gaps.
+// dk and dv have their heads side by side in tokens, `step` numbers from one token to the next.
 extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_dkdv(
     const number* q, const number* k, const number* v, const number* dy, const float* log_sum,
     const float* delta, number* dk, number* dv, const unsigned char* kinds, const long long* bits,
     int heads, int sharers, int queries, int keys, int width, long long q_image, long long q_head,
     int q_step, long long k_image, long long k_head, int k_step, long long v_image,
-    long long v_head, int v_step, long long dy_image, long long dy_head, int dy_step,
+    long long v_head, int v_step, long long dy_image, long long dy_head, int dy_step, int step,
     int mask_image, int mask_head, float scale) {
   extern __shared__ __align__(16) number shared[];
   __shared__ float logs[2][TILE], deltas[2][TILE];  // of the queries of both pairs of tiles
@@ -140,7 +140,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_dkdv(
       add_queries<FEW / 8>(sum_k, sum_v, k_rows, v_tile, q_tile, dy_tile, logs[turn], deltas[turn],
                            bits, to_log2);
   }
-  long long step = (long long)gridDim.y * width, start = image * keys * step + group * width;
+  long long start = image * keys * step + group * width;
   number* free = shared + turn * PAIR;
   put_rows(free, dk + start, step, first, keys, width, sum_k, scale, scale);
   put_rows(free + TILE * PITCH, dv + start, step, first, keys, width, sum_v, 1.0f, 1.0f);
@@ -171,13 +171,13 @@ __device__ __forceinline__ void add_keys(float sum[WIDTH / 8][4],
 }
 
 // dq of 64 queries: blockIdx = (tile of queries, head, image). Keys and values come by.
-// dq is (images, queries, heads, width), without gaps.
+// dq has its heads side by side in tokens, `step` numbers from one token to the next.
 extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_dq(
     const number* q, const number* k, const number* v, const number* dy, const float* log_sum,
     const float* delta, number* dq, const unsigned char* kinds, const long long* bits, int heads,
     int sharers, int queries, int keys, int width, long long q_image, long long q_head,
     int q_step, long long k_image, long long k_head, int k_step, long long v_image,
-    long long v_head, int v_step, long long dy_image, long long dy_head, int dy_step,
+    long long v_head, int v_step, long long dy_image, long long dy_head, int dy_step, int step,
     int mask_image, int mask_head, float scale) {
   extern __shared__ __align__(16) number shared[];
   int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
@@ -223,6 +223,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_dq(
     else
       add_keys<FEW / 8>(sum, q_rows, dy_rows, log_2, shift, k_tile, v_tile, count, bits, to_log2);
   }
-  long long step = (long long)heads * width, start = image * queries * step + head * width;
+  long long start = image * queries * step + head * width;
   put_rows(shared + turn * PAIR, dq + start, step, first, queries, width, sum, scale, scale);
 }

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 
+from scratch_vlm.backend import factor_room
 from scratch_vlm.layers.attention import (
     self_attention_backward,
     self_attention_forward,
@@ -212,10 +213,10 @@ def pre_block_forward(x, p, *, config, mask=None, rng=None, positions=None, cach
     """
     s = {"config": config}
     norm = NORMS[config.norm][1]
-    h, s["ln1"] = norm(x, p["ln1"], eps=config.eps)
+    h, s["ln1"] = norm(x, p["ln1"], eps=config.eps, out=factor_room(x))
     h, s["attn"] = _attend(h, p["attn"], config, mask=mask, positions=positions, cache=cache)
     h, s["drop1"] = dropout_forward(h, rate=config.dropout, rng=rng)
-    x, h, s["ln2"] = add_norm(x, h, p["ln2"], norm=config.norm, eps=config.eps)
+    x, h, s["ln2"] = add_norm(x, h, p["ln2"], norm=config.norm, eps=config.eps, out=factor_room(x))
     h, s["mlp"] = feed(config.mlp)[1](h, p["mlp"])
     h, s["drop2"] = dropout_forward(h, rate=config.dropout, rng=rng)
     h += x

@@ -277,6 +277,19 @@ def attention_case(
         )
     assert isinstance(saved, Saved) and (y is place) == out
     grads = attend.attend_backward(dy, saved)
+    places = [
+        np.full((x.shape[0], x.shape[2], 40 + x.shape[1] * width), np.nan, q.dtype)
+        for x in (q, k, v)
+    ]
+    views = tuple(
+        place[:, :, 8 : 8 + x.shape[1] * width]
+        .reshape(x.shape[0], x.shape[2], -1, width)
+        .swapaxes(1, 2)
+        for place, x in zip(places, (q, k, v), strict=True)
+    )
+    assert attend.attend_backward(dy, saved, out=views) is views
+    for place, view, grad in zip(places, views, grads, strict=True):
+        assert np.array_equal(view, grad) and np.isnan(place).sum() == place.size - view.size
     assert {x.dtype for x in (y, *grads)} == {q.dtype}
     y_twin, s_twin = attend.attend_forward(*map(_double, (q, k, v)), mask=mask, scale=scale)
     twins = attend.attend_backward(_double(dy), s_twin)
