@@ -69,8 +69,7 @@ EQUIVALENT = {
         "return x[:, :, 0] if x.shape[2] == 0 else x.sum(2)": "the sum of one is that one",
         "return x[:, :, -1] if x.shape[2] == 1 else x.sum(2)": "the first of one is the last",
     },
-    "attend_backward: "
-    "dq = xp.multiply(dq, saved['scale'], out=dq if out is None else out[0])": {
+    "attend_backward: dq = xp.multiply(dq, saved['scale'], out=dq if out is None else out[0])": {
         "dq = xp.multiply(dq, saved['scale'], out=-dq if out is None else out[0])": ROOM,
         "dq = xp.multiply(dq, saved['scale'], out=2.0 * dq if out is None else out[0])": ROOM,
     },
