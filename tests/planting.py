@@ -107,6 +107,11 @@ class Planted:
         return f"{self.before}  ->  {self.after}"
 
 
+def takes(function):
+    """Name the parameters of a function."""
+    return inspect.signature(function).parameters
+
+
 def find_subjects():
     """List what errors are planted in: the backward of every pair, and the wrappers of pairs.
 
@@ -120,6 +125,15 @@ def find_subjects():
         pair = pairs[name]
         forward, _ = wrapper(pair.forward, pair.backward, **settings)
         return Use(name, forward, lambda f: f(pair.forward, pair.backward, **settings)[1], sizes)
+
+    def residual(pair):  # y = x + norm(x), so that a gradient runs past the norm
+        def forward(x, p, **options):
+            y, saved = pair.forward(x, p, **options)
+            return x + y, saved
+
+        return Use(
+            pair.name, forward, lambda f: lambda dy, saved, g: f(dy, saved, g, past=dy.copy())
+        )
 
     one_by_one = {"size": 1, "threads": 2}
     chunked = (
@@ -138,7 +152,10 @@ def find_subjects():
             Subject(
                 pair.name,
                 (pair.backward, *helpers(pair.backward)),
-                (Use(pair.name, pair.forward, lambda backward: backward),),
+                (
+                    Use(pair.name, pair.forward, lambda backward: backward),
+                    *([residual(pair)] if "past" in takes(pair.backward) else []),
+                ),
             )
             for pair in pairs.values()
         ),

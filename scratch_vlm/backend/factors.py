@@ -9,7 +9,7 @@ it is rounded again.
 import numpy as np
 
 from scratch_vlm.backend.arrays import namespace
-from scratch_vlm.backend.dispatch import fused
+from scratch_vlm.backend.dispatch import fused, kernels_in_use
 from scratch_vlm.backend.precision import product_precision, rounded
 
 
@@ -55,7 +55,8 @@ def factor_room(x, otherwise=None):
     x : array of shape (...)
         Of the same shape.
     otherwise : array of shape (...), optional
-        What to return where factors have the type of `x`.
+        What to return where factors have the type of `x`, and where no kernel is in use: the
+        lines of an op would round in every line, kernels do once.
 
     Returns
     -------
@@ -63,7 +64,7 @@ def factor_room(x, otherwise=None):
         Empty, of 16 bits; or `otherwise`.
     """
     xp, half = namespace(x), half_type(product_precision())
-    if half is None or x.dtype != "float32" or xp is np:
+    if half is None or x.dtype != "float32" or xp is np or not kernels_in_use():
         return otherwise
     return xp.empty(x.shape, half)
 

@@ -33,6 +33,7 @@ KERNELS = {
         cross_entropy.cross_entropy_forward,
         embedding.add_at,
         lowered.lowered,
+        norm.add_norm,
         norm.layer_norm_forward,
         norm.rms_norm_forward,
         optimizer.adamw_update,

@@ -68,7 +68,7 @@ def attend_forward(q, k, v, *, mask=None, scale=None, blind="zero", out=None):
         *(heads, heads // groups, queries, keys, width),
         *(*_steps(q), *_steps(k), *_steps(v), *_steps(y), *of_mask, scale),
         number=q.dtype,
-        shared=_shared(5, width),
+        shared=_shared(4, width),
         WIDTH=_padded(width),
     )
     saved = {"q": q, "k": k, "v": v, "y": y, "log_sum": log_sum, "mask": mask, "scale": scale}
@@ -95,7 +95,8 @@ def _from_float32(q, k, v, out, options):
 
 def _copied(found, out):
     for place, x in zip(out, found, strict=True):
-        place[...] = x
+        if place is not x:
+            place[...] = x
     return out
 
 
@@ -111,33 +112,47 @@ def _backward(dy, saved, *, out=None):
     if not _aligned(dy):
         dy = xp.ascontiguousarray(dy)
     delta = xp.empty(saved["log_sum"].shape, "float32")
-    dq = _heads_in_tokens(xp, q.shape, q.dtype)
-    dk = _heads_in_tokens(xp, k.shape, q.dtype)
-    dv = _heads_in_tokens(xp, k.shape, q.dtype)
-    options = {"number": q.dtype, "shared": _shared(4, width), "WIDTH": _padded(width)}
+    places = (None,) * 3 if out is None else out
+    dq, dk, dv = (
+        place if _side_by_side(place, x) else _heads_in_tokens(xp, x.shape, x.dtype)
+        for place, x in zip(places, (q, k, v), strict=True)
+    )
+    if dk.strides != dv.strides:  # one step for both
+        dk, dv = (_heads_in_tokens(xp, x.shape, x.dtype) for x in (k, v))
+    options = {"number": q.dtype, "WIDTH": _padded(width)}
     launch(
         "attention_backward.cu",
         "attention_delta",
         -(-delta.size // (THREADS * 8 // _padded(width))),  # a thread takes eight channels
         THREADS,
         *(View(dy), View(y), delta, heads, queries, width, delta.size, *_steps(dy), *_steps(y)),
-        number=q.dtype,
-        WIDTH=_padded(width),
+        **options,
     )
     before = (View(q), View(k), View(v), View(dy), saved["log_sum"], delta)
     after = (
         *(saved["kinds"], saved["bits"]),
         *(heads, heads // groups, queries, keys, width),
-        *(*_steps(q), *_steps(k), *_steps(v), *_steps(dy), *saved["of_mask"]),
-        saved["scale"],
+        *(*_steps(q), *_steps(k), *_steps(v), *_steps(dy)),
     )
+    last = (*saved["of_mask"], saved["scale"])
     grid = (-(-keys // TILE), groups, images)
-    arguments = (*before, View(dk), View(dv), *after)
-    launch("attention_backward.cu", "attention_dkdv", grid, THREADS, *arguments, **options)
+    arguments = (*before, View(dk), View(dv), *after, _steps(dk)[-1], *last)
+    place = {"shared": _shared(5, width)}
+    launch("attention_backward.cu", "attention_dkdv", grid, THREADS, *arguments, **place, **options)
     grid = (-(-queries // TILE), heads, images)
-    arguments = (*before, View(dq), *after)
-    launch("attention_backward.cu", "attention_dq", grid, THREADS, *arguments, **options)
-    return (dq, dk, dv) if out is None else _copied((dq, dk, dv), out)
+    arguments = (*before, View(dq), *after, _steps(dq)[-1], *last)
+    place = {"shared": _shared(4, width)}
+    launch("attention_backward.cu", "attention_dq", grid, THREADS, *arguments, **place, **options)
+    if out is None:
+        return dq, dk, dv
+    return _copied((dq, dk, dv), out)
+
+
+def _side_by_side(place, x):  # whether a kernel can write gradients of `x` there
+    if place is None or (place.shape, place.dtype) != (x.shape, x.dtype) or not _aligned(place):
+        return False
+    image, head, token = _steps(place)
+    return head == x.shape[3] and image == token * x.shape[2]
 
 
 def _lowered(x, dtype):  # heads lie side by side in tokens: those are contiguous, perhaps
@@ -163,7 +178,8 @@ def _takes(q, k, v, out):
 
 def _aligned(x):  # rows of 16 bytes that an asynchronous copy can take
     rows = all(step % 16 == 0 for step in x.strides[:-1])
-    return rows and x.strides[-1] == x.itemsize and address(x) % 16 == 0
+    near = (x.shape[2] + TILE) * abs(x.strides[2]) < 2**31  # tokens of a head are counted by int
+    return rows and near and x.strides[-1] == x.itemsize and address(x) % 16 == 0
 
 
 def _padded(width):

@@ -14,10 +14,6 @@
 // every run. A single kernel would need 5 products, and atomic sums for dq.
 #include "tiles.cuh"
 
-struct alignas(16) Eight {  // channels, read by one instruction
-  number of[8];
-};
-
 // delta (images, heads, queries) = sum over channels of dy * y. A lane takes eight channels: a
 // warp then asks for 4 or 8 rows at once, and memory is kept busy by few instructions.
 extern "C" __global__ void __launch_bounds__(THREADS) attention_delta(
@@ -33,7 +29,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_delta(
     y += image * y_image + head * y_head + query * y_step + channel;
     Eight left = *(const Eight*)dy, right = *(const Eight*)y;
 #pragma unroll
-    for (int i = 0; i < 8; i++) sum += load(left.of, i) * load(right.of, i);
+    for (int i = 0; i < 8; i++) sum += load(left.at, i) * load(right.at, i);
   }
 #pragma unroll
   for (int apart = lanes / 2; apart > 0; apart /= 2)
@@ -41,86 +37,149 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_delta(
   if (row < rows && channel == 0) delta[row] = sum;
 }
 
+// What a tile of queries, or the first N * 8 of it, adds to dk and dv of 16 keys. Scores are
+// computed transposed here: rows are keys.
+template <int N>
+__device__ __forceinline__ void add_queries(float sum_k[WIDTH / 8][4], float sum_v[WIDTH / 8][4],
+                                            const unsigned k_rows[WIDTH / 16][4],
+                                            const number* v_tile, const number* q_tile,
+                                            const number* dy_tile, const float* logs,
+                                            const float* deltas, const long long* bits,
+                                            float to_log2) {
+  int lane = threadIdx.x % WARP, row = threadIdx.x / WARP * 16;
+  float weights[N][4] = {}, dz[N][4];
+  pair_up(weights, k_rows, q_tile);  // scores, until the loop below
+#pragma unroll
+  for (int n = 0; n < N; n++)
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      int query = n * 8 + lane % 4 * 2 + j % 2;  // behind the last one, all of dy is zero
+      weights[n][j] = exp2f(weights[n][j] * to_log2 - logs[query] * LOG2_E);
+      dz[n][j] = -deltas[query];
+    }
+  if (bits) hide(weights, bits + TILE + row, 0.0f);
+  weigh(sum_v, weights, dy_tile);
+  unsigned v_rows[WIDTH / 16][4];  // kept, they would cost the third block of a multiprocessor
+  hold_rows(v_rows, v_tile, row);
+  pair_up(dz, v_rows, dy_tile);  // dL/dP - delta, until the loop below
+#pragma unroll
+  for (int n = 0; n < N; n++)
+#pragma unroll
+    for (int j = 0; j < 4; j++) dz[n][j] *= weights[n][j];
+  weigh(sum_k, dz, q_tile);
+}
+
 // dk and dv of 64 keys: blockIdx = (tile of keys, head of keys, image). Queries and their dy come
-// by, of all heads that share these keys. Scores are computed transposed here: rows are keys.
-// dk and dv are (images, keys, groups, width), without gaps.
-extern "C" __global__ void __launch_bounds__(THREADS) attention_dkdv(
+// by, of all heads that share these keys.
+// dk and dv have their heads side by side in tokens, `step` numbers from one token to the next.
+extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_dkdv(
     const number* q, const number* k, const number* v, const number* dy, const float* log_sum,
     const float* delta, number* dk, number* dv, const unsigned char* kinds, const long long* bits,
     int heads, int sharers, int queries, int keys, int width, long long q_image, long long q_head,
-    long long q_step, long long k_image, long long k_head, long long k_step, long long v_image,
-    long long v_head, long long v_step, long long dy_image, long long dy_head, long long dy_step,
-    long long mask_image, long long mask_head, float scale) {
+    int q_step, long long k_image, long long k_head, int k_step, long long v_image,
+    long long v_head, int v_step, long long dy_image, long long dy_head, int dy_step, int step,
+    int mask_image, int mask_head, float scale) {
   extern __shared__ __align__(16) number shared[];
-  number *k_tile = shared, *v_tile = k_tile + TILE * PITCH;
-  number *q_tile = v_tile + TILE * PITCH, *dy_tile = q_tile + TILE * PITCH;
-  __shared__ float logs[TILE], deltas[TILE];
+  __shared__ float logs[2][TILE], deltas[2][TILE];  // of the queries of both pairs of tiles
   int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
   int key_tile = blockIdx.x, group = blockIdx.y;
   long long image = blockIdx.z;
   int first = key_tile * TILE, key_tiles = (keys + TILE - 1) / TILE;
   int query_tiles = (queries + TILE - 1) / TILE;
+  float to_log2 = scale * LOG2_E;
   Tokens K = {k + image * k_image + group * k_head, k_step, keys};
   Tokens V = {v + image * v_image + group * v_head, v_step, keys};
 
-  float sum_k[WIDTH / 8][4] = {}, sum_v[WIDTH / 8][4] = {};
-  load_tile(k_tile, K, first, width);  // waited for with the first queries
-  load_tile(v_tile, V, first, width);
-  for (int head = group * sharers; head < (group + 1) * sharers; head++) {
+  int head = group * sharers, end = head + sharers, tile = -1;
+  auto mask = [&](int head) {
+    return Mask{kinds, bits, int(image) * mask_image + head * mask_head, key_tiles};
+  };
+  auto advance = [&](int& head, int& tile) {  // to queries that may read these keys
+    do
+      if (++tile == query_tiles) tile = 0, head++;
+    while (head < end && kind_of(mask(head), tile, key_tile) == NOTHING);
+  };
+  auto load_queries = [&](int head, int tile, int turn) {
+    int query = tile * TILE + threadIdx.x;
+    long long at = (image * heads + head) * queries + query;
+    if (threadIdx.x < TILE) {
+      copy_4_bytes(&logs[turn][threadIdx.x], log_sum + at, query < queries);
+      copy_4_bytes(&deltas[turn][threadIdx.x], delta + at, query < queries);
+    }
     Tokens Q = {q + image * q_image + head * q_head, q_step, queries};
     Tokens DY = {dy + image * dy_image + head * dy_head, dy_step, queries};
-    Mask may = mask_of(kinds, bits, image * mask_image + head * mask_head, key_tiles);
-    long long of_head = (image * heads + head) * queries;
-    for (int tile = 0; tile < query_tiles; tile++) {
-      int kind = kind_of(may, tile, key_tile);
-      if (kind == NOTHING) continue;
-      __syncthreads();  // all warps are done with the tiles before
-      load_tile(q_tile, Q, tile * TILE, width);
-      load_tile(dy_tile, DY, tile * TILE, width);
-      copy_commit();
-      if (threadIdx.x < TILE) {
-        int query = tile * TILE + threadIdx.x;
-        logs[threadIdx.x] = query < queries ? log_sum[of_head + query] * LOG2_E : INFINITE;
-        deltas[threadIdx.x] = query < queries ? delta[of_head + query] : 0.0f;
-      }
-      copy_wait<0>();
-      __syncthreads();
-      float weights[TILE / 8][4], dz[TILE / 8][4];
-      pair_up(weights, k_tile, warp * 16, q_tile);  // scores, until the loop below
-#pragma unroll
-      for (int n = 0; n < TILE / 8; n++)
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-          weights[n][j] = exp2f(weights[n][j] * (scale * LOG2_E) -
-                                logs[n * 8 + lane % 4 * 2 + j % 2]);
-      if (kind == SOME) hide(weights, bits_of(may, tile, key_tile) + TILE + warp * 16, 0.0f);
-      weigh(sum_v, weights, dy_tile);
-      pair_up(dz, v_tile, warp * 16, dy_tile);  // dL/dP, until the loop below
-#pragma unroll
-      for (int n = 0; n < TILE / 8; n++)
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-          dz[n][j] = weights[n][j] * (dz[n][j] - deltas[n * 8 + lane % 4 * 2 + j % 2]);
-      weigh(sum_k, dz, q_tile);
-    }
+    load_pair(shared + turn * PAIR, Q, DY, tile * TILE, width);
+  };
+
+  float sum_k[WIDTH / 8][4] = {}, sum_v[WIDTH / 8][4] = {};
+  number* v_tile = shared + 2 * PAIR;
+  load_tile(shared + PAIR, K, first, width);  // where the second pair will lie
+  load_tile(v_tile, V, first, width);
+  copy_commit();
+  advance(head, tile);
+  if (head < end) load_queries(head, tile, 0);
+  copy_wait<0>();
+  __syncthreads();
+  unsigned k_rows[WIDTH / 16][4];
+  hold_rows(k_rows, shared + PAIR, warp * 16);
+
+  int turn = 0, next_head, next;
+  for (; head < end; head = next_head, tile = next, turn ^= 1) {
+    const number *q_tile = shared + turn * PAIR, *dy_tile = q_tile + TILE * PITCH;
+    copy_wait<0>();   // this pair has come
+    __syncthreads();  // for all warps, and all are done with what lay where the next will come
+    next_head = head, next = tile;
+    advance(next_head, next);
+    if (next_head < end) load_queries(next_head, next, turn ^ 1);
+    if (first + warp * 16 >= keys) continue;  // this warp has none
+    const long long* bits = bits_of(mask(head), tile, key_tile);
+    if (queries - tile * TILE > FEW)
+      add_queries<TILE / 8>(sum_k, sum_v, k_rows, v_tile, q_tile, dy_tile, logs[turn],
+                            deltas[turn], bits, to_log2);
+    else
+      add_queries<FEW / 8>(sum_k, sum_v, k_rows, v_tile, q_tile, dy_tile, logs[turn], deltas[turn],
+                           bits, to_log2);
   }
-  long long step = (long long)gridDim.y * width, start = image * keys * step + group * width;
-  put_rows(dk + start, step, first + warp * 16, keys, width, sum_k, scale, scale);
-  put_rows(dv + start, step, first + warp * 16, keys, width, sum_v, 1.0f, 1.0f);
+  long long start = image * keys * step + group * width;
+  number* free = shared + turn * PAIR;
+  put_rows(free, dk + start, step, first, keys, width, sum_k, scale, scale);
+  put_rows(free + TILE * PITCH, dv + start, step, first, keys, width, sum_v, 1.0f, 1.0f);
+}
+
+// What a tile of keys, or the first N * 8 of it, adds to dq of 16 queries.
+template <int N>
+__device__ __forceinline__ void add_keys(float sum[WIDTH / 8][4],
+                                         const unsigned q_rows[WIDTH / 16][4],
+                                         const unsigned dy_rows[WIDTH / 16][4],
+                                         const float log_2[2], const float shift[2],
+                                         const number* k_tile, const number* v_tile, int count,
+                                         const long long* bits, float to_log2) {
+  float weights[N][4] = {}, dz[N][4];
+#pragma unroll
+  for (int n = 0; n < N; n++)
+#pragma unroll
+    for (int j = 0; j < 4; j++) dz[n][j] = -shift[j / 2];
+  pair_up(weights, q_rows, k_tile);  // scores, until the loop below
+  pair_up(dz, dy_rows, v_tile);      // dL/dP - delta, until the loop below
+#pragma unroll
+  for (int n = 0; n < N; n++)
+#pragma unroll
+    for (int j = 0; j < 4; j++) dz[n][j] *= exp2f(weights[n][j] * to_log2 - log_2[j / 2]);
+  if (bits) hide(dz, bits + threadIdx.x / WARP * 16, 0.0f);
+  else if (count < N * 8) hide_behind(dz, count, 0.0f);
+  weigh(sum, dz, k_tile);
 }
 
 // dq of 64 queries: blockIdx = (tile of queries, head, image). Keys and values come by.
-// dq is (images, queries, heads, width), without gaps.
-extern "C" __global__ void __launch_bounds__(THREADS) attention_dq(
+// dq has its heads side by side in tokens, `step` numbers from one token to the next.
+extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_dq(
     const number* q, const number* k, const number* v, const number* dy, const float* log_sum,
     const float* delta, number* dq, const unsigned char* kinds, const long long* bits, int heads,
     int sharers, int queries, int keys, int width, long long q_image, long long q_head,
-    long long q_step, long long k_image, long long k_head, long long k_step, long long v_image,
-    long long v_head, long long v_step, long long dy_image, long long dy_head, long long dy_step,
-    long long mask_image, long long mask_head, float scale) {
+    int q_step, long long k_image, long long k_head, int k_step, long long v_image,
+    long long v_head, int v_step, long long dy_image, long long dy_head, int dy_step, int step,
+    int mask_image, int mask_head, float scale) {
   extern __shared__ __align__(16) number shared[];
-  number *q_tile = shared, *dy_tile = q_tile + TILE * PITCH;
-  number *k_tile = dy_tile + TILE * PITCH, *v_tile = k_tile + TILE * PITCH;
   int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
   int query_tile = blockIdx.x, head = blockIdx.y, group = head / sharers;
   long long image = blockIdx.z;
@@ -129,11 +188,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_dq(
   Tokens DY = {dy + image * dy_image + head * dy_head, dy_step, queries};
   Tokens K = {k + image * k_image + group * k_head, k_step, keys};
   Tokens V = {v + image * v_image + group * v_head, v_step, keys};
-  Mask may = mask_of(kinds, bits, image * mask_image + head * mask_head, key_tiles);
+  Mask may = {kinds, bits, int(image) * mask_image + head * mask_head, key_tiles};
 
-  float sum[WIDTH / 8][4] = {}, log_2[2], shift[2];
-  load_tile(q_tile, Q, first, width);  // waited for with the first keys
-  load_tile(dy_tile, DY, first, width);
+  float sum[WIDTH / 8][4] = {}, log_2[2], shift[2], to_log2 = scale * LOG2_E;
+  int tile = next_tile(may, query_tile, 0);
+  load_pair(shared + PAIR, Q, DY, first, width);  // where the second pair will lie
+  if (tile < key_tiles) load_pair(shared, K, V, tile * TILE, width);
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     int query = first + warp * 16 + lane / 4 + 8 * half;
@@ -141,29 +201,28 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_dq(
     log_2[half] = query < queries ? log_sum[at] * LOG2_E : INFINITE;
     shift[half] = query < queries ? delta[at] : 0.0f;
   }
+  copy_wait<0>();
+  __syncthreads();
+  unsigned q_rows[WIDTH / 16][4], dy_rows[WIDTH / 16][4];
+  hold_rows(q_rows, shared + PAIR, warp * 16);
+  hold_rows(dy_rows, shared + PAIR + TILE * PITCH, warp * 16);
 
-  for (int tile = 0; tile < key_tiles; tile++) {
-    int kind = kind_of(may, query_tile, tile);
-    if (kind == NOTHING) continue;
-    __syncthreads();  // all warps are done with the tiles before
-    load_tile(k_tile, K, tile * TILE, width);
-    load_tile(v_tile, V, tile * TILE, width);
-    copy_commit();
+  int turn = 0, following;
+  for (; tile < key_tiles; tile = following, turn ^= 1) {
+    const number *k_tile = shared + turn * PAIR, *v_tile = k_tile + TILE * PITCH;
     copy_wait<0>();
     __syncthreads();
-    float weights[TILE / 8][4], dz[TILE / 8][4];
-    pair_up(weights, q_tile, warp * 16, k_tile);  // scores, until the loop below
-    pair_up(dz, dy_tile, warp * 16, v_tile);      // dL/dP, until the loop below
-#pragma unroll
-    for (int n = 0; n < TILE / 8; n++)
-#pragma unroll
-      for (int j = 0; j < 4; j++)
-        dz[n][j] = exp2f(weights[n][j] * (scale * LOG2_E) - log_2[j / 2]) *
-                   (dz[n][j] - shift[j / 2]);
-    if (kind == SOME) hide(dz, bits_of(may, query_tile, tile) + warp * 16, 0.0f);
-    else if (keys - tile * TILE < TILE) hide_behind(dz, keys - tile * TILE, 0.0f);
-    weigh(sum, dz, k_tile);
+    following = next_tile(may, query_tile, tile + 1);
+    if (following < key_tiles)
+      load_pair(shared + (turn ^ 1) * PAIR, K, V, following * TILE, width);
+    if (first + warp * 16 >= queries) continue;
+    const long long* bits = bits_of(may, query_tile, tile);
+    int count = keys - tile * TILE;
+    if (count > FEW)
+      add_keys<TILE / 8>(sum, q_rows, dy_rows, log_2, shift, k_tile, v_tile, count, bits, to_log2);
+    else
+      add_keys<FEW / 8>(sum, q_rows, dy_rows, log_2, shift, k_tile, v_tile, count, bits, to_log2);
   }
-  long long step = (long long)heads * width, start = image * queries * step + head * width;
-  put_rows(dq + start, step, first + warp * 16, queries, width, sum, scale, scale);
+  long long start = image * queries * step + head * width;
+  put_rows(shared + turn * PAIR, dq + start, step, first, queries, width, sum, scale, scale);
 }

@@ -52,24 +52,61 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_kinds(
   if (threadIdx.x == 0) kinds[tile] = any == 0.0f ? NOTHING : lack == 0.0f ? EVERYTHING : SOME;
 }
 
-__device__ __forceinline__ int next_tile(Mask mask, int query_tile, int key_tile, int key_tiles) {
-  while (key_tile < key_tiles && kind_of(mask, query_tile, key_tile) == NOTHING) key_tile++;
-  return key_tile;
+struct Softmax {  // of 16 queries; of two of them in a lane
+  float sum[WIDTH / 8][4], largest[2], total[2];
+};
+
+// Take a tile of keys in, or the first N * 8 of it: `count` are real, and `bits` says which may be
+// read, of all if it is null.
+template <int N>
+__device__ __forceinline__ void add_keys(Softmax& of, const unsigned q_rows[WIDTH / 16][4],
+                                         const number* k_tile, const number* v_tile, int count,
+                                         const long long* bits, float to_log2) {
+  float scores[N][4] = {};
+  pair_up(scores, q_rows, k_tile);
+  if (bits) hide(scores, bits + threadIdx.x / WARP * 16, -INFINITE);
+  else if (count < N * 8) hide_behind(scores, count, -INFINITE);
+  float before[2] = {of.largest[0], of.largest[1]};
+#pragma unroll
+  for (int n = 0; n < N; n++)
+#pragma unroll
+    for (int j = 0; j < 4; j++) of.largest[j / 2] = fmaxf(of.largest[j / 2], scores[n][j]);
+  float shrink[2], base[2];
+#pragma unroll
+  for (int half = 0; half < 2; half++) {  // the four lanes that share a row agree
+    of.largest[half] = fmaxf(of.largest[half], __shfl_xor_sync(ALL_LANES, of.largest[half], 1));
+    of.largest[half] = fmaxf(of.largest[half], __shfl_xor_sync(ALL_LANES, of.largest[half], 2));
+    // Nothing to read yet: any finite base will do, since exp2(-infinity - base) is 0.
+    base[half] = of.largest[half] == -INFINITE ? 0.0f : of.largest[half] * to_log2;
+    shrink[half] = exp2f(before[half] * to_log2 - base[half]);
+    of.total[half] *= shrink[half];
+  }
+#pragma unroll
+  for (int n = 0; n < N; n++)
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      scores[n][j] = exp2f(scores[n][j] * to_log2 - base[j / 2]);
+      of.total[j / 2] += scores[n][j];
+    }
+#pragma unroll
+  for (int n = 0; n < WIDTH / 8; n++)
+#pragma unroll
+    for (int j = 0; j < 4; j++) of.sum[n][j] *= shrink[j / 2];
+  weigh(of.sum, scores, v_tile);
 }
 
 // One block for 64 queries of one head of one image: blockIdx = (tile of queries, head, image).
 // `sharers` query heads read each head of keys and values. Steps count numbers, not bytes.
 // log_sum (images, heads, queries) gets log sum exp(scores), or +infinity for a query that may
 // read nothing: its weights exp(score - infinity) are then exactly 0 in the backward.
-extern "C" __global__ void __launch_bounds__(THREADS) attention_forward(
+extern "C" __global__ void __launch_bounds__(THREADS, 4) attention_forward(
     const number* q, const number* k, const number* v, number* y, float* log_sum,
     const unsigned char* kinds, const long long* bits, int heads, int sharers, int queries,
-    int keys, int width, long long q_image, long long q_head, long long q_step, long long k_image,
-    long long k_head, long long k_step, long long v_image, long long v_head, long long v_step,
-    long long y_image, long long y_head, long long y_step, long long mask_image,
-    long long mask_head, float scale) {
+    int keys, int width, long long q_image, long long q_head, int q_step, long long k_image,
+    long long k_head, int k_step, long long v_image, long long v_head, int v_step,
+    long long y_image, long long y_head, long long y_step, int mask_image,
+    int mask_head, float scale) {
   extern __shared__ __align__(16) number shared[];
-  number *q_tile = shared, *k_tiles = q_tile + TILE * PITCH, *v_tiles = k_tiles + 2 * TILE * PITCH;
   int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
   int query_tile = blockIdx.x, head = blockIdx.y, group = head / sharers;
   long long image = blockIdx.z;
@@ -77,76 +114,46 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_forward(
   Tokens Q = {q + image * q_image + head * q_head, q_step, queries};
   Tokens K = {k + image * k_image + group * k_head, k_step, keys};
   Tokens V = {v + image * v_image + group * v_head, v_step, keys};
-  Mask may = mask_of(kinds, bits, image * mask_image + head * mask_head, key_tiles);
+  Mask may = {kinds, bits, int(image) * mask_image + head * mask_head, key_tiles};
 
-  float sum[WIDTH / 8][4] = {}, largest[2] = {-INFINITE, -INFINITE}, total[2] = {0.0f, 0.0f};
+  Softmax of = {{}, {-INFINITE, -INFINITE}, {0.0f, 0.0f}};
   float to_log2 = scale * LOG2_E;  // exp(scale * x) = 2^(to_log2 * x); exp2f is one instruction
 
-  int tile = next_tile(may, query_tile, 0, key_tiles);
-  load_tile(q_tile, Q, first, width);
-  if (tile < key_tiles) {
-    load_tile(k_tiles, K, tile * TILE, width);
-    load_tile(v_tiles, V, tile * TILE, width);
-  }
+  int tile = next_tile(may, query_tile, 0);
+  load_tile(shared + PAIR, Q, first, width);  // where the second pair will lie
   copy_commit();
-  for (int turn = 0; tile < key_tiles; turn ^= 1) {
-    const number *k_tile = k_tiles + turn * TILE * PITCH, *v_tile = v_tiles + turn * TILE * PITCH;
-    int following = next_tile(may, query_tile, tile + 1, key_tiles);
-    if (following < key_tiles) {  // comes in while this one is computed
-      load_tile(k_tiles + (turn ^ 1) * TILE * PITCH, K, following * TILE, width);
-      load_tile(v_tiles + (turn ^ 1) * TILE * PITCH, V, following * TILE, width);
-    }
-    copy_commit();
-    copy_wait<1>();  // this one, which was started before, has come
-    __syncthreads();
+  if (tile < key_tiles) load_pair(shared, K, V, tile * TILE, width);
+  copy_wait<0>();
+  __syncthreads();
+  unsigned q_rows[WIDTH / 16][4];
+  hold_rows(q_rows, shared + PAIR, warp * 16);
 
-    float scores[TILE / 8][4];
-    pair_up(scores, q_tile, warp * 16, k_tile);
-    int kind = kind_of(may, query_tile, tile);
-    if (kind == SOME) hide(scores, bits_of(may, query_tile, tile) + warp * 16, -INFINITE);
-    else if (keys - tile * TILE < TILE) hide_behind(scores, keys - tile * TILE, -INFINITE);
-    float before[2] = {largest[0], largest[1]};
-#pragma unroll
-    for (int n = 0; n < TILE / 8; n++)
-#pragma unroll
-      for (int j = 0; j < 4; j++) largest[j / 2] = fmaxf(largest[j / 2], scores[n][j]);
-    float shrink[2], base[2];
-#pragma unroll
-    for (int half = 0; half < 2; half++) {  // the four lanes that share a row agree
-      largest[half] = fmaxf(largest[half], __shfl_xor_sync(ALL_LANES, largest[half], 1));
-      largest[half] = fmaxf(largest[half], __shfl_xor_sync(ALL_LANES, largest[half], 2));
-      // Nothing to read yet: any finite base will do, since exp2(-infinity - base) is 0.
-      base[half] = largest[half] == -INFINITE ? 0.0f : largest[half] * to_log2;
-      shrink[half] = exp2f(before[half] * to_log2 - base[half]);
-      total[half] *= shrink[half];
-    }
-#pragma unroll
-    for (int n = 0; n < TILE / 8; n++)
-#pragma unroll
-      for (int j = 0; j < 4; j++) {
-        scores[n][j] = exp2f(scores[n][j] * to_log2 - base[j / 2]);
-        total[j / 2] += scores[n][j];
-      }
-#pragma unroll
-    for (int n = 0; n < WIDTH / 8; n++)
-#pragma unroll
-      for (int j = 0; j < 4; j++) sum[n][j] *= shrink[j / 2];
-    weigh(sum, scores, v_tile);
-    __syncthreads();  // all warps are done with this tile, and it may be written over
-    tile = following;
+  int turn = 0, following;
+  for (; tile < key_tiles; tile = following, turn ^= 1) {
+    const number *k_tile = shared + turn * PAIR, *v_tile = k_tile + TILE * PITCH;
+    copy_wait<0>();   // this pair has come
+    __syncthreads();  // for all warps, and all are done with what lay where the next will come
+    following = next_tile(may, query_tile, tile + 1);
+    if (following < key_tiles)
+      load_pair(shared + (turn ^ 1) * PAIR, K, V, following * TILE, width);
+    if (first + warp * 16 >= queries) continue;  // this warp has none
+    const long long* bits = bits_of(may, query_tile, tile);
+    int count = keys - tile * TILE;
+    if (count > FEW) add_keys<TILE / 8>(of, q_rows, k_tile, v_tile, count, bits, to_log2);
+    else add_keys<FEW / 8>(of, q_rows, k_tile, v_tile, count, bits, to_log2);
   }
 
   float times[2];
 #pragma unroll
   for (int half = 0; half < 2; half++) {
-    total[half] += __shfl_xor_sync(ALL_LANES, total[half], 1);
-    total[half] += __shfl_xor_sync(ALL_LANES, total[half], 2);
-    times[half] = total[half] > 0.0f ? 1.0f / total[half] : 0.0f;  // nothing to read: zeros
+    float total = of.total[half] + __shfl_xor_sync(ALL_LANES, of.total[half], 1);
+    total += __shfl_xor_sync(ALL_LANES, total, 2);
+    times[half] = total > 0.0f ? 1.0f / total : 0.0f;  // nothing to read: zeros
     int query = first + warp * 16 + lane / 4 + 8 * half;
     if (query < queries && lane % 4 == 0)
       log_sum[(image * heads + head) * queries + query] =
-          total[half] > 0.0f ? largest[half] * scale + logf(total[half]) : INFINITE;
+          total > 0.0f ? of.largest[half] * scale + logf(total) : INFINITE;
   }
-  put_rows(y + image * y_image + head * y_head, y_step, first + warp * 16, queries, width, sum,
-           times[0], times[1]);
+  put_rows(shared + turn * PAIR, y + image * y_image + head * y_head, y_step, first, queries, width,
+           of.sum, times[0], times[1]);
 }

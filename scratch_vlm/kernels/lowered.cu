@@ -1,10 +1,10 @@
 // Numbers of fewer bits: float to bfloat16 or half, for products on tensor cores.
 // Twin: lowered in scratch_vlm/backend/factors.py.
 //
-// What it costs. Nothing is computed, so all that counts is how wide the steps are in which memory
-// is walked through: a thread takes eight numbers at a time, in two reads and one write of 16
-// bytes, the widest that there are. That is 6 bytes for a number. Each array is lowered once and
-// read by two or three products, which have half as many bytes to fetch then.
+// What it saves. Each array is lowered once and read by two or three products, which then have half
+// as many bytes to fetch. Nothing is computed here, so all that counts is how wide the steps are in
+// which memory is walked through: a thread takes eight numbers at a time, in two reads and one write
+// of 16 bytes, the widest that there are. That is 6 bytes for a number.
 #include "common.cuh"
 
 #define AT_A_TIME 8

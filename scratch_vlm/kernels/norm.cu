@@ -1,6 +1,6 @@
 // Layer norm and RMS norm, forward and backward, perhaps with a residual sum.
-// Twins: layer_norm_forward, layer_norm_backward, rms_norm_forward and rms_norm_backward in
-// scratch_vlm/layers/norm.py.
+// Twins: layer_norm_forward, layer_norm_backward, rms_norm_forward, rms_norm_backward and add_norm
+// in scratch_vlm/layers/norm.py.
 //
 // What it saves. A norm does about ten operations on each number, and a GPU does a hundred in the
 // time that it takes to fetch one from memory: all that counts is how often the (tokens, D) arrays
@@ -39,11 +39,6 @@
 #endif
 #define HELD ((WIDTH + LANES * VECTOR - 1) / (LANES * VECTOR) * VECTOR)  // channels of a thread
 
-template <typename T>
-struct alignas(VECTOR * sizeof(T)) Piece {
-  T of[VECTOR];
-};
-
 // The channel that a thread holds as its number k.
 __device__ __forceinline__ int channel(int k) {
   return (k / VECTOR * LANES + threadIdx.x % LANES) * VECTOR + k % VECTOR;
@@ -54,11 +49,11 @@ template <typename T>
 __device__ __forceinline__ void load_row(float held[HELD], const T* row) {
 #pragma unroll
   for (int k = 0; k < HELD; k += VECTOR) {
-    Piece<T> piece;
+    Several<T, VECTOR> piece;
     bool inside = channel(k) < WIDTH;
-    if (inside) piece = *(const Piece<T>*)(row + channel(k));
+    if (inside) piece = *(const Several<T, VECTOR>*)(row + channel(k));
 #pragma unroll
-    for (int j = 0; j < VECTOR; j++) held[k + j] = inside ? (float)piece.of[j] : 0.0f;
+    for (int j = 0; j < VECTOR; j++) held[k + j] = inside ? (float)piece.at[j] : 0.0f;
   }
 }
 
@@ -66,10 +61,10 @@ template <typename T>
 __device__ __forceinline__ void store_row(T* row, const float held[HELD]) {
 #pragma unroll
   for (int k = 0; k < HELD; k += VECTOR) {
-    Piece<T> piece;
+    Several<T, VECTOR> piece;
 #pragma unroll
-    for (int j = 0; j < VECTOR; j++) piece.of[j] = (T)held[k + j];
-    if (channel(k) < WIDTH) *(Piece<T>*)(row + channel(k)) = piece;
+    for (int j = 0; j < VECTOR; j++) piece.at[j] = (T)held[k + j];
+    if (channel(k) < WIDTH) *(Several<T, VECTOR>*)(row + channel(k)) = piece;
   }
 }
 
@@ -127,10 +122,10 @@ extern "C" __global__ void norm_forward(const number* x, const number* added, nu
 // its threads keeping the sums of their channels in registers, and at the end the warps of a block
 // add theirs one after another. A block leaves one row of `parts`; norm_gather adds those up. No
 // atomics: the result is the same, bit for bit, in every run.
-// Where `passed` is not null, it is the gradient that runs past the norm, and is added to dx.
+// Where `past` is not null, it is the gradient that runs past the norm, and is added to dx.
 extern "C" __global__ void __launch_bounds__(LANES > 128 ? LANES : 128)
     norm_backward(const output* dy, const number* x, const float* gamma, const float* mean,
-                  const float* rstd, const number* passed, number* dx, float* parts, int rows,
+                  const float* rstd, const number* past, number* dx, float* parts, int rows,
                   int centred) {
   extern __shared__ __align__(16) float sums[];  // (2, WIDTH): of dgamma and dbeta, so far
   __shared__ float of_warps[WARP];
@@ -156,8 +151,8 @@ extern "C" __global__ void __launch_bounds__(LANES > 128 ? LANES : 128)
     along_xhat = row_sum(along_xhat, of_warps) / WIDTH;
     for (int k = 0; k < HELD; k++)
       dxhat[k] = scale * (dxhat[k] - along_ones - xhat[k] * along_xhat);  // dx from here on
-    if (passed) {
-      load_row(other, passed + start);
+    if (past) {
+      load_row(other, past + start);
       for (int k = 0; k < HELD; k++) dxhat[k] += other[k];
     }
     store_row(dx + start, dxhat);

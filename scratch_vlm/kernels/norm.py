@@ -63,8 +63,8 @@ def rms_norm_forward(x, p, *, eps=1e-5, out=None):
     return y, saved
 
 
-def add_norm_forward(x, added, p, *, eps=1e-5):
-    """Add to the residual stream and normalise the sum in one walk.
+def add_norm(x, added, p, *, norm="layer", eps=1e-5, out=None):
+    """Do the work of `layers.norm.add_norm`.
 
     Parameters
     ----------
@@ -72,43 +72,29 @@ def add_norm_forward(x, added, p, *, eps=1e-5):
         The stream, and what a sublayer adds to it.
     p : dict
         ``gamma`` and, for a layer norm, ``beta``, of shape (D,).
+    norm : {"layer", "rms"}
+        The kind of norm.
     eps : float, default 1e-5
         Of the norm.
+    out : array of shape (..., D), optional
+        Where to write `y`, perhaps in bfloat16 or float16.
 
     Returns
     -------
     total : array of shape (..., D)
-        The stream from here on.
+        The stream from here on; saved, so not to be changed until the backward.
     y : array of shape (..., D)
         The norm of it.
     saved : Saved
-        For `add_norm_backward`.
+        For the backward of the norm.
     """
+    names = ("gamma", "beta") if norm == "layer" else ("gamma",)
     alike = (added.shape, added.dtype) == (x.shape, x.dtype) and added.flags.c_contiguous
-    if not alike or not _takes(x, p, None, "gamma"):
+    if norm not in ("layer", "rms") or not alike or not _takes(x, p, out, *names):
         return NotImplemented
-    return _forward(x, added, p, eps, None, centred="beta" in p)
-
-
-def add_norm_backward(dtotal, dy, saved, g):
-    """Gradient of `add_norm_forward`, the same for both that were added.
-
-    Parameters
-    ----------
-    dtotal : array of shape (..., D)
-        dL/dtotal of all that reads the stream later.
-    dy : array of shape (..., D)
-        dL/dy.
-    saved : Saved
-        As `add_norm_forward` saved it.
-    g : dict
-        Gains the gradients of the parameters; empty if they are frozen.
-
-    Returns
-    -------
-    dx : array of shape (..., D)
-    """
-    return _backward(dy, saved, g, passed=dtotal)
+    if out is not None and not _can_hold(out, added):
+        return NotImplemented
+    return _forward(x, added, p, eps, out, centred=norm == "layer")
 
 
 def _takes(x, p, out, *names):
@@ -172,7 +158,7 @@ def _forward(x, added, p, eps, out, *, centred):
     return total, y, Saved(_backward, x=total, gamma=gamma, mean=mean, rstd=rstd)
 
 
-def _backward(dy, saved, g, *, out=None, passed=None):
+def _backward(dy, saved, g, *, past=None, out=None):
     x, gamma, mean = saved["x"], saved["gamma"], saved["mean"]
     xp, width = namespace(x), x.shape[-1]
     count = x.size // width
@@ -180,11 +166,14 @@ def _backward(dy, saved, g, *, out=None, passed=None):
         raise ValueError(f"dy is {dy.shape} and must be {x.shape}, like x")
     if dy.dtype.name not in NUMBERS:
         raise TypeError(f"dy is {dy.dtype}; the kernel reads {', '.join(NUMBERS)}")
+    if past is not None and past.shape != x.shape:
+        raise ValueError(f"past is {past.shape} and must be {x.shape}, like x")
     dy = xp.ascontiguousarray(dy)
+    past = None if past is None else xp.ascontiguousarray(past)
     if out is not None and out.dtype != x.dtype:
         out = None  # dy of fewer bits: they would not do for what flows on
     dx = xp.empty_like(x) if out is None or not out.flags.c_contiguous else out
-    shape = _shape(width, dy, x, gamma, passed, dx)
+    shape = _shape(width, dy, x, gamma, past, dx)
     lanes = shape["LANES"]
     threads = lanes if lanes > WARP else 4 * WARP
     at_once = MULTIPROCESSORS * max(1, WARP * _warps_at_once(width, lanes) // threads)
@@ -195,7 +184,7 @@ def _backward(dy, saved, g, *, out=None, passed=None):
         "norm_backward",
         blocks,
         threads,
-        *(dy, x, gamma, mean, saved["rstd"], passed, dx, parts),
+        *(dy, x, gamma, mean, saved["rstd"], past, dx, parts),
         *(count, int(mean is not None)),
         number=x.dtype,
         output=dy.dtype,

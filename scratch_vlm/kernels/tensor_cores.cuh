@@ -53,6 +53,13 @@ __device__ __forceinline__ void copy_16_bytes(void* to, const void* from, bool r
                "r"(bytes));
 }
 
+__device__ __forceinline__ void copy_4_bytes(void* to, const void* from, bool real) {
+  unsigned address = (unsigned)__cvta_generic_to_shared(to);
+  int bytes = real ? 4 : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(address), "l"(from),
+               "r"(bytes));
+}
+
 __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;\n" ::); }
 
 template <int N>

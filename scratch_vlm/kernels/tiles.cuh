@@ -10,6 +10,8 @@
 #define WIDTH 64  // channels of a head, rounded up to 32 or 64; chosen when the file is compiled
 #endif
 #define TILE 64
+#define FEW 16  // tokens of a tile that are computed where the others do not exist. Images are
+                // squares and a class token: 197, 257 or 577 tokens leave 5 or 1 for the last tile
 #define WARPS 4
 #define THREADS (WARPS * WARP)
 #define PITCH (WIDTH + 8)  // of a row in shared memory. 16 bytes more than the row is long: eight
@@ -19,7 +21,7 @@
 // The tokens of one head of one image: row i starts at start + i * step.
 struct Tokens {
   const number* start;
-  long long step;
+  int step;
   int count;
 };
 
@@ -27,33 +29,51 @@ struct Tokens {
 __device__ __forceinline__ void load_tile(number* tile, Tokens tokens, int first, int width) {
   const int lanes = WIDTH / 8, rows = THREADS / lanes;  // lanes of a row, rows at a time
   int row = threadIdx.x / lanes, channel = threadIdx.x % lanes * 8;
-  const number* from = tokens.start + (first + row) * tokens.step + channel;
+  const number* from = tokens.start + ((first + row) * tokens.step + channel);
 #pragma unroll
   for (int i = 0; i < TILE; i += rows)
     copy_16_bytes(tile + (row + i) * PITCH + channel, from + i * tokens.step,
                   first + row + i < tokens.count && channel < width);
 }
 
-// c (16 x 64) = 16 rows of a tile, from `row` on, times another tile (64 x WIDTH) transposed: the
-// scalar products of all pairs of tokens.
-__device__ __forceinline__ void pair_up(float c[TILE / 8][4], const number* left, int row,
+// Two tiles that come together, one behind the other. Two such pairs lie in shared memory: while
+// one is computed, the next is copied.
+#define PAIR (2 * TILE * PITCH)
+
+__device__ __forceinline__ void load_pair(number* pair, Tokens one, Tokens two, int first,
+                                          int width) {
+  load_tile(pair, one, first, width);
+  load_tile(pair + TILE * PITCH, two, first, width);
+  copy_commit();
+}
+
+// 16 rows of a tile as left factors of products. What stays while other tiles come by is read from
+// shared memory once, and lives in registers from then on.
+__device__ __forceinline__ void hold_rows(unsigned rows[WIDTH / 16][4], const number* tile,
+                                          int first) {
+  int lane = threadIdx.x % WARP;
+#pragma unroll
+  for (int i = 0; i < WIDTH / 16; i++)
+    load_matrices(rows[i], tile + (first + lane % 16) * PITCH + i * 16 + lane / 16 * 8);
+}
+
+// c (16 x 64) += 16 rows times a tile (64 x WIDTH) transposed: the scalar products of all pairs of
+// tokens. Products that follow each other add to different sums, so that none waits for the last.
+// N is 8, and 2 where only the first 16 tokens of the tile are computed; likewise below.
+template <int N>
+__device__ __forceinline__ void pair_up(float (&c)[N][4], const unsigned left[WIDTH / 16][4],
                                         const number* right) {
   int lane = threadIdx.x % WARP;
 #pragma unroll
-  for (int n = 0; n < TILE / 8; n++) c[n][0] = c[n][1] = c[n][2] = c[n][3] = 0.0f;
-#pragma unroll 1  // unrolled, it takes more registers than a thread has
-  for (int i = 0; i < WIDTH; i += 32) {  // channels
-    unsigned a[2][4];                    // 16 tokens, twice 16 channels
-    load_matrices(a[0], left + (row + lane % 16) * PITCH + i + lane / 16 * 8);
-    load_matrices(a[1], left + (row + lane % 16) * PITCH + i + 16 + lane / 16 * 8);
+  for (int i = 0; i < WIDTH / 16; i++)  // 16 channels
 #pragma unroll
-    for (int n = 0; n < TILE / 8; n++) {
-      unsigned b[4];  // eight tokens, 32 channels
-      load_matrices(b, right + (n * 8 + lane % 8) * PITCH + i + lane / 8 * 8);
-      multiply_add(c[n], a[0], b);
-      multiply_add(c[n], a[1], b + 2);
+    for (int n = 0; n < N; n += 2) {
+      unsigned b[4];  // 16 tokens
+      load_matrices(b, right + (n * 8 + lane / 16 * 8 + lane % 8) * PITCH + i * 16 +
+                           lane / 8 % 2 * 8);
+      multiply_add(c[n], left[i], b);
+      multiply_add(c[n + 1], left[i], b + 2);
     }
-  }
 }
 
 __device__ __forceinline__ unsigned round_pair(float first, float second) {
@@ -65,11 +85,12 @@ __device__ __forceinline__ unsigned round_pair(float first, float second) {
 
 // sum (16 x WIDTH) += w (16 x 64), rounded to bfloat16, times a tile (64 x WIDTH). The sums of
 // pair_up lie in the lanes just as the left factor of the next product has to lie.
-__device__ __forceinline__ void weigh(float sum[WIDTH / 8][4], const float w[TILE / 8][4],
+template <int N>
+__device__ __forceinline__ void weigh(float sum[WIDTH / 8][4], const float (&w)[N][4],
                                       const number* tile) {
   int lane = threadIdx.x % WARP;
 #pragma unroll
-  for (int i = 0; i < TILE / 16; i++) {
+  for (int i = 0; i < N / 2; i++) {
     const float *left = w[2 * i], *right = w[2 * i + 1];
     unsigned a[4] = {round_pair(left[0], left[1]), round_pair(left[2], left[3]),
                      round_pair(right[0], right[1]), round_pair(right[2], right[3])};
@@ -83,49 +104,61 @@ __device__ __forceinline__ void weigh(float sum[WIDTH / 8][4], const float w[TIL
   }
 }
 
+typedef Several<number, 8> Eight;  // channels, 16 bytes
+
 // Write 16 rows, the first two of a lane's four sums to row lane / 4, the others eight rows below,
-// each times a number of its own.
-__device__ __forceinline__ void put_rows(number* to, long long step, int first, int count,
-                                         int width, const float sum[WIDTH / 8][4], float times_0,
-                                         float times_1) {
-  int lane = threadIdx.x % WARP;
+// each times a number of its own. They go through a tile that nobody reads any more, where each
+// warp has 16 rows: from there a lane writes 16 bytes at once, and 4 or 8 lanes a whole row.
+__device__ __forceinline__ void put_rows(number* tile, number* to, long long step, int first,
+                                         int count, int width, const float sum[WIDTH / 8][4],
+                                         float times_0, float times_1) {
+  const int lanes = WIDTH / 8, rows = WARP / lanes;  // lanes of a row, rows at a time
+  int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+  tile += warp * 16 * PITCH;
 #pragma unroll
-  for (int half = 0; half < 2; half++) {
-    int row = first + lane / 4 + 8 * half;
-    float times = half ? times_1 : times_0;
-    if (row >= count) continue;
-#pragma unroll
-    for (int n = 0; n < WIDTH / 8; n++) {
-      int channel = n * 8 + lane % 4 * 2;
-      unsigned pair = round_pair(sum[n][2 * half] * times, sum[n][2 * half + 1] * times);
-      if (channel < width) memcpy(to + row * step + channel, &pair, 4);
-    }
+  for (int n = 0; n < WIDTH / 8; n++) {
+    number* place = tile + lane / 4 * PITCH + n * 8 + lane % 4 * 2;
+    *(__nv_bfloat162*)place = __floats2bfloat162_rn(sum[n][0] * times_0, sum[n][1] * times_0);
+    place += 8 * PITCH;
+    *(__nv_bfloat162*)place = __floats2bfloat162_rn(sum[n][2] * times_1, sum[n][3] * times_1);
   }
+  __syncwarp();
+  first += warp * 16;
+  int channel = lane % lanes * 8;
+#pragma unroll
+  for (int row = lane / lanes; row < 16; row += rows)
+    if (first + row < count && channel < width)
+      *(Eight*)(to + (first + row) * step + channel) = *(Eight*)(tile + row * PITCH + channel);
 }
 
-// What attention_kinds found out about the tiles of a boolean mask, of one head of one image.
+// What attention_kinds found out about the tiles of a boolean mask.
 struct Mask {
   const unsigned char* kinds;  // null: everybody may read everybody
   const long long* bits;       // of each tile 64 words for its queries, then 64 for its keys
+  int first;                   // tile of this head and image
   int key_tiles;
 };
-
-// `tile` counts the tiles of the heads before.
-__device__ __forceinline__ Mask mask_of(const unsigned char* kinds, const long long* bits,
-                                        long long tile, int key_tiles) {
-  return {kinds ? kinds + tile : kinds, kinds ? bits + tile * 2 * TILE : bits, key_tiles};
-}
 
 #define NOTHING 0
 #define SOME 1
 #define EVERYTHING 2
 
 __device__ __forceinline__ int kind_of(Mask mask, int query_tile, int key_tile) {
-  return mask.kinds ? mask.kinds[query_tile * mask.key_tiles + key_tile] : EVERYTHING;
+  if (!mask.kinds) return EVERYTHING;
+  return mask.kinds[mask.first + query_tile * mask.key_tiles + key_tile];
 }
 
+// The first tile of keys, from `key_tile` on, of which a tile of queries may read any.
+__device__ __forceinline__ int next_tile(Mask mask, int query_tile, int key_tile) {
+  while (key_tile < mask.key_tiles && kind_of(mask, query_tile, key_tile) == NOTHING) key_tile++;
+  return key_tile;
+}
+
+// The bits of a tile whose mask has to be asked, else null.
 __device__ __forceinline__ const long long* bits_of(Mask mask, int query_tile, int key_tile) {
-  return mask.bits + (query_tile * mask.key_tiles + key_tile) * 2 * TILE;
+  if (kind_of(mask, query_tile, key_tile) != SOME) return nullptr;
+  long long tile = mask.first + query_tile * mask.key_tiles + key_tile;
+  return mask.bits + tile * 2 * TILE;
 }
 
 __device__ __forceinline__ long long first_bits(int count) {
@@ -134,21 +167,23 @@ __device__ __forceinline__ long long first_bits(int count) {
 
 // In a product of 16 tokens with 64, overwrite the pairs that may not be: those whose bit is 0 in
 // the word of their row. A lane holds numbers of two rows.
-__device__ __forceinline__ void hide(float c[TILE / 8][4], const long long* rows, float value) {
+template <int N>
+__device__ __forceinline__ void hide(float (&c)[N][4], const long long* rows, float value) {
   int lane = threadIdx.x % WARP;
   long long may[2] = {rows[lane / 4] >> lane % 4 * 2, rows[lane / 4 + 8] >> lane % 4 * 2};
 #pragma unroll
-  for (int n = 0; n < TILE / 8; n++)
+  for (int n = 0; n < N; n++)
 #pragma unroll
     for (int j = 0; j < 4; j++)
       c[n][j] = may[j / 2] >> (n * 8 + j % 2) & 1 ? c[n][j] : value;
 }
 
 // The same for the columns from `count` on, tokens that do not exist.
-__device__ __forceinline__ void hide_behind(float c[TILE / 8][4], int count, float value) {
+template <int N>
+__device__ __forceinline__ void hide_behind(float (&c)[N][4], int count, float value) {
   count -= threadIdx.x % 4 * 2;
 #pragma unroll
-  for (int n = 0; n < TILE / 8; n++)
+  for (int n = 0; n < N; n++)
 #pragma unroll
     for (int j = 0; j < 4; j++) c[n][j] = n * 8 + j % 2 < count ? c[n][j] : value;
 }

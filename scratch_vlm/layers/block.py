@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 
+from scratch_vlm.backend import factor_room
 from scratch_vlm.layers.attention import (
     self_attention_backward,
     self_attention_forward,
@@ -11,7 +12,7 @@ from scratch_vlm.layers.attention import (
 from scratch_vlm.layers.config import check_keys, check_type
 from scratch_vlm.layers.counts import check_counts
 from scratch_vlm.layers.mlp import feed
-from scratch_vlm.layers.norm import NORMS
+from scratch_vlm.layers.norm import NORMS, add_norm
 from scratch_vlm.ops.attend import BLIND
 from scratch_vlm.ops.dropout import dropout_backward, dropout_forward
 from scratch_vlm.ops.rotary import RotaryScaling
@@ -212,11 +213,10 @@ def pre_block_forward(x, p, *, config, mask=None, rng=None, positions=None, cach
     """
     s = {"config": config}
     norm = NORMS[config.norm][1]
-    h, s["ln1"] = norm(x, p["ln1"], eps=config.eps)
+    h, s["ln1"] = norm(x, p["ln1"], eps=config.eps, out=factor_room(x))
     h, s["attn"] = _attend(h, p["attn"], config, mask=mask, positions=positions, cache=cache)
     h, s["drop1"] = dropout_forward(h, rate=config.dropout, rng=rng)
-    x = x + h
-    h, s["ln2"] = norm(x, p["ln2"], eps=config.eps)
+    x, h, s["ln2"] = add_norm(x, h, p["ln2"], norm=config.norm, eps=config.eps, out=factor_room(x))
     h, s["mlp"] = feed(config.mlp)[1](h, p["mlp"])
     h, s["drop2"] = dropout_forward(h, rate=config.dropout, rng=rng)
     h += x
@@ -242,12 +242,10 @@ def pre_block_backward(dy, s, g):
     norm = NORMS[s["config"].norm][2]
     dh = dropout_backward(dy, s["drop2"])
     dh = feed(s["config"].mlp)[2](dh, s["mlp"], g["mlp"])
-    dx = norm(dh, s["ln2"], g["ln2"], out=dh)
-    dx += dy
+    dx = norm(dh, s["ln2"], g["ln2"], past=dy, out=dh)
     dh = dropout_backward(dx, s["drop1"])
     dh = self_attention_backward(dh, s["attn"], g["attn"])
-    dx += norm(dh, s["ln1"], g["ln1"], out=dh)
-    return dx
+    return norm(dh, s["ln1"], g["ln1"], past=dx, out=dh)
 
 
 def post_block_forward(x, p, *, config, mask=None, rng=None, positions=None, cache=None):

@@ -281,14 +281,13 @@ def gated_block_backward(dy, s, g):
         dh *= s["sees"]
     dh = dropout_backward(dh, s["drop2"])
     dh = feed(block.mlp)[2](dh, s["mlp"], g["mlp"])
-    dx = norm(dh, s["ln2"], g["ln2"])
-    dx += dy
+    dx = norm(dh, s["ln2"], g["ln2"], past=dy)
     dh = _through_gate(dx, s, g, "attn_gate")
     if config.blind == "zero" and "sees" in s:
         dh *= s["sees"]
     dh = dropout_backward(dh, s["drop1"])
     dq, dz = cross_attention_backward(dh, s["attn"], g["attn"])
-    dx += norm(dq, s["ln1"], g["ln1"])
+    dx = norm(dq, s["ln1"], g["ln1"], past=dx)
     return dx, dz
 
 
@@ -390,10 +389,10 @@ def gated_self_backward(dy, s, g):
     norm = NORMS[config.norm][2]
     dh = _through_gate(dy, s, g, "mlp_gate")
     dh = feed(config.mlp)[2](dh, s["mlp"], g["mlp"])
-    dx = dy + norm(dh, s["ln2"], g["ln2"])
+    dx = norm(dh, s["ln2"], g["ln2"], past=dy)
     dh = _through_gate(dx, s, g, "attn_gate")
     dh = self_attention_backward(dh, s["attn"], g["attn"])
-    return dx + norm(dh, s["ln1"], g["ln1"])
+    return norm(dh, s["ln1"], g["ln1"], past=dx)
 
 
 def _through_gate(dy, s, g, name):  # dL/dh of what was let through

@@ -1,4 +1,4 @@
-"""Normalisation of each token over its channels: layer norm and RMS norm."""
+"""Normalisation of each token over its channels: layer norm and RMS norm, perhaps of a sum."""
 
 import numpy as np
 
@@ -81,7 +81,7 @@ def layer_norm_forward(x, p, *, eps=1e-5, out=None):
 
 
 @fused
-def layer_norm_backward(dy, saved, g, *, out=None):
+def layer_norm_backward(dy, saved, g, *, past=None, out=None):
     r"""Gradient of `layer_norm_forward`.
 
     Parameters
@@ -92,8 +92,10 @@ def layer_norm_backward(dy, saved, g, *, out=None):
         As `layer_norm_forward` saved it.
     g : dict
         Gains the gradients of ``gamma`` and ``beta``; empty if they are frozen.
+    past : array of shape (..., D), optional
+        dL/dx of what reads `x` beside the norm, as a residual stream does; is added to `dx`.
     out : array of shape (..., D), optional
-        Where to write `dx`; may be `dy`.
+        Where to write `dx`; may be `dy`, but not `past`.
 
     Returns
     -------
@@ -119,6 +121,8 @@ def layer_norm_backward(dy, saved, g, *, out=None):
     dx -= along_ones
     dx -= xp.multiply(xhat, along_xhat, out=product)
     dx *= rstd
+    if past is not None:
+        dx += past
     return dx
 
 
@@ -186,7 +190,7 @@ def rms_norm_forward(x, p, *, eps=1e-5, out=None):
 
 
 @fused
-def rms_norm_backward(dy, saved, g, *, out=None):
+def rms_norm_backward(dy, saved, g, *, past=None, out=None):
     r"""Gradient of `rms_norm_forward`.
 
     Parameters
@@ -197,8 +201,10 @@ def rms_norm_backward(dy, saved, g, *, out=None):
         As `rms_norm_forward` saved it.
     g : dict
         Gains the gradient of ``gamma``; empty if it is frozen.
+    past : array of shape (..., D), optional
+        dL/dx of what reads `x` beside the norm, as a residual stream does; is added to `dx`.
     out : array of shape (..., D), optional
-        Where to write `dx`; may be `dy`.
+        Where to write `dx`; may be `dy`, but not `past`.
 
     Returns
     -------
@@ -219,6 +225,8 @@ def rms_norm_backward(dy, saved, g, *, out=None):
     dx = xp.multiply(dy, gamma, out=out)  # dL/dxhat, until the next lines
     dx -= xp.multiply(xhat, along_xhat, out=product)
     dx *= rstd
+    if past is not None:
+        dx += past
     return dx
 
 
@@ -226,6 +234,58 @@ NORMS = {
     "layer": (layer_norm_init, layer_norm_forward, layer_norm_backward),
     "rms": (rms_norm_init, rms_norm_forward, rms_norm_backward),
 }
+
+
+@fused
+def add_norm(x, added, p, *, norm="layer", eps=1e-5, out=None):
+    r"""Add to a residual stream, and normalise the sum for the sublayer that reads it next.
+
+    Parameters
+    ----------
+    x, added : array of shape (..., D)
+        The stream, and what a sublayer adds to it.
+    p : dict
+        Of the norm.
+    norm : {"layer", "rms"}
+        Its kind.
+    eps : float, default 1e-5
+        See `layer_norm_forward`.
+    out : array of shape (..., D), optional
+        Where to write `y`.
+
+    Returns
+    -------
+    total : array of shape (..., D)
+        The stream from here on.
+    y : array of shape (..., D)
+        The norm of it.
+    saved : tuple
+        For the backward of the norm.
+
+    Raises
+    ------
+    TypeError
+        If the sum does not hold floating point numbers.
+    ValueError
+        If `x` and `added` differ in shape, or ``gamma`` does not fit, or there is no such norm.
+
+    See Also
+    --------
+    layer_norm_backward : The gradient of this function too, see below.
+
+    Notes
+    -----
+    ``total = x + added; y = norm(total)``. The sum hands to both what it gets, and it gets from two
+    sides: from the norm, and from all that reads the stream later, :math:`dtotal`. So
+    ``dx = dadded = layer_norm_backward(dy, saved, g, past=dtotal)``, and likewise for an RMS norm.
+    """
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+    if x.shape != added.shape:
+        raise ValueError(f"x is {x.shape} and added {added.shape}; they must agree")
+    total = x + added
+    y, saved = NORMS[norm][1](total, p, eps=eps, out=out)
+    return total, y, saved
 
 
 def _rstd(x, eps):  # 1 / root mean square, (..., 1)

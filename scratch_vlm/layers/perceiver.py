@@ -180,16 +180,14 @@ def cross_block_backward(dy, s, g):
     norm = NORMS[config.norm][2]
     dh = dropout_backward(dy, s["drop2"])
     dh = feed(config.mlp)[2](dh, s["mlp"], g["mlp"])
-    dx = dy + norm(dh, s["ln2"], g["ln2"])
+    dx = norm(dh, s["ln2"], g["ln2"], past=dy)
     dh = dropout_backward(dx, s["drop1"])
     dq, dkv = cross_attention_backward(dh, s["attn"], g["attn"])
     if s["with_latents"]:
         dq += dkv[:, s["inputs"] :]
         dkv = dkv[:, : s["inputs"]]  # (B, S, D)
     dz = norm(dkv, s["ln_z"], g["ln_z"])
-    dlatents = norm(dq, s["ln1"], g["ln1"])
-    if s["residual"]:
-        dlatents += dx
+    dlatents = norm(dq, s["ln1"], g["ln1"], past=dx if s["residual"] else None)
     return dlatents, dz
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from scratch_vlm.backend import add_at, add_sum, products_in
 from scratch_vlm.backend.dispatch import Saved
 from scratch_vlm.backend.factors import lowered
-from scratch_vlm.kernels import activation, contrastive, norm
+from scratch_vlm.kernels import activation, contrastive
 from scratch_vlm.layers import norm as norms
 from scratch_vlm.ops import activations, attend, losses, masks
 from scratch_vlm.training.optimizer import AdamW
@@ -92,9 +92,10 @@ def add_norm_case(rng, number, kind="layer", rows=5, width=40):
     p = {"gamma": _draw(rng, "float32", width), "beta": _draw(rng, "float32", width)}
     p = p if kind == "layer" else {"gamma": p["gamma"]}
     g, g_twin = _gradients(p, "float32"), _gradients(p, "float64")
-    total, y, saved = norm.add_norm_forward(x, added, p)
-    dx = norm.add_norm_backward(dtotal, dy, saved, g)
     forward, backward = norms.NORMS[kind][1:]
+    total, y, saved = norms.add_norm(x, added, p, norm=kind)
+    assert isinstance(saved, Saved)
+    dx = backward(dy, saved, g, past=dtotal)
     # the sum is rounded before it is normalised, here and there
     total_twin = _double((x.astype("float32") + added.astype("float32")).astype(x.dtype))
     y_twin, saved = forward(total_twin, {k: _double(v) for k, v in p.items()})
@@ -276,6 +277,19 @@ def attention_case(
         )
     assert isinstance(saved, Saved) and (y is place) == out
     grads = attend.attend_backward(dy, saved)
+    places = [
+        np.full((x.shape[0], x.shape[2], 40 + x.shape[1] * width), np.nan, q.dtype)
+        for x in (q, k, v)
+    ]
+    views = tuple(
+        place[:, :, 8 : 8 + x.shape[1] * width]
+        .reshape(x.shape[0], x.shape[2], -1, width)
+        .swapaxes(1, 2)
+        for place, x in zip(places, (q, k, v), strict=True)
+    )
+    assert attend.attend_backward(dy, saved, out=views) is views
+    for place, view, grad in zip(places, views, grads, strict=True):
+        assert np.array_equal(view, grad) and np.isnan(place).sum() == place.size - view.size
     assert {x.dtype for x in (y, *grads)} == {q.dtype}
     y_twin, s_twin = attend.attend_forward(*map(_double, (q, k, v)), mask=mask, scale=scale)
     twins = attend.attend_backward(_double(dy), s_twin)

@@ -52,7 +52,8 @@ class Nvrtc:
         Returns
         -------
         dict of str to dict
-            For each kernel its ``registers`` and bytes of ``spills``.
+            For each kernel its ``registers``, bytes of ``spills``, and ``byte_stores``, the
+            instructions that write a single byte to global memory.
         """
         nvrtc, program = self.library, ctypes.c_void_p()
         self._check(
@@ -65,6 +66,7 @@ class Nvrtc:
         nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
         log = ctypes.create_string_buffer(size.value)
         nvrtc.nvrtcGetProgramLog(program, log)
+        ptx = "" if code else self._ptx(program)
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
         log = log.value.decode()
         if code:
@@ -73,10 +75,25 @@ class Nvrtc:
             r"entry function '(\w+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads"
             r".*?Used (\d+) registers"
         )
+        byte_stores = {
+            name: len(re.findall(r"st\.global\.[ub]8", body))
+            for name, body in re.findall(r"\.entry (\w+)\((.*?)\n}", ptx, re.S)
+        }
         return {
-            name: {"registers": int(registers), "spills": int(stores) + int(loads)}
+            name: {
+                "registers": int(registers),
+                "spills": int(stores) + int(loads),
+                "byte_stores": byte_stores[name],
+            }
             for name, stores, loads, registers in re.findall(report, log, re.S)
         }
+
+    def _ptx(self, program):
+        size = ctypes.c_size_t()
+        self._check(self.library.nvrtcGetPTXSize(program, ctypes.byref(size)))
+        text = ctypes.create_string_buffer(size.value)
+        self._check(self.library.nvrtcGetPTX(program, text))
+        return text.value.decode()
 
     def _check(self, code):
         if code:

@@ -5,7 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scratch_vlm.gradcheck import check
 from scratch_vlm.layers.norm import (
+    NORMS,
+    add_norm,
     layer_norm_backward,
     layer_norm_forward,
     layer_norm_init,
@@ -74,3 +77,37 @@ def test_another_width_and_integers_are_refused(forward, init):
         forward(np.ones((2, 5)), init(4))
     with pytest.raises(TypeError, match="floating point, got int64"):
         forward(np.ones((2, 4), int), init(4))
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_a_sum_and_its_norm_have_the_gradient_of_the_norm_and_what_runs_past_it(kind):
+    rng = np.random.default_rng(0)
+    init, forward, norm_backward = NORMS[kind]
+    x, added = rng.standard_normal((2, 3, 4, 5))
+    p = {name: rng.standard_normal(5) for name in init(5)}
+
+    def add_norm_forward(x, added, p):
+        total, y, saved = add_norm(x, added, p, norm=kind, eps=0.1)
+        return (total, y), saved
+
+    def add_norm_backward(dy, saved, g):
+        dtotal, dy = dy
+        dx = norm_backward(dy, saved, g, past=dtotal)
+        return dx, dx
+
+    check(add_norm_forward, add_norm_backward, [x, added], p)
+    total, y, _ = add_norm(x, added, p, norm=kind, eps=0.1)
+    np.testing.assert_array_equal(total, x + added)
+    np.testing.assert_array_equal(y, forward(total, p, eps=0.1)[0])
+    dx = np.empty_like(x)
+    _, _, saved = add_norm(x, added, p, norm=kind, eps=0.1, out=y)
+    assert norm_backward(y, saved, {}, past=total, out=dx) is dx
+    np.testing.assert_array_equal(dx, norm_backward(y, saved, {}) + total)
+
+
+def test_sums_that_do_not_fit_and_unknown_norms_are_refused():
+    x, p = np.ones((2, 4)), layer_norm_init(4)
+    with pytest.raises(ValueError, match=r"x is \(2, 4\) and added \(1, 4\); they must agree"):
+        add_norm(x, x[:1], p)
+    with pytest.raises(ValueError, match="norm must be one of layer, rms, got 'batch'"):
+        add_norm(x, x, p, norm="batch")

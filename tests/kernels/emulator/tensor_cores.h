@@ -59,7 +59,7 @@ inline void load_transposed(unsigned r[4], const void* row, int line = __builtin
 
 // A copy lands somewhere between its start and the wait for it: by some schedules at once, by
 // others at the last moment, at random by the last one.
-struct Copy { void* to; const void* from; bool real; };
+struct Copy { void* to; const void* from; int bytes; bool real; };
 inline std::vector<std::deque<std::vector<Copy>>> groups(1024);  // of each thread; last is open
 
 inline std::deque<std::vector<Copy>>& own_groups() {
@@ -69,17 +69,20 @@ inline std::deque<std::vector<Copy>>& own_groups() {
 }
 
 inline void land(const Copy& copy) {
-  if (copy.real) memcpy(copy.to, copy.from, 16);
-  else memset(copy.to, 0, 16);
+  if (copy.real) memcpy(copy.to, copy.from, copy.bytes);
+  else memset(copy.to, 0, copy.bytes);
 }
 
-inline void copy_16_bytes(void* to, const void* from, bool real) {
-  if (((uintptr_t)to | (real ? (uintptr_t)from : 0)) % 16)
-    return fail("cp.async: an address is not aligned to 16 bytes");
+inline void start(const Copy& copy) {
+  if (((uintptr_t)copy.to | (copy.real ? (uintptr_t)copy.from : 0)) % copy.bytes)
+    return fail("cp.async: an address is not aligned to " + std::to_string(copy.bytes) + " bytes");
   bool now = device.schedule == LOWEST_FIRST || (device.schedule == RANDOM_WARPS && draw() % 2);
-  if (now) land({to, from, real});
-  else own_groups().back().push_back({to, from, real});
+  if (now) land(copy);
+  else own_groups().back().push_back(copy);
 }
+
+inline void copy_16_bytes(void* to, const void* from, bool real) { start({to, from, 16, real}); }
+inline void copy_4_bytes(void* to, const void* from, bool real) { start({to, from, 4, real}); }
 
 inline void copy_commit() { own_groups().emplace_back(); }
 
@@ -102,6 +105,7 @@ inline const bool forgets = [] {
 }  // namespace emulated
 
 using emulated::copy_16_bytes;
+using emulated::copy_4_bytes;
 using emulated::copy_commit;
 using emulated::load_matrices;
 using emulated::load_transposed;
