@@ -6,7 +6,7 @@ import time
 
 SAMPLE = 1e-2  # seconds; shorter work is repeated within a sample
 ROUNDS_AT_LEAST = 3
-SLOW = 10.0  # seconds of a round; one has to do then
+SLOW = 2.0  # seconds of a round; one has to do then
 
 
 def on_host(work, times=1):

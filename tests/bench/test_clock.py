@@ -32,10 +32,12 @@ def test_short_work_is_repeated_within_a_sample():
     assert dict(log[2:]) == {"short": 50, "long": 1}
 
 
-@pytest.mark.parametrize(("once", "rounds"), [(0.1, 20), (2.0, 5), (4.0, 3), (11.0, 1)])
-def test_rounds_are_fewer_where_they_take_long(once, rounds):
+@pytest.mark.parametrize(
+    ("once", "seconds", "rounds"), [(0.1, 10, 20), (1.9, 10, 5), (1.9, 3, 3), (4.0, 10, 1)]
+)
+def test_rounds_are_fewer_where_they_take_long(once, seconds, rounds):
     one, _ = contenders(a=once)
-    assert len(in_turn(one, rounds=20, seconds=10)["a"]) == rounds
+    assert len(in_turn(one, rounds=20, seconds=seconds)["a"]) == rounds
 
 
 def test_ratio_is_that_of_neighbours():
