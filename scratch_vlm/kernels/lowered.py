@@ -13,7 +13,7 @@ def lowered(x, dtype):
     Parameters
     ----------
     x : array of shape (...)
-        Of float32, C-contiguous.
+        Of float32, contiguous, or a matrix whose transpose is.
     dtype : dtype
         bfloat16 or float16.
 
@@ -21,6 +21,9 @@ def lowered(x, dtype):
     -------
     array of shape (...)
     """
+    if x.ndim == 2 and x.flags.f_contiguous and not x.flags.c_contiguous:
+        y = lowered(x.T, dtype)  # such as the table of words, which scores them, too
+        return y if y is NotImplemented else y.T
     if not can_launch(x) or x.dtype != "float32" or not x.flags.c_contiguous or address(x) % 16:
         return NotImplemented
     if dtype.name not in NUMBERS:

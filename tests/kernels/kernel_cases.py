@@ -204,9 +204,11 @@ def lowered_case(rng, number="float32", count=40, fewer="bfloat16"):
     """Numbers rounded to fewer bits: the same ones as NumPy's."""
     x = _draw(rng, number, count) * 10.0 ** rng.integers(-3, 3, count)
     x = x.astype(NUMBERS[number])
-    y = lowered(x, np.dtype(NUMBERS[fewer]))
-    assert y.dtype == NUMBERS[fewer]
-    yield Compared("y", y, x.astype(NUMBERS[fewer]), 0)
+    dtype = np.dtype(NUMBERS[fewer])
+    y, turned = lowered(x, dtype), lowered(np.stack([x, -x]).T, dtype)
+    assert y.dtype == turned.dtype == dtype and turned.T.flags.c_contiguous
+    yield Compared("y", y, x.astype(dtype), 0)
+    yield Compared("y of a transposed matrix", turned, np.stack([x, -x], axis=1).astype(dtype), 0)
 
 
 def contrastive_case(rng, number, pairs=40, width=50):
