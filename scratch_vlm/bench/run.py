@@ -90,13 +90,14 @@ def run_bench(
         "failed": {},
         "interrupted": False,
     }
-    rounds, seconds = (5, 0.5) if quick else (15, 1.0)
+    rounds = 5 if quick else 15
     try:
         raise_ceilings(report["ceilings"], found)
         bar = tqdm(_by_importance(chosen), unit="size", disable=None, leave=False)
         order = [(subject.family, subject.size) for subject in chosen]
         for subject in bar:
             bar.set_postfix_str(subject.name)
+            seconds = 0.5 if quick or subject.kind == "pair" else 1.0
             entry = measure(subject, found, report, seed, rounds, seconds, until)
             if entry["times"]:
                 report["results"].append(entry)
@@ -144,9 +145,9 @@ def choose(found, only):
     ]
 
 
-def _by_importance(chosen):  # what targets speak of, then all other models: time may be up
+def _by_importance(chosen):  # what targets speak of, then ops and blocks: time may be up
     families = [family for families, *_ in TARGETS for family in families]
-    return sorted(chosen, key=lambda one: (one.family not in families, one.kind == "pair"))
+    return sorted(chosen, key=lambda one: (one.family not in families, one.kind != "pair"))
 
 
 def measure(subject, found, report, seed, rounds, seconds, until):

@@ -136,7 +136,7 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "in_turn", lambda works, **_: {name: [1.0] * 3 for name in works})
     assert main(["bench", "--out", str(tmp_path)]) == 130
     report = json.loads((tmp_path / "bench.json").read_text())
-    assert report["interrupted"] and 10 < len(report["results"]) < len(SMALL)
+    assert report["interrupted"] and len(report["results"]) == 20
     assert all("share_of_floor" in entry["times"]["numpy"] for entry in report["results"])
     assert "interrupted" in table(report)
     assert (tmp_path / "bench.png").exists()
@@ -157,7 +157,7 @@ def test_what_targets_speak_of_comes_first_and_results_stay_in_order(tmp_path, m
     ceilings = {"1 core": CEILING}
     monkeypatch.setattr(run, "raise_ceilings", lambda found, _: found.update(ceilings))
     report = run.run_bench(tmp_path)
-    assert measured[0] == "VLM, unified" and measured[1] == "ViT" and measured[-1] in PAIRS
+    assert measured[0] == "VLM, unified" and measured[1] in PAIRS and measured[-1] == "LM"
     listed = [one["family"] for one in report["results"]]
     assert sorted(listed) == sorted(measured) and listed[0] == "linear"
 
