@@ -11,7 +11,7 @@
 # bench.json/png  NumPy, CuPy and PyTorch in turn, and whether the targets are met
 # summary.txt     a line for each of these: ok, FAILED, or skipped and why
 #
-# The checks run side by side, then the benchmark alone. With 16 cores they take a minute or two.
+# The checks run side by side, then the benchmark alone.
 #
 # The folder is benchmarks/results/gpu-DATE unless another is named. Without a GPU the benchmark
 # still runs, on the host, and goes to cpu-DATE. Exit status: 0 if everything ran and passed, 1 if

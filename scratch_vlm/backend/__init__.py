@@ -3,7 +3,7 @@
 The only package that knows CuPy exists. Nothing here imports it before it is asked for by name.
 """
 
-from scratch_vlm.backend.arrays import floating, namespace, to_device, to_host
+from scratch_vlm.backend.arrays import drawn, floating, namespace, to_device, to_host
 from scratch_vlm.backend.blocks import in_blocks, in_turns
 from scratch_vlm.backend.choose import BackendError, cupy_problem, load
 from scratch_vlm.backend.dispatch import fused
@@ -35,6 +35,7 @@ __all__ = [
     "add_sum",
     "as_factor",
     "cupy_problem",
+    "drawn",
     "erf",
     "factor_room",
     "floating",

@@ -6,7 +6,7 @@ from contextvars import ContextVar
 
 import numpy as np
 
-_keeper = ContextVar("what copies constants to a device", default=None)
+_copier = ContextVar("what copies to a device", default=None)
 
 
 def namespace(x):
@@ -105,21 +105,47 @@ def to_device(x, xp):
     array
         An array of `xp`.
     """
-    keeper = _keeper.get()
-    return keeper(x) if keeper and isinstance(x, np.ndarray) else xp.asarray(x)
+    copier = _copier.get()
+    return copier.constant(x) if copier and isinstance(x, np.ndarray) else xp.asarray(x)
 
 
-@contextmanager
-def keeping_constants(keeper):
-    """Let another function do the copies of `to_device` inside.
+def drawn(draw, rng, shape, dtype, xp):
+    """Draw numbers on the host, so that the same fall on every backend, and copy them.
 
     Parameters
     ----------
-    keeper : callable
-        Takes an array of NumPy and returns one of the device.
+    draw : callable
+        ``draw(rng)`` gives a NumPy array. Where the call is part of a CUDA graph, it is drawn
+        again before each replay.
+    rng : numpy.random.Generator
+        Where the numbers come from.
+    shape : tuple of int
+        Of what is drawn.
+    dtype : dtype
+        The same.
+    xp : module
+        `numpy` or `cupy`, as `load` returns it.
+
+    Returns
+    -------
+    array
+        An array of `xp`.
     """
-    token = _keeper.set(keeper)
+    copier = _copier.get()
+    return copier.drawn(draw, rng, shape, dtype) if copier else xp.asarray(draw(rng))
+
+
+@contextmanager
+def copying_by(copier):
+    """Let something else do the copies of `to_device` and of `drawn` inside.
+
+    Parameters
+    ----------
+    copier : object
+        With the methods ``constant(x)`` and ``drawn(draw, rng, shape, dtype)``.
+    """
+    token = _copier.set(copier)
     try:
         yield
     finally:
-        _keeper.reset(token)
+        _copier.reset(token)

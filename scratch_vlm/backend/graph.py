@@ -3,20 +3,21 @@
 A small training step is hundreds of short kernels, and Python and the driver need longer to launch
 one than the GPU to run it. A graph is the list of all launches, with all addresses, and the GPU
 works it off without Python. So what a replay does is what was recorded, and only numbers in memory
-may change: inputs are copied to where they were the first time, and learning rate, loss scale and
-the like are inputs too. Python does not run again, nothing may wait for the GPU or come from the
-host, and memory for what is in between belongs to the graph, from a pool that nobody else uses.
+may change: inputs are copied to where they were the first time, learning rate, loss scale and the
+like are inputs too, and random numbers are drawn again. Nothing else of Python runs again, nothing
+may wait for the GPU or come from the host, and memory for what is in between belongs to the graph,
+from a pool that nobody else uses.
 """
 
 import weakref
 from collections import defaultdict
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from scratch_vlm.backend import cublas
-from scratch_vlm.backend.arrays import keeping_constants
+from scratch_vlm.backend.arrays import copying_by
 from scratch_vlm.backend.choose import BackendError
 
 WARMUP = 3  # calls before a recording: kernels are compiled, and the pool gets its memory
@@ -29,8 +30,16 @@ class GraphError(RuntimeError):
 
 
 @dataclass
+class _Drawn:
+    rng: np.random.Generator
+    draw: object
+    room: object  # on the device
+
+
+@dataclass
 class _Recording:
     inputs: list
+    random: list = field(default_factory=list)  # what the function draws, in that order
     calls: int = 0
     graph: object = None
     outputs: object = None
@@ -60,7 +69,7 @@ class Graphs:
         self._stream = idle.pop() if idle else xp.cuda.Stream(non_blocking=True)
         weakref.finalize(self, idle.append, self._stream).atexit = False
         self._pool = xp.cuda.MemoryPool()
-        self._constants, self._capturing = {}, False
+        self._constants = {}
 
     @contextmanager
     def in_use(self):
@@ -86,7 +95,7 @@ class Graphs:
         function : callable
             Of arrays, which it does not change; returns an array or None, and may change arrays
             in place that it knows otherwise, which must stay where they are. What it reads from
-            the host must be the same in every call.
+            the host must be the same in every call, or come from `backend.drawn`.
 
         Returns
         -------
@@ -110,10 +119,13 @@ class Graphs:
                 own[...] = self._xp.asarray(x)
             if recording.graph is None and recording.calls < WARMUP:
                 recording.calls += 1
-                with self._own_memory():
+                recording.random.clear()
+                with self._own_memory(_Copies(self._xp, self._constants, recording.random)):
                     return function(*recording.inputs)
             if recording.graph is None:
                 self._capture(function, recording)
+            for one in recording.random:
+                one.room[...] = self._xp.asarray(one.draw(one.rng))
             recording.graph.launch()
             return recording.outputs
 
@@ -123,36 +135,68 @@ class Graphs:
         return x if hasattr(x, "shape") else np.asarray(x, self._dtype)
 
     @contextmanager
-    def _own_memory(self):
-        with (
-            self._xp.cuda.using_allocator(self._pool.malloc),
-            keeping_constants(self._constant),
-        ):
+    def _own_memory(self, copies):
+        with self._xp.cuda.using_allocator(self._pool.malloc), copying_by(copies):
             yield
 
     def _capture(self, function, recording):
-        with self._own_memory():
+        copies = _CapturedCopies(self._constants, recording.random)
+        with self._own_memory(copies):
             self._stream.begin_capture()
-            self._capturing = True
             try:
                 recording.outputs = function(*recording.inputs)
             except BaseException:
                 with suppress(Exception):  # the one that counts is on its way
                     self._stream.end_capture()
                 raise
-            finally:
-                self._capturing = False
             recording.graph = self._stream.end_capture()
 
-    def _constant(self, x):
-        # A graph would read host memory again at each replay, so what was the same in the calls
-        # before is taken from a copy on the device; and copied, since its receiver may change it.
-        key = (x.shape, x.dtype.str, x.tobytes())
-        if key not in self._constants:
-            if self._capturing:
-                raise GraphError(
-                    f"numbers of the host, {x.dtype} of shape {x.shape}, are others in each call, "
-                    "such as dropout's; a graph takes what changes from its inputs alone"
-                )
-            self._constants[key] = self._xp.asarray(x)
-        return self._constants[key].copy()
+
+class _Copies:
+    # From the host, in the calls before a recording: what is copied is kept, since a graph would
+    # read host memory again at each replay. Receivers get a copy of it, which they may change.
+
+    def __init__(self, xp, constants, random):
+        self._xp, self._constants, self._random = xp, constants, random
+
+    def constant(self, x):
+        if _key(x) not in self._constants:
+            self._constants[_key(x)] = self._xp.asarray(x)
+        return self._constants[_key(x)].copy()
+
+    def drawn(self, draw, rng, shape, dtype):
+        room = self._xp.asarray(draw(rng))
+        self._random.append(_Drawn(rng, draw, room))
+        return room
+
+
+class _CapturedCopies:
+    # While a graph is recorded: only what is known from the call before.
+
+    def __init__(self, constants, random):
+        self._constants, self._random, self._place = constants, random, 0
+
+    def constant(self, x):
+        if _key(x) not in self._constants:
+            raise GraphError(
+                f"numbers of the host, {x.dtype} of shape {x.shape}, are others in each call; a "
+                "graph takes what changes from its inputs, and random numbers from backend.drawn"
+            )
+        return self._constants[_key(x)].copy()
+
+    def drawn(self, draw, rng, shape, dtype):
+        before = self._random[self._place] if self._place < len(self._random) else None
+        alike = before is not None and before.rng is rng
+        if not alike or (before.room.shape, before.room.dtype) != (tuple(shape), dtype):
+            raise GraphError(
+                f"random numbers of shape {tuple(shape)} come from another generator than in the "
+                "call before; a graph draws again from one that stays, so dropout in what is "
+                "recomputed or chunked cannot be part of it"
+            )
+        before.draw = draw
+        self._place += 1
+        return before.room
+
+
+def _key(x):
+    return x.shape, x.dtype.str, x.tobytes()

@@ -1,6 +1,6 @@
 """Dropout: silence a random part of the numbers while training."""
 
-from scratch_vlm.backend import namespace, to_device
+from scratch_vlm.backend import drawn, namespace
 
 
 def dropout_forward(x, *, rate, rng):
@@ -45,9 +45,14 @@ def dropout_forward(x, *, rate, rng):
         raise ValueError(f"the dropout rate must be at least 0 and below 1, got {rate}")
     if rng is None or rate == 0:
         return x, None
-    kept = (rng.random(x.shape, dtype="float32") >= rate).astype(x.real.dtype)
-    kept *= 1 / (1 - rate)
-    kept = to_device(kept, namespace(x))
+    shape, dtype = x.shape, x.real.dtype
+
+    def draw(rng):
+        kept = (rng.random(shape, dtype="float32") >= rate).astype(dtype)
+        kept *= 1 / (1 - rate)
+        return kept
+
+    kept = drawn(draw, rng, shape, dtype, namespace(x))
     return x * kept, kept
 
 

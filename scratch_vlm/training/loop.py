@@ -103,7 +103,8 @@ class TrainConfig:
     graph : bool
         Record a step as two CUDA graphs, its gradients and its update, and launch those: worth it
         where a step is shorter than a few milliseconds. It does not change what is computed, so a
-        run may go on without. Dropout's random numbers come from the host, and cannot be recorded.
+        run may go on without. Dropout draws its numbers anew before each launch, but not within
+        what is recomputed or chunked.
     seed : int
         For whoever draws weights and batches; the loop draws nothing.
     checkpoint_every : int

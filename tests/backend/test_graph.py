@@ -5,11 +5,14 @@ On the stand-in a capture refuses what CUDA's does, and a replay does again what
 
 import weakref
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 
 from scratch_vlm.backend import BackendError, GraphError, Graphs, product, to_device, to_host
 from scratch_vlm.backend.graph import MOST, WARMUP
+from scratch_vlm.ops.dropout import dropout_backward, dropout_forward
 
 RNG = np.random.default_rng
 
@@ -94,6 +97,28 @@ def test_numbers_of_the_host_that_change_are_refused(xp, graphs):
 
     recorded = graphs.recorded(function)
     with pytest.raises(GraphError, match=r"float32 of shape \(4,\), are others in each call"):
+        for x in batches(xp):
+            recorded(x)
+    assert float((xp.ones(3, "float32") * 2).sum()) == 6, "the capture has ended"
+
+
+def test_random_numbers_are_drawn_again_before_each_replay(xp, graphs):
+    def function(x, rng):
+        kept, saved = dropout_forward(x, rate=0.4, rng=rng)
+        again, _ = dropout_forward(x, rate=0.2, rng=rng)
+        return kept + 2 * again + dropout_backward(x, saved)
+
+    here, there = RNG(3), RNG(3)
+    recorded = graphs.recorded(lambda x: function(x, there))
+    for x in batches(xp, shape=(5, 6)):
+        np.testing.assert_allclose(to_host(recorded(x)), function(to_host(x), here), rtol=1e-6)
+    assert here.random() == there.random(), "as many numbers were drawn"
+
+
+def test_a_generator_that_is_copied_is_refused(xp, graphs):
+    rng = RNG(0)
+    recorded = graphs.recorded(lambda x: dropout_forward(x, rate=0.5, rng=deepcopy(rng))[0])
+    with pytest.raises(GraphError, match=r"shape \(3, 4\) come from another generator"):
         for x in batches(xp):
             recorded(x)
     assert float((xp.ones(3, "float32") * 2).sum()) == 6, "the capture has ended"
