@@ -181,20 +181,21 @@ class Ours(Contender):
         arrays = [[self.xp.ones(size // 4, "float32") for _ in range(2)] for _ in range(cores)]
         return _on_all(lambda i: self.xp.copyto(*arrays[i]), cores), 2 * size * cores
 
-    def memory(self, work):
-        """Bytes that the work holds at its peak, beside what there was before."""
+    def held(self):
+        """Bytes that are held now; on the host, where nobody knows, those are counted from here."""
         if not self.on_device:
             tracemalloc.start()
-            try:
-                self.run(work)
-                return tracemalloc.get_traced_memory()[1]
-            finally:
-                tracemalloc.stop()
+            return 0
         self.rest()
-        pool = self.xp.get_default_memory_pool()
-        before = pool.total_bytes()
-        self.run(work)
-        return pool.total_bytes() - before
+        return self.xp.get_default_memory_pool().total_bytes()
+
+    def memory(self, work, before):
+        """Most bytes since `held`: a model, its gradients and moments, and a step."""
+        if not self.on_device:
+            most = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            return most
+        return self.xp.get_default_memory_pool().total_bytes() - before
 
     def free(self):
         """Bytes of memory that there are."""
@@ -204,9 +205,11 @@ class Ours(Contender):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
     def rest(self):
-        """Give back memory that nobody uses."""
+        """Give back memory that nobody uses, and count no more."""
         if self.on_device:
             self.xp.get_default_memory_pool().free_all_blocks()
+        else:
+            tracemalloc.stop()
 
 
 class Recorded(Ours):
@@ -242,9 +245,9 @@ class Recorded(Ours):
         with work.graphs.in_use():
             return super().measure(work, times)
 
-    def memory(self, work):
-        """Bytes that the graphs hold."""
-        return work.graphs.nbytes
+    def memory(self, work, before):
+        """The same, in the pool of all and in that of the graphs."""
+        return super().memory(work, before) + work.graphs.nbytes
 
 
 class Torch(Contender):
@@ -312,15 +315,16 @@ class Torch(Contender):
         a, b = (self._torch.ones(cores * size // 4, device=self.device) for _ in range(2))
         return self._on_cores(lambda: b.copy_(a), cores), 2 * size * cores
 
-    def memory(self, work):
-        """Bytes that the work holds at its peak, or None on the host, where PyTorch keeps quiet."""
+    def held(self):
+        """Bytes that are held now, or None on the host, where PyTorch keeps quiet."""
         if not self.on_device:
             return None
-        cuda = self._torch.cuda
-        before = cuda.memory_allocated()
-        cuda.reset_peak_memory_stats()
-        self.run(work)
-        return cuda.max_memory_allocated() - before
+        self._torch.cuda.reset_peak_memory_stats()
+        return self._torch.cuda.memory_allocated()
+
+    def memory(self, work, before):
+        """Most bytes since `held`: a model, its gradients and moments, and a step."""
+        return None if before is None else self._torch.cuda.max_memory_allocated() - before
 
     def free(self):
         """Bytes of memory that there are."""

@@ -183,6 +183,7 @@ def measure(subject, found, report, seed, rounds, seconds, until):
             report["skipped"][at] = why
             continue
         try:
+            before = contender.held() if subject.kind == "step" else None
             work = contender.prepare(subject, *drawn)
             values = host_arrays(contender.run(work))
             right = values if right is None else right
@@ -192,7 +193,7 @@ def measure(subject, found, report, seed, rounds, seconds, until):
                     report["failed"][at] = f"computes something else, {apart:.2g} apart"
                     continue
             if subject.kind == "step":
-                memory[contender.name] = contender.memory(work)
+                memory[contender.name] = contender.memory(work, before)
             works[contender.name] = partial(contender.measure, work)
         except MemoryError as error:
             report["skipped"][at] = memory_shortage(error)
@@ -200,7 +201,8 @@ def measure(subject, found, report, seed, rounds, seconds, until):
             kind = type(error).__name__
             full = kind == "OutOfMemoryError"  # PyTorch's, which is no MemoryError
             report["skipped" if full else "failed"][at] = f"{kind}: {error}".partition("\n")[0]
-        contender.rest()
+        finally:
+            contender.rest()
     samples = in_turn(works, rounds=rounds, seconds=seconds)
     about = ("family", "kind", "size", "unit", "flops", "bytes")
     times = {}

@@ -25,7 +25,7 @@ def table(report):
     """
     results = report["results"]
     lines = _columns("median time, and share of the floor", results, _time)
-    if memory := _columns("most memory of a step", results, _memory):
+    if memory := _columns("most memory, of a model and its step", results, _memory):
         lines += ["", *memory]
     lines += ["", "ceilings, of large products and of copies as large as what is copied"]
     for place, ceiling in report["ceilings"].items():

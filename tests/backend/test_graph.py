@@ -4,7 +4,6 @@ On the stand-in a capture refuses what CUDA's does, and a replay does again what
 """
 
 import weakref
-
 from copy import deepcopy
 
 import numpy as np

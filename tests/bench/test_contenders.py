@@ -1,5 +1,6 @@
 """All who are timed do the same work."""
 
+import tracemalloc
 import weakref
 from dataclasses import replace
 from types import SimpleNamespace
@@ -95,13 +96,14 @@ def test_recorded_steps_are_those_of_the_host_from_the_first_on(subject, xp):
 
 def test_recorded_step_is_timed_on_its_stream_and_leaves_nothing_behind(xp):
     contender = Recorded(xp)
+    before = contender.held()
     work = contender.prepare(STEPS[0], *STEPS[0].draw(np.random.default_rng(0)))
     first = contender.run(work)
-    held = contender.memory(work)
-    assert held >= STEPS[0].memory - 4 * STEPS[0].bytes / 10  # without parameters and their trees
+    assert contender.memory(work, before) >= STEPS[0].memory
+    held = work.graphs.nbytes
     assert contender.measure(work, times=2) > 0
     contender.rest()
-    assert contender.run(work)[0] < first[0] and contender.memory(work) == held
+    assert contender.run(work)[0] < first[0] and work.graphs.nbytes == held
     graphs = weakref.ref(work.graphs)
     del work
     assert not graphs()
@@ -143,11 +145,19 @@ def test_ceilings_are_of_as_much_as_they_say(cores):
 
 
 def test_memory_of_a_step_is_about_what_the_formula_says():
-    drawn = STEPS[0].draw(np.random.default_rng(0))
-    work = Ours(np).prepare(replace(STEPS[0], pieces=1), *drawn)
+    drawn, host = STEPS[0].draw(np.random.default_rng(0)), Ours(np)
+    before = host.held()
+    work = host.prepare(replace(STEPS[0], pieces=1), *drawn)
     work()
-    kept = STEPS[0].memory - 4 * STEPS[0].bytes / 10  # without parameters and their three trees
-    assert 0.8 * kept < Ours(np).memory(work) < 4 * kept
+    assert 0.8 * STEPS[0].memory < host.memory(work, before) < 4 * STEPS[0].memory
+    assert not tracemalloc.is_tracing()
+
+
+def test_nothing_is_counted_after_an_error():
+    host = Ours(np)
+    host.held()
+    host.rest()
+    assert not tracemalloc.is_tracing()
 
 
 def test_whoever_is_missing_is_named_with_the_reason(monkeypatch):
