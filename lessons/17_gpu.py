@@ -5,8 +5,8 @@ What changes on a GPU?
 In the code: nothing but the arrays. In what is fast: nearly everything. A graphics card multiplies
 hundreds of times faster than it can fetch numbers, works while Python is already elsewhere, and is
 fastest with numbers of 16 bits. This lesson runs without one. It computes what a card could do at
-best, imitates what it does, and runs on the card where there is one. Nothing here has been measured
-on a card yet, so no speed of one is claimed.
+best, imitates what it does, and runs on the card where there is one. What was measured on one, the
+README says.
 """
 
 # %%

@@ -1,7 +1,7 @@
 """CUDA C++ kernels, and for each op that has one a function of its signature that launches it.
 
 A ``.cu`` file is to be read beside the op that it does the work of. ``docs/kernels.md`` says what
-they save, how they are tested without a GPU, and what has not been run on one yet.
+they save, how they are tested without a GPU, and what one said about them.
 """
 
 from scratch_vlm.backend.dispatch import set_kernels
