@@ -21,11 +21,8 @@ from scratch_vlm.kernels import (
 KERNELS = {
     kernel.__name__: kernel
     for kernel in (
-        activation.gelu_backward,
         activation.gelu_forward,
-        activation.gelu_tanh_backward,
         activation.gelu_tanh_forward,
-        activation.quick_gelu_backward,
         activation.quick_gelu_forward,
         attention.attend_forward,
         column_sums.add_sum,
@@ -39,6 +36,9 @@ KERNELS = {
         optimizer.adamw_update,
     )
 }
+KERNELS |= dict.fromkeys(
+    ("gelu_backward", "gelu_tanh_backward", "quick_gelu_backward"), activation.backward
+)
 
 
 def use_kernels(xp, names=None):

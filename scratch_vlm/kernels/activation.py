@@ -28,25 +28,6 @@ def gelu_forward(x, *, bias=None, out=None):
     return _forward(0, x, bias, out)
 
 
-def gelu_backward(dy, slope, *, out=None):
-    """Do the work of `ops.activations.gelu_backward` where `out` has fewer bits than `dy`.
-
-    Parameters
-    ----------
-    dy : array of shape (..., M)
-        dL/dy.
-    slope : array of shape (..., M)
-        As `gelu_forward` saved it.
-    out : array of shape (..., M), optional
-        Where to write `dx`.
-
-    Returns
-    -------
-    dx : array of shape (..., M)
-    """
-    return _backward(dy, slope, out)
-
-
 def gelu_tanh_forward(x, *, bias=None, out=None):
     """Do the work of `ops.activations.gelu_tanh_forward`.
 
@@ -68,25 +49,6 @@ def gelu_tanh_forward(x, *, bias=None, out=None):
     return _forward(1, x, bias, out)
 
 
-def gelu_tanh_backward(dy, slope, *, out=None):
-    """Do the work of `ops.activations.gelu_tanh_backward` where `out` has fewer bits than `dy`.
-
-    Parameters
-    ----------
-    dy : array of shape (..., M)
-        dL/dy.
-    slope : array of shape (..., M)
-        As `gelu_tanh_forward` saved it.
-    out : array of shape (..., M), optional
-        Where to write `dx`.
-
-    Returns
-    -------
-    dx : array of shape (..., M)
-    """
-    return _backward(dy, slope, out)
-
-
 def quick_gelu_forward(x, *, bias=None, out=None):
     """Do the work of `ops.activations.quick_gelu_forward`.
 
@@ -106,25 +68,6 @@ def quick_gelu_forward(x, *, bias=None, out=None):
         For `ops.activations.quick_gelu_backward`.
     """
     return _forward(2, x, bias, out)
-
-
-def quick_gelu_backward(dy, slope, *, out=None):
-    """Do the work of `ops.activations.quick_gelu_backward` where `out` has fewer bits than `dy`.
-
-    Parameters
-    ----------
-    dy : array of shape (..., M)
-        dL/dy.
-    slope : array of shape (..., M)
-        As `quick_gelu_forward` saved it.
-    out : array of shape (..., M), optional
-        Where to write `dx`.
-
-    Returns
-    -------
-    dx : array of shape (..., M)
-    """
-    return _backward(dy, slope, out)
 
 
 def _forward(kind, x, bias, out):
@@ -153,7 +96,23 @@ def _forward(kind, x, bias, out):
     return y, slope
 
 
-def _backward(dy, slope, out):
+def backward(dy, slope, *, out=None):
+    """Do the work of each backward, such as `ops.activations.gelu_backward`: they are the same.
+
+    Parameters
+    ----------
+    dy : array of shape (..., M)
+        dL/dy.
+    slope : array of shape (..., M)
+        As the forward saved it.
+    out : array of shape (..., M), optional
+        Where to write `dx`. Only where it has fewer bits than `dy` is there more to do than the
+        line of the op does.
+
+    Returns
+    -------
+    dx : array of shape (..., M)
+    """
     if not can_launch(dy) or out is None or out.dtype == dy.dtype or not _can_hold(out, dy):
         return NotImplemented
     alike = (slope.shape, slope.dtype) == (dy.shape, dy.dtype)
