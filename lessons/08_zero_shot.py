@@ -229,7 +229,7 @@ for count in (1, 4, 16, 64):
     chosen = np.concatenate([order[labels[order] == d][:count] for d in range(10)])
     fitted = fit_linear_probe(arrows[chosen], labels[chosen], 10)
     probe[count] = (fitted.predict(images) == digit).mean()
-    print(f"{count:2} labels for each digit: {probe[count]:.3f}")
+    print(f"{count:2} label{'s' * (count > 1)} for each digit: {probe[count]:.3f}")
 print(f"sentences: {four:.3f}")
 assert probe[1] < four - 0.1 and abs(probe[64] - four) < 0.1
 

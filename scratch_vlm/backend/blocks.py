@@ -72,6 +72,9 @@ def in_blocks(forward):
 
     @wraps(forward)
     def in_pieces(x, *, out=None):
+        if isinstance(x, np.ndarray) and x.ndim == 0:  # whose sums and products are no arrays
+            y, slope = forward(x.reshape(1), out=None if out is None else out.reshape(1))
+            return y.reshape(()) if out is None else out, slope.reshape(())
         if not isinstance(x, np.ndarray) or x.size <= BLOCK:
             return forward(x, out=out)
         if x.dtype.kind not in "fc" or not (out is None or out.flags.c_contiguous):

@@ -517,6 +517,7 @@ def tanh_backward(dy, slope, *, out=None):
     return namespace(dy).multiply(dy, slope, out=out)
 
 
+@in_blocks
 def sigmoid_forward(x, *, out=None):
     r"""Logistic function, which ends between 0 and 1.
 

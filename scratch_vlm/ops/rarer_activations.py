@@ -5,7 +5,7 @@ Pairs like those of `ops.activations`, which lists them by name: a forward saves
 
 import math
 
-from scratch_vlm.backend import erf, floating, namespace
+from scratch_vlm.backend import erf, floating, in_blocks, namespace
 
 LEAK = 0.01  # slope of `leaky_relu_forward` below 0, PyTorch's default
 CENTRE, SPREAD = 0.707107, 0.282095  # of `laplace_forward`: sqrt(1/2) and sqrt(1/(4 pi)), rounded
@@ -310,6 +310,7 @@ def mish_backward(dy, slope, *, out=None):
     return namespace(dy).multiply(dy, slope, out=out)
 
 
+@in_blocks
 def laplace_forward(x, *, out=None):
     r"""The chance that a normal number is below x: a squared ReLU that ends at 1.
 

@@ -114,6 +114,18 @@ def test_out_may_be_the_input(name):
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
+def test_a_number_without_axes_is_an_array_too(name):
+    forward, backward = activation(name)
+    x, place = np.array(0.7), np.empty(())
+    (y,), (slope,) = forward(x.reshape(1))
+    for out in (None, place):
+        found, saved = forward(x, out=out)
+        assert found.shape == saved.shape == () and (out is None or found is out)
+        assert (found, saved) == (y, slope)
+        assert backward(np.array(2.0), saved) == 2 * slope
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
 def test_integers_are_refused(name):
     with pytest.raises(TypeError, match="floating point, got int64"):
         activation(name)[0](np.arange(3))
