@@ -152,6 +152,8 @@ class Ours(Contender):
             prompts = inputs[0].tolist()
             return lambda: generate(prompts, p, **subject.options).ids
         inputs = tuple(map(self._move, inputs))
+        if subject.kind == "update":
+            return _update(*inputs, p)
         options = {name: self._move(x) for name, x in subject.options.items()}
 
         def forward(*arguments):
@@ -401,6 +403,17 @@ def _pair(forward, backward, inputs, p, move):
         y, saved = forward(*given)
         dy = move(cotangent(y.shape)) if dy is None else dy
         return y, backward(dy, saved, *g), *g
+
+    return run
+
+
+def _update(gradient, p):
+    optimizer = AdamW(p, decay=DECAY)
+    optimizer.g["w"][...] = gradient  # zero after the first step, which takes as long
+
+    def run():
+        optimizer.step(RATE, norm=1.0)
+        return optimizer.p
 
     return run
 

@@ -14,14 +14,19 @@ from tqdm import tqdm
 from scratch_vlm.backend import cupy_problem, load, memory_shortage, to_host
 from scratch_vlm.bench.clock import in_turn, ratio
 from scratch_vlm.bench.contenders import contenders
-from scratch_vlm.bench.show import draw, table
+from scratch_vlm.bench.show import OPS, draw, table
 from scratch_vlm.bench.subjects import subjects
 from scratch_vlm.training.run import RunFolder, write_json
 from scratch_vlm.tree import leaves
 
 LIBRARIES = ("numpy", "scipy", "cupy-cuda13x", "cupy-cuda12x", "torch", "scratch-vlm")
 CLOSE = {"float32": 2e-3, "tf32": 2e-2, "bf16": 0.1}  # of the largest number of an array
-PATIENCE = {"pair": 0.5, "step": 2.0, "generation": 2.0}  # seconds that a floor may be
+PATIENCE = {
+    "pair": 0.5,
+    "update": 0.5,
+    "step": 2.0,
+    "generation": 2.0,
+}  # seconds that a floor may be
 SIDES = {False: 1024, True: 8192}  # of the matrices that show how fast products are
 COPIES = {False: (2**16, 2**20, 2**24, 2**27), True: (2**20, 2**24, 2**28, 2**30)}  # bytes
 
@@ -97,7 +102,7 @@ def run_bench(
         order = [(subject.family, subject.size) for subject in chosen]
         for subject in bar:
             bar.set_postfix_str(subject.name)
-            seconds = 0.5 if quick or subject.kind == "pair" else 1.0
+            seconds = 0.5 if quick or subject.kind in OPS else 1.0
             entry = measure(subject, found, report, seed, rounds, seconds, until)
             if entry["times"]:
                 report["results"].append(entry)
@@ -147,7 +152,7 @@ def choose(found, only):
 
 def _by_importance(chosen):  # what targets speak of, then ops and blocks: time may be up
     families = [family for families, *_ in TARGETS for family in families]
-    return sorted(chosen, key=lambda one: (one.family not in families, one.kind != "pair"))
+    return sorted(chosen, key=lambda one: (one.family not in families, one.kind not in OPS))
 
 
 def measure(subject, found, report, seed, rounds, seconds, until):

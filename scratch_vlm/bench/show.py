@@ -6,6 +6,7 @@ from scratch_vlm.viz.style import MARGIN, SMALL, WIDTH, Sheet, styled
 
 DASHES = {"float32": "-", "tf32": (0, (5, 2)), "bf16": (0, (1.5, 1.5))}
 MARKS = {"float32": "o", "tf32": "s", "bf16": "^"}
+OPS = ("pair", "update")  # kinds of work that are no models
 ACROSS, WIDE, HIGH = 3, 1.75, 1.25  # panels in a row, and inches of each
 ROW = 0.26  # inches of a model
 
@@ -130,9 +131,9 @@ def draw(report, theme="light"):
     """
     families = {}
     for entry in report["results"]:
-        if entry["kind"] == "pair":
+        if entry["kind"] in OPS:
             families.setdefault(entry["family"], []).append(entry)
-    models = [entry for entry in report["results"] if entry["kind"] != "pair"]
+    models = [entry for entry in report["results"] if entry["kind"] not in OPS]
     grid = -(-len(families) // ACROSS) * (HIGH + 0.75)
     bottom = ROW * len(models) + 0.6 if models else 0.0
     with styled(theme) as look:

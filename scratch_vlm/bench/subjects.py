@@ -4,7 +4,8 @@ FLOPs are those of matrix products, by the formulas of `scratch_vlm.costs`. Byte
 the memory bus whatever the implementation, in float32: of an op or a block every input and every
 output of the forward and of the backward once; of a training step ten passes over the parameters
 (weights are read forward and backward, gradients written, and AdamW reads four vectors and writes
-three); of generation all weights for each new token, and what is in the cache.
+three), and of AdamW alone seven; of generation all weights for each new token, and what is in the
+cache.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import numpy as np
 
 from scratch_vlm import costs
 from scratch_vlm.experiments import scenes
-from scratch_vlm.layers import block, embedding, gated, linear, norm, resampler
+from scratch_vlm.layers import block, embedding, gated, linear, mlp, norm, resampler
 from scratch_vlm.layers.block import BlockConfig
 from scratch_vlm.layers.connector import ConnectorConfig
 from scratch_vlm.models import clip, cross_modal, unified, vit
@@ -42,8 +43,8 @@ class Subject:
     ----------
     family : str
         What it is; subjects of one family differ in size.
-    kind : {"pair", "step", "generation"}
-        A forward and its backward; those of a loss and a step of AdamW; or new tokens.
+    kind : {"pair", "update", "step", "generation"}
+        A forward and its backward; a step of AdamW; both of a loss and one; or new tokens.
     size : int
         What the family grows in.
     unit : str
@@ -102,6 +103,7 @@ def subjects(*, quick=False):
     """
     width, counts = (256, (64, 512, 4096)) if quick else (512, (64, 256, 1024, 4096, 16384))
     found = [pair(family, n, width) for family in PAIRS for n in counts]
+    found += [update(n * width) for n in counts]
     lesson = vlm_parts(128, 4, 4, 512, image=32, patch=4)
     small = vit_step("lesson ViT", vit_config(128, 4, 4, 10, image=32, patch=4), 128)
     found.append(replace(small, compiled=("float32", "tf32", "bf16")))
@@ -236,6 +238,13 @@ PAIRS = {
     "contrastive loss": _Pair(  # scores, and a product with their gradient for either side
         losses, "contrastive", lambda n, d: (6 * n * n * d, 4 * n * d), inputs=_pairs, unit="pairs"
     ),
+    "MLP": _Pair(
+        mlp,
+        "mlp",
+        _layer(lambda d, t: costs.mlp_cost(_block(d), t)),
+        init=lambda rng, d: mlp.mlp_init(rng, d, 4 * d),
+        options=lambda n, d: {"kind": "gelu_tanh"},
+    ),
     "block": _Pair(
         block,
         "pre_block",
@@ -298,6 +307,29 @@ def pair(family, n, width):
         getattr(row.module, f"{row.name}_backward"),
         row.options(n, width),
         products=row.products,
+    )
+
+
+def update(n):
+    """Take a step of AdamW, its gradients at hand.
+
+    Parameters
+    ----------
+    n : int
+        Parameters.
+
+    Returns
+    -------
+    Subject
+    """
+
+    def draw(rng):
+        return (_normal(rng, n),), {"w": _normal(rng, n)}
+
+    return Subject(
+        *("AdamW", "update", n, "parameters", 0, FLOAT * 7 * n, draw),
+        memory=FLOAT * 5 * n,
+        products=False,
     )
 
 

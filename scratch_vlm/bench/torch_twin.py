@@ -53,6 +53,30 @@ def pair(subject, inputs, p, device, *, bf16=False):
     return run
 
 
+def update(subject, inputs, p, device, *, bf16=False):
+    """Return a step of AdamW.
+
+    Parameters
+    ----------
+    subject, inputs, p, device, bf16
+        As in `pair`; there is nothing to cast.
+
+    Returns
+    -------
+    callable
+        Gives the parameters.
+    """
+    (gradient,), t = _tensors(inputs, p, device)
+    t["w"].grad = gradient
+    optimizer = torch.optim.AdamW(t.values(), RATE, weight_decay=DECAY, fused=True)
+
+    def run():
+        optimizer.step()
+        return t["w"]
+
+    return run
+
+
 def step(subject, inputs, p, device, *, bf16=False, compiled=False):
     """Return a training step of a model.
 
@@ -289,6 +313,7 @@ PAIRS = {
     "embedding": lambda t, ids: F.embedding(ids, t["w"]),
     "cross-entropy": lambda t, z, labels: F.cross_entropy(z, labels),
     "contrastive loss": _contrastive,
+    "MLP": lambda t, x: _linear(t, F.gelu(_linear(t, x, "fc"), approximate="tanh"), "proj"),
     "block": _block,
     "gated block": _gated,
     "Resampler": _resampler,

@@ -5,6 +5,7 @@ from scratch_vlm.bench.subjects import (
     clip_step,
     generation,
     pair,
+    update,
     vit_config,
     vit_step,
     vlm_parts,
@@ -21,6 +22,8 @@ STEPS = (
 )
 SMALL = (
     *(pair(family, n, 64) for family in PAIRS for n in (16, 64)),
+    update(300),
+    update(5000),
     *STEPS,
     generation("LM", PARTS[1], 3, prompt=5, new=6),
 )

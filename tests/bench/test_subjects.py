@@ -57,6 +57,8 @@ def prepared(subject):
         ("RMS norm", 0, 5 * N * D),
         ("GELU", 0, 5 * N * D),
         ("QuickGELU", 0, 5 * N * D),
+        # two layers between D and 4 D, three products each; x, y, dy, x again, dx
+        ("MLP", 3 * 2 * 2 * N * D * 4 * D, 5 * N * D + 3 * (8 * D * D + 5 * D)),
         ("embedding", 0, 4 * N * D),  # rows of the table, y; dy, and rows of its gradient
         ("cross-entropy", 0, 2 * N * VOCABULARY),  # scores, and their gradient in their place
         ("contrastive loss", 3 * 2 * N * N * D, 4 * N * D),  # either side, and its gradient
