@@ -179,42 +179,82 @@ def check_arguments(kernel, parameters, arguments):
         raise TypeError(
             f"{kernel} takes {len(parameters)} arguments ({names}), got {len(arguments)}"
         )
-    homes, checked = set(), []
+    kinds, checked = set(), []
     for parameter, argument in zip(parameters, arguments, strict=True):
-        what = f"{kernel}: {parameter.name}"
         if not parameter.pointer:
-            checked.append(_number(what, parameter.dtype, argument))
+            checked.append(_number(kernel, parameter, argument))
             continue
-        array = argument.array if isinstance(argument, View) else argument
+        strided = isinstance(argument, View)
+        array = argument.array if strided else argument
         checked.append(array)
-        if array is None:
-            continue
-        if not hasattr(array, "dtype") or not hasattr(array, "strides"):
-            raise TypeError(f"{what} must be an array, got {type(array).__name__}")
-        homes.add(namespace(array).__name__)
-        if array.dtype.name != parameter.dtype:
-            raise TypeError(f"{what} must be {parameter.dtype}, got {array.dtype.name}")
-        if array is argument and not array.flags.c_contiguous:
-            raise ValueError(
-                f"{what} must be C-contiguous, got shape {array.shape} with strides {array.strides}"
-            )
-        if parameter.written and not getattr(array.flags, "writeable", True):
-            raise ValueError(f"{what} is written to, but the array given is read-only")
-    if len(homes) > 1:
-        raise ValueError(f"{kernel}: arrays of {' and '.join(sorted(homes))} in one launch")
+        if array is not None:
+            _check_array(kernel, parameter, array, strided)
+            kinds.add(type(array))
+    if len(kinds) > 1:
+        arrays = (array for array in checked if type(array) in kinds)
+        homes = sorted({namespace(array).__name__ for array in arrays})
+        if len(homes) > 1:
+            raise ValueError(f"{kernel}: arrays of {' and '.join(homes)} in one launch")
     return tuple(checked)
 
 
-def _number(what, dtype, argument):
+def _check_array(kernel, parameter, array, strided):
+    if not hasattr(array, "dtype") or not hasattr(array, "strides"):
+        kind = type(array).__name__
+        raise TypeError(f"{kernel}: {parameter.name} must be an array, got {kind}")
+    if name_of(array.dtype) != parameter.dtype:
+        raise TypeError(
+            f"{kernel}: {parameter.name} must be {parameter.dtype}, got {name_of(array.dtype)}"
+        )
+    flags = array.flags
+    if not strided and not flags.c_contiguous:
+        raise ValueError(
+            f"{kernel}: {parameter.name} must be C-contiguous, got shape {array.shape} with "
+            f"strides {array.strides}"
+        )
+    if parameter.written and not getattr(flags, "writeable", True):
+        raise ValueError(
+            f"{kernel}: {parameter.name} is written to, but the array given is read-only"
+        )
+
+
+def _number(kernel, parameter, argument):
     if isinstance(argument, bool) or not isinstance(argument, int | float):
-        raise TypeError(f"{what} must be a Python number, got {type(argument).__name__}")
-    if dtype != "float32":
-        limits = np.iinfo(dtype)
-        if not isinstance(argument, int):
-            raise TypeError(f"{what} must be an integer, got {argument}")
-        if not limits.min <= argument <= limits.max:
-            raise ValueError(f"{what} is {argument}, and does not fit {dtype}")
-    return np.dtype(dtype).type(argument)
+        kind = type(argument).__name__
+        raise TypeError(f"{kernel}: {parameter.name} must be a Python number, got {kind}")
+    if parameter.dtype == "float32":
+        return np.float32(argument)
+    if not isinstance(argument, int):
+        raise TypeError(f"{kernel}: {parameter.name} must be an integer, got {argument}")
+    least, most, integer = _limits(parameter.dtype)
+    if not least <= argument <= most:
+        raise ValueError(
+            f"{kernel}: {parameter.name} is {argument}, and does not fit {parameter.dtype}"
+        )
+    return integer(argument)
+
+
+@functools.cache
+def _limits(dtype):
+    limits = np.iinfo(dtype)
+    return int(limits.min), int(limits.max), np.dtype(dtype).type
+
+
+@functools.cache
+def name_of(dtype):
+    """Name a dtype; NumPy puts the name together anew each time, which takes microseconds.
+
+    Parameters
+    ----------
+    dtype : dtype
+        Of an array.
+
+    Returns
+    -------
+    str
+        Such as ``"bfloat16"``.
+    """
+    return np.dtype(dtype).name
 
 
 def set_compiler(xp, compiler):
@@ -265,7 +305,7 @@ def can_launch(x):
         True if a compiler is set for the module that owns it, and its numbers are float32,
         bfloat16 or float16.
     """
-    return has_compiler(namespace(x)) and x.dtype.name in NUMBERS
+    return has_compiler(namespace(x)) and name_of(x.dtype) in NUMBERS
 
 
 def one_number(value, xp):
@@ -370,7 +410,7 @@ def launch(file, kernel, grid, block, *arguments, number, output=None, shared=0,
         return  # nothing to do, and CUDA refuses an empty grid
     arrays = (one.array if isinstance(one, View) else one for one in arguments)
     xp = next(namespace(one) for one in arrays if hasattr(one, "dtype"))
-    types = np.dtype(number).name, np.dtype(number if output is None else output).name
+    types = name_of(number), name_of(number if output is None else output)
     module, parameters = library(xp, file, *types, tuple(constants.items()))
     checked = check_arguments(kernel, parameters[kernel], arguments)
     function = module.get_function(kernel)

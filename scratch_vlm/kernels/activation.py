@@ -1,7 +1,7 @@
 """Launch the kernels of `activation.cu`: GELU, its tanh approximation, QuickGELU."""
 
 from scratch_vlm.backend import namespace
-from scratch_vlm.backend.launch import NUMBERS, address, can_launch, launch
+from scratch_vlm.backend.launch import NUMBERS, address, can_launch, launch, name_of
 
 THREADS = 256
 BLOCKS = 1056  # eight for each multiprocessor of an H100 or H200
@@ -138,5 +138,5 @@ def _several(width, *arrays):  # numbers at a time: in steps of 16 bytes, if all
 
 
 def _can_hold(out, x):
-    fits = out.dtype == x.dtype or (x.dtype == "float32" and out.dtype.name in NUMBERS)
+    fits = out.dtype == x.dtype or (x.dtype == "float32" and name_of(out.dtype) in NUMBERS)
     return fits and out.shape == x.shape and out.flags.c_contiguous

@@ -5,7 +5,7 @@ import math
 from scratch_vlm.backend import namespace
 from scratch_vlm.backend.dispatch import Saved
 from scratch_vlm.backend.factors import half_type, lowered
-from scratch_vlm.backend.launch import MOST_BLOCKS, View, address, can_launch, launch
+from scratch_vlm.backend.launch import MOST_BLOCKS, View, address, can_launch, launch, name_of
 from scratch_vlm.backend.precision import product_precision
 from scratch_vlm.ops.masks import check_mask
 
@@ -163,7 +163,7 @@ def _takes(q, k, v, out):
     arrays = (q, k, v) if out is None else (q, k, v, out)
     return (
         can_launch(q)
-        and q.dtype.name == "bfloat16"
+        and name_of(q.dtype) == "bfloat16"
         and all(x.ndim == 4 and x.size and x.dtype == q.dtype and _aligned(x) for x in arrays)
         and max(q.shape[:2]) <= MOST_BLOCKS
         and q.size // q.shape[3] < 2**31

@@ -1,7 +1,7 @@
 """Launch the kernel of `lowered.cu`."""
 
 from scratch_vlm.backend import namespace
-from scratch_vlm.backend.launch import NUMBERS, address, can_launch, launch
+from scratch_vlm.backend.launch import NUMBERS, address, can_launch, launch, name_of
 
 THREADS = 256
 BLOCKS = 1056  # eight for each multiprocessor of an H100 or H200
@@ -26,7 +26,7 @@ def lowered(x, dtype):
         return y if y is NotImplemented else y.T
     if not can_launch(x) or x.dtype != "float32" or not x.flags.c_contiguous or address(x) % 16:
         return NotImplemented
-    if dtype.name not in NUMBERS:
+    if name_of(dtype) not in NUMBERS:
         return NotImplemented
     y = namespace(x).empty(x.shape, dtype)
     blocks = min(-(-x.size // (8 * THREADS)), BLOCKS)

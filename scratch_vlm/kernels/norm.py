@@ -2,7 +2,7 @@
 
 from scratch_vlm.backend import namespace
 from scratch_vlm.backend.dispatch import Saved
-from scratch_vlm.backend.launch import NUMBERS, address, can_launch, launch
+from scratch_vlm.backend.launch import NUMBERS, address, can_launch, launch, name_of
 
 WARP = 32  # threads
 WIDEST = 8192  # D; 16 warps then share a row
@@ -112,7 +112,7 @@ def _takes(x, p, out, *names):
 
 
 def _can_hold(out, x):
-    known = out.dtype == x.dtype or (x.dtype == "float32" and out.dtype.name in NUMBERS)
+    known = out.dtype == x.dtype or (x.dtype == "float32" and name_of(out.dtype) in NUMBERS)
     fits = known and out.shape == x.shape and out.flags.c_contiguous
     return fits and not namespace(x).may_share_memory(out, x)
 
@@ -164,7 +164,7 @@ def _backward(dy, saved, g, *, past=None, out=None):
     count = x.size // width
     if dy.shape != x.shape:
         raise ValueError(f"dy is {dy.shape} and must be {x.shape}, like x")
-    if dy.dtype.name not in NUMBERS:
+    if name_of(dy.dtype) not in NUMBERS:
         raise TypeError(f"dy is {dy.dtype}; the kernel reads {', '.join(NUMBERS)}")
     if past is not None and past.shape != x.shape:
         raise ValueError(f"past is {past.shape} and must be {x.shape}, like x")
