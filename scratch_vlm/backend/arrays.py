@@ -3,6 +3,7 @@
 import sys
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 
 import numpy as np
 
@@ -42,6 +43,23 @@ def namespace(x):
     return module
 
 
+@cache
+def name_of(dtype):
+    """Name a dtype; NumPy puts the name together anew each time, which takes microseconds.
+
+    Parameters
+    ----------
+    dtype : dtype
+        Of an array.
+
+    Returns
+    -------
+    str
+        Such as ``"bfloat16"``.
+    """
+    return np.dtype(dtype).name
+
+
 def floating(x, name="x"):
     """Return the module that owns an array of floating point numbers, and refuse any other.
 
@@ -67,7 +85,7 @@ def floating(x, name="x"):
     namespace : The same for an array of anything.
     """
     xp = namespace(x)
-    if x.dtype.kind not in "fc" and x.dtype.name != "bfloat16":
+    if x.dtype.kind not in "fc" and name_of(x.dtype) != "bfloat16":
         raise TypeError(
             f"{name} must be floating point, got {x.dtype}; convert it with astype('float32')"
         )

@@ -8,6 +8,7 @@ stand-in, which multiplies with NumPy what it finds at the addresses that it is 
 import ctypes
 from functools import cache
 
+from scratch_vlm.backend.arrays import name_of
 from scratch_vlm.backend.cublaslt import CublasLt
 from scratch_vlm.backend.factors import half_type, lowered
 from scratch_vlm.backend.gemm import Layout, Refused, check_shapes, plan
@@ -139,9 +140,9 @@ def matmul(a, b, out=None, *, bias=None, add=False, precision="float32", xp, bla
     array
         `out`, or a new array.
     """
-    half, types = half_type(precision), {str(x.dtype) for x in (a, b)}
+    half, types = half_type(precision), {name_of(x.dtype) for x in (a, b)}
     dtype = "float64" if types == {"float64"} else "float32"
-    if not types <= {dtype, str(half)} or a.ndim < 2 or b.ndim < 2:
+    if not types <= {dtype, half and name_of(half)} or a.ndim < 2 or b.ndim < 2:
         return _plus(_by_module(a, b, out, add, xp), bias)
     if out is None:
         batch = _broadcast(a.shape[:-2], b.shape[:-2])
@@ -170,7 +171,9 @@ def matmul(a, b, out=None, *, bias=None, add=False, precision="float32", xp, bla
             else:
                 return _plus(_by_module(a.astype(dtype), b.astype(dtype), out, add, xp), bias)
     blas = blas or handle(xp)
-    where = [(_address(x), TYPES[str(x.dtype)]) for x in (a, b, out)]  # a, b: alive until called
+    where = [
+        (_address(x), TYPES[name_of(x.dtype)]) for x in (a, b, out)
+    ]  # a, b: alive until called
     if blas.lt and bias is not None and bias.dtype == out.dtype == "float32":
         fits = bias.flags.c_contiguous
         if fits and blas.lt.multiply(planned, *where, _address(bias), compute=compute):

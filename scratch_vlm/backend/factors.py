@@ -6,6 +6,8 @@ bytes that cross the memory of a device. It changes no number: what was rounded 
 it is rounded again.
 """
 
+from functools import cache
+
 import numpy as np
 
 from scratch_vlm.backend.arrays import namespace
@@ -69,6 +71,7 @@ def factor_room(x, otherwise=None):
     return xp.empty(x.shape, half)
 
 
+@cache
 def half_type(precision):
     """Return the type of 16 bits that a precision multiplies in.
 

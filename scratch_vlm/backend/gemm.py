@@ -9,6 +9,7 @@ alone; it touches no array, and is tested without a GPU.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 
@@ -65,6 +66,7 @@ class Plan:
     batch: int
 
 
+@lru_cache(maxsize=4096)  # a model has so many products, and asks for each in every step
 def plan(a, b, c):
     """Plan C = A B.
 

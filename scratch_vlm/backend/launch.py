@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scratch_vlm.backend.arrays import namespace
+from scratch_vlm.backend.arrays import name_of, namespace
 
 FOLDER = Path(__file__).parents[1] / "kernels"
 NUMBERS = {"float32": "float", "bfloat16": "__nv_bfloat16", "float16": "__half"}
@@ -238,23 +238,6 @@ def _number(kernel, parameter, argument):
 def _limits(dtype):
     limits = np.iinfo(dtype)
     return int(limits.min), int(limits.max), np.dtype(dtype).type
-
-
-@functools.cache
-def name_of(dtype):
-    """Name a dtype; NumPy puts the name together anew each time, which takes microseconds.
-
-    Parameters
-    ----------
-    dtype : dtype
-        Of an array.
-
-    Returns
-    -------
-    str
-        Such as ``"bfloat16"``.
-    """
-    return np.dtype(dtype).name
 
 
 def set_compiler(xp, compiler):

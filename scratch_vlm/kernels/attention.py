@@ -3,9 +3,10 @@
 import math
 
 from scratch_vlm.backend import namespace
+from scratch_vlm.backend.arrays import name_of
 from scratch_vlm.backend.dispatch import Saved
 from scratch_vlm.backend.factors import half_type, lowered
-from scratch_vlm.backend.launch import MOST_BLOCKS, View, address, can_launch, launch, name_of
+from scratch_vlm.backend.launch import MOST_BLOCKS, View, address, can_launch, launch
 from scratch_vlm.backend.precision import product_precision
 from scratch_vlm.ops.masks import check_mask
 

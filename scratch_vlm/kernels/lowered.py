@@ -1,7 +1,8 @@
 """Launch the kernel of `lowered.cu`."""
 
 from scratch_vlm.backend import namespace
-from scratch_vlm.backend.launch import NUMBERS, address, can_launch, launch, name_of
+from scratch_vlm.backend.arrays import name_of
+from scratch_vlm.backend.launch import NUMBERS, address, can_launch, launch
 
 THREADS = 256
 BLOCKS = 1056  # eight for each multiprocessor of an H100 or H200

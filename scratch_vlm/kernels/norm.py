@@ -1,8 +1,9 @@
 """Launch the kernels of `norm.cu`: layer norm and RMS norm."""
 
 from scratch_vlm.backend import namespace
+from scratch_vlm.backend.arrays import name_of
 from scratch_vlm.backend.dispatch import Saved
-from scratch_vlm.backend.launch import NUMBERS, address, can_launch, launch, name_of
+from scratch_vlm.backend.launch import NUMBERS, address, can_launch, launch
 
 WARP = 32  # threads
 WIDEST = 8192  # D; 16 warps then share a row
