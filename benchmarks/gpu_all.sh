@@ -8,6 +8,7 @@
 # gradcheck-*     every gradient on the device, in float64 and in float32
 # memcheck.txt    every kernel under compute-sanitizer: accesses out of bounds; races in
 #                 racecheck.txt
+# profile.txt     the kernels of training steps, and how long each takes
 # bench.json/png  NumPy, CuPy and PyTorch in turn, and whether the targets are met
 # summary.txt     a line for each of these: ok, FAILED, or skipped and why
 #
@@ -58,7 +59,7 @@ if [ -z "$problem" ]; then
     step tests tests.txt python -m pytest -m gpu -n auto -rs &
     for dtype in float64 float32; do
         step "$dtype" "gradcheck-$dtype.txt" python -m scratch_vlm gradcheck --backend cupy \
-            --examples 2 --dtype "$dtype" --json "$out/gradcheck-$dtype.json" &
+            --examples 1 --dtype "$dtype" --json "$out/gradcheck-$dtype.json" &
     done
     if command -v compute-sanitizer >/dev/null; then
         for tool in memcheck racecheck; do
@@ -69,6 +70,11 @@ if [ -z "$problem" ]; then
         skip sanitizer "there is no compute-sanitizer; it comes with the CUDA toolkit"
     fi
     wait
+    if python -c 'import torch' 2>/dev/null; then
+        step profile profile.txt python benchmarks/gpu_profile.py
+    else
+        skip profile "PyTorch, whose profiler it is, is not installed"
+    fi
     step bench bench.txt python -m scratch_vlm bench --backend cupy --out "$out" "$@"
     cat "$out/bench.txt"
 else

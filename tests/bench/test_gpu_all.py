@@ -49,7 +49,7 @@ def run(tmp_path):
 def test_with_a_gpu_everything_runs(run):
     done, asked, summary, out = run("--minutes", "5")
     assert done.returncode == 0
-    names = ("tests", "float64", "float32", "memcheck", "racecheck", "bench")
+    names = ("tests", "float64", "float32", "memcheck", "racecheck", "profile", "bench")
     assert summary == dict.fromkeys(names, "ok")
     assert any("pytest -m gpu" in line for line in asked)
     assert any("bench --backend cupy" in line and "--minutes 5" in line for line in asked)
