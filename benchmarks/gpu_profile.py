@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scratch_vlm.backend import BackendError
 from scratch_vlm.bench.contenders import contenders
 from scratch_vlm.bench.run import TARGETS
 from scratch_vlm.bench.subjects import subjects
@@ -46,7 +47,11 @@ def main(arguments=None):
     except ImportError:
         print("there is no profiler: python -m pip install torch", file=sys.stderr)
         return 3
-    found = {contender.name: contender for contender in contenders("cupy")[0]}
+    try:
+        found = {contender.name: contender for contender in contenders("cupy")[0]}
+    except BackendError as error:
+        print(error, file=sys.stderr)
+        return 3
     largest = {subject.family: subject for subject in subjects() if subject.family in WHO}
     texts = []
     for family, subject in largest.items():
