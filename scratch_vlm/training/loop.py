@@ -263,8 +263,8 @@ def train(
     OutOfMemory
         If a step needs more memory than there is. The checkpoint is that of before.
     RunFolderError
-        If the folder cannot be written or has no room for three checkpoints, or the disk is full
-        when a row is added to the curve.
+        If the folder cannot be written or has no room for three checkpoints, another process is
+        training in it, or the disk is full when a row is added to the curve.
     ValueError
         If the folder holds a run with another configuration, or an option is outside its range.
     """
@@ -317,6 +317,7 @@ def train(
         save_checkpoint(run.checkpoint, p, state, {"step": step, "run": identity})
 
     with (
+        run.alone(),
         graphs.in_use() if graphs else nullcontext(),
         _explaining_memory(run, config),
         _open_curve(run.curve, columns, start) as curve,

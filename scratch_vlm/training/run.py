@@ -7,12 +7,18 @@ import numbers
 import os
 import shutil
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from scratch_vlm.training.checkpoint import sync
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 ROOM_FOR_REPORTS = 50 * 2**20  # bytes
 
@@ -105,6 +111,37 @@ class RunFolder:
                 f"{self.path} needs {needed / 1e6:.0f} MB and its disk has {free / 1e6:.0f} MB "
                 "left; free some or choose another folder"
             )
+
+    @contextmanager
+    def alone(self):
+        """Keep other trainings out of the folder inside, which must exist.
+
+        Where there are no such locks, on Windows and on some file systems, nothing is kept out.
+
+        Raises
+        ------
+        RunFolderError
+            If another training is in it.
+        """
+        handle = os.open(self.path, os.O_RDONLY) if fcntl else None
+        try:
+            if fcntl:
+                _lock(handle, self.path)
+            yield
+        finally:
+            if fcntl:
+                os.close(handle)  # which ends the lock, as the end of the process would
+
+
+def _lock(handle, path):
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RunFolderError(
+            f"another process is training in {path}; wait for it, or choose another folder"
+        ) from None
+    except OSError:  # a file system without locks
+        return
 
 
 def prepare_file(path):

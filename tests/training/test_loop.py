@@ -19,7 +19,7 @@ from scratch_vlm.training.loop import (
     check_run,
     train,
 )
-from scratch_vlm.training.run import RunFolderError
+from scratch_vlm.training.run import RunFolder, RunFolderError
 from scratch_vlm.tree import leaves, zeros_like
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -419,6 +419,14 @@ def test_folder_that_cannot_be_written_is_said_before_a_batch_is_drawn(tmp_path)
     (tmp_path / "taken").write_text("")
     with pytest.raises(RunFolderError, match="taken is a file"):
         run(tmp_path / "taken", batch=stop_at(0))
+
+
+def test_folder_that_another_training_is_in_is_said_before_a_batch_is_drawn(tmp_path):
+    pytest.importorskip("fcntl", reason="there are no such locks here")
+    refused = pytest.raises(RunFolderError, match="another process is training in")
+    with RunFolder(tmp_path).alone(), refused:
+        run(tmp_path, batch=stop_at(0))
+    run(tmp_path)
 
 
 def test_checkpoint_of_something_else_is_refused(tmp_path):

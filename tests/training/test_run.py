@@ -1,6 +1,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from types import SimpleNamespace
 
@@ -106,3 +108,23 @@ def test_other_metrics_are_refused_by_name(tmp_path, metrics, message):
     with pytest.raises(ValueError, match=message):
         write_metrics(tmp_path / "metrics.json", metrics)
     assert not os.listdir(tmp_path)
+
+
+def test_a_folder_is_for_one_training_at_a_time(tmp_path):
+    pytest.importorskip("fcntl", reason="there are no such locks here")
+    run = RunFolder(tmp_path)
+    refused = pytest.raises(RunFolderError, match="another process is training in")
+    with run.alone(), refused, run.alone():
+        pass
+    held = (
+        "import sys; from scratch_vlm.training.run import RunFolder\n"
+        "with RunFolder(sys.argv[1]).alone(): print('in', flush=True); input()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", held, tmp_path], **pipes) as other:
+        assert other.stdout.readline() == b"in\n"
+        with pytest.raises(RunFolderError, match="another process"), run.alone():
+            pass
+        other.kill()
+    with run.alone():
+        assert not list(tmp_path.iterdir()), "a lock leaves nothing behind, however it ends"
