@@ -171,9 +171,8 @@ def matmul(a, b, out=None, *, bias=None, add=False, precision="float32", xp, bla
             else:
                 return _plus(_by_module(a.astype(dtype), b.astype(dtype), out, add, xp), bias)
     blas = blas or handle(xp)
-    where = [
-        (_address(x), TYPES[name_of(x.dtype)]) for x in (a, b, out)
-    ]  # a, b: alive until called
+    # a and b, perhaps copies, stay alive until the call
+    where = [(_address(x), TYPES[name_of(x.dtype)]) for x in (a, b, out)]
     if blas.lt and bias is not None and bias.dtype == out.dtype == "float32":
         fits = bias.flags.c_contiguous
         if fits and blas.lt.multiply(planned, *where, _address(bias), compute=compute):

@@ -9,15 +9,12 @@ and a list of algorithms to choose from. All that is made once for each shape.
 import ctypes
 from functools import lru_cache
 
-from scratch_vlm.backend.gemm import Plan
-
 # cublasLtMatmulDescAttributes_t, cublasLtEpilogue_t and cublasLtMatmulPreferenceAttributes_t, from
 # cublasLt.h
 FIRST_TRANSPOSED, SECOND_TRANSPOSED, EPILOGUE, BIAS = 3, 4, 7, 8
 ADD_BIAS = 4
 MOST_WORKSPACE, ALIGNMENTS = 1, (5, 6, 7, 8)
 FLOAT = 0  # CUDA_R_32F
-_OPERANDS = ("B", "A", "C")  # in the order in which cuBLAS takes ours
 
 
 class Heuristic(ctypes.Structure):
@@ -90,84 +87,56 @@ class CublasLt:
         how = self._prepared(planned, (b[1], a[1], c[1]), compute, aligned)
         if how is None:
             return False
-        description, matrices, algorithm = how
-        self._set(description, BIAS, ctypes.c_void_p(bias))
+        description, (first, second, result), algorithm = how
+        self._set("MatmulDesc", description, BIAS, ctypes.c_void_p(bias))
         one, zero = ctypes.c_float(1), ctypes.c_float(0)
-        status = self._call(
-            "Matmul",
-            self._handle,
-            description,
-            ctypes.byref(one),
-            ctypes.c_void_p(b[0]),
-            matrices["B"],
-            ctypes.c_void_p(a[0]),
-            matrices["A"],
-            ctypes.byref(zero),
-            ctypes.c_void_p(c[0]),
-            matrices["C"],
-            ctypes.c_void_p(c[0]),
-            matrices["C"],
-            ctypes.byref(algorithm),
-            ctypes.c_void_p(self._workspace),
-            ctypes.c_size_t(self._size),
-            ctypes.c_void_p(self._stream),
+        status = self._call(  # our B is the first operand of cuBLAS, see `gemm`
+            *("Matmul", self._handle, description),
+            *(ctypes.byref(one), ctypes.c_void_p(b[0]), first, ctypes.c_void_p(a[0]), second),
+            *(ctypes.byref(zero), ctypes.c_void_p(c[0]), result, ctypes.c_void_p(c[0]), result),
+            *(ctypes.byref(algorithm), ctypes.c_void_p(self._workspace)),
+            *(ctypes.c_size_t(self._size), ctypes.c_void_p(self._stream)),
         )
         return not status
 
-    def _prepare(self, planned: Plan, types, compute, aligned):
+    def _prepare(self, planned, types, compute, aligned):
         # Its objects live as long as the process, as the shapes of a model do.
-        description = ctypes.c_void_p()
+        description, preference = ctypes.c_void_p(), ctypes.c_void_p()
         if self._call("MatmulDescCreate", ctypes.byref(description), compute, FLOAT):
             return None
-        for attribute, transposed in zip(
-            (FIRST_TRANSPOSED, SECOND_TRANSPOSED), planned.transposed, strict=True
-        ):
-            self._set(description, attribute, ctypes.c_int(transposed))
-        self._set(description, EPILOGUE, ctypes.c_int(ADD_BIAS))
-        self._set(description, BIAS, ctypes.c_void_p(aligned))  # none yet, but as well aligned
+        told = zip((FIRST_TRANSPOSED, SECOND_TRANSPOSED), planned.transposed, strict=True)
+        for attribute, transposed in told:
+            self._set("MatmulDesc", description, attribute, ctypes.c_int(transposed))
+        self._set("MatmulDesc", description, EPILOGUE, ctypes.c_int(ADD_BIAS))
+        # There is no bias yet, but one as well aligned.
+        self._set("MatmulDesc", description, BIAS, ctypes.c_void_p(aligned))
         m, n, k = planned.m, planned.n, planned.k
-        shapes = ((m, k), (k, n), (m, n))
-        matrices = {}
-        for i, name in enumerate(_OPERANDS):
-            rows, columns = shapes[i]
-            if i < 2 and planned.transposed[i]:
-                rows, columns = columns, rows
-            matrices[name] = ctypes.c_void_p()
+        shapes, matrices = ((m, k), (k, n), (m, n)), []
+        for i, turned in enumerate((*planned.transposed, False)):
+            rows, columns = reversed(shapes[i]) if turned else shapes[i]
+            matrices.append(ctypes.c_void_p())
             self._call(
-                "MatrixLayoutCreate",
-                ctypes.byref(matrices[name]),
-                types[i],
-                ctypes.c_uint64(rows),
-                ctypes.c_uint64(columns),
+                *("MatrixLayoutCreate", ctypes.byref(matrices[i]), types[i]),
+                *(ctypes.c_uint64(rows), ctypes.c_uint64(columns)),
                 ctypes.c_int64(planned.leading[i]),
             )
-        preference = ctypes.c_void_p()
         self._call("MatmulPreferenceCreate", ctypes.byref(preference))
-        most = ctypes.c_size_t(self._size)
-        self._call(
-            *("MatmulPreferenceSetAttribute", preference, MOST_WORKSPACE),
-            *(ctypes.byref(most), ctypes.c_size_t(ctypes.sizeof(most))),
-        )
+        self._set("MatmulPreference", preference, MOST_WORKSPACE, ctypes.c_size_t(self._size))
         for attribute in ALIGNMENTS:
-            value = ctypes.c_uint32(aligned)
-            self._call(
-                *("MatmulPreferenceSetAttribute", preference, attribute),
-                *(ctypes.byref(value), ctypes.c_size_t(ctypes.sizeof(value))),
-            )
+            self._set("MatmulPreference", preference, attribute, ctypes.c_uint32(aligned))
         found, count = Heuristic(), ctypes.c_int()
         status = self._call(
-            "MatmulAlgoGetHeuristic",
-            *(self._handle, description, matrices["B"], matrices["A"], matrices["C"]),
-            *(matrices["C"], preference, 1, ctypes.byref(found), ctypes.byref(count)),
+            *("MatmulAlgoGetHeuristic", self._handle, description, *matrices, matrices[2]),
+            *(preference, 1, ctypes.byref(found), ctypes.byref(count)),
         )
         self._call("MatmulPreferenceDestroy", preference)
         if status or not count.value or found.status:
             return None
         return description, matrices, found
 
-    def _set(self, description, attribute, value):
+    def _set(self, kind, told, attribute, value):
         self._call(
-            *("MatmulDescSetAttribute", description, attribute),
+            *(f"{kind}SetAttribute", told, attribute),
             *(ctypes.byref(value), ctypes.c_size_t(ctypes.sizeof(value))),
         )
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from scratch_vlm.backend import cublas
-from scratch_vlm.backend.arrays import copying_by
+from scratch_vlm.backend.arrays import copying_by, name_of
 from scratch_vlm.backend.choose import BackendError
 
 WARMUP = 3  # calls before a recording: kernels are compiled, and the pool gets its memory
@@ -108,7 +108,7 @@ class Graphs:
 
         def call(*arguments):
             arrays = [self._array(x) for x in arguments]
-            shapes = tuple((x.shape, str(x.dtype)) for x in arrays)
+            shapes = tuple((x.shape, name_of(x.dtype)) for x in arrays)
             if shapes not in recordings and len(recordings) == MOST:
                 return function(*(self._xp.asarray(x) for x in arrays))
             if shapes not in recordings:
@@ -185,8 +185,9 @@ class _CapturedCopies:
         return self._constants[_key(x)].copy()
 
     def drawn(self, draw, rng, shape, dtype):
-        before = self._random[self._place] if self._place < len(self._random) else None
-        alike = before is not None and before.rng is rng
+        known = self._place < len(self._random)
+        before = self._random[self._place] if known else None
+        alike = known and before.rng is rng
         if not alike or (before.room.shape, before.room.dtype) != (tuple(shape), dtype):
             raise GraphError(
                 f"random numbers of shape {tuple(shape)} come from another generator than in the "

@@ -1,7 +1,8 @@
-"""In which precision matrix products are computed; everything else stays as it is.
+"""In which precision matrix products are computed.
 
-Tensor cores multiply numbers of fewer bits and add the products in float32. Weights, activations,
-statistics, softmax, losses and gradients stay float32 outside of the products:
+Tensor cores multiply numbers of fewer bits and add the products in float32. Weights, statistics,
+softmax, losses, gradients of parameters and the residual stream stay float32; what only products
+read is rounded where it is made (`factors`):
 
 =======  =================  =============  ====================================
 name     bits of fraction   largest        what rounds the factors of a product

@@ -21,12 +21,8 @@ from scratch_vlm.tree import leaves
 
 LIBRARIES = ("numpy", "scipy", "cupy-cuda13x", "cupy-cuda12x", "torch", "scratch-vlm")
 CLOSE = {"float32": 2e-3, "tf32": 2e-2, "bf16": 0.1}  # of the largest number of an array
-PATIENCE = {
-    "pair": 0.5,
-    "update": 0.5,
-    "step": 2.0,
-    "generation": 2.0,
-}  # seconds that a floor may be
+# Seconds that a floor may be.
+PATIENCE = {"pair": 0.5, "update": 0.5, "step": 2.0, "generation": 2.0}
 SIDES = {False: 1024, True: 8192}  # of the matrices that show how fast products are
 COPIES = {False: (2**16, 2**20, 2**24, 2**27), True: (2**20, 2**24, 2**28, 2**30)}  # bytes
 

@@ -1,11 +1,10 @@
 // Sums over tokens, added to a vector: the gradient of a bias.
 // Twin: add_sum in scratch_vlm/backend/primitives.py.
 //
-// What it saves. An array of tokens has to be read once, and the sums are few: a library that sums
-// the first axis with a thread for each column has 768 threads for ViT-B, and a GPU needs a hundred
-// times as many loads on their way to be busy. So the tokens are dealt out, too. Blocks leave
-// partial sums, and a second kernel adds those up, in their order: no atomics, and the same bits in
-// every run.
+// What it saves. An array of tokens has to be read once, and the sums are few: with a thread for each
+// column ViT-B would have 768 threads, and memory is kept busy by hundreds of thousands of loads on
+// their way. So the tokens are dealt out, too. Blocks leave partial sums, and a second kernel adds
+// those up, in their order: no atomics, and the same bits in every run.
 #include "common.cuh"
 
 #define SUMS 4           // of a thread, in columns a warp apart

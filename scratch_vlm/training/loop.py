@@ -97,9 +97,9 @@ class TrainConfig:
     micro_batches : int
         Pieces that a batch is computed in, see `add_gradients`.
     precision : {"float32", "tf32", "bf16", "fp16"}
-        Of the matrix products, see `backend.products_in`. Parameters, moments, activations,
-        statistics, softmax, losses and gradients are float32 in any case; for fp16 the loss is
-        scaled, see `LossScale`.
+        Of the matrix products, see `backend.products_in`. Parameters, moments, their gradients, the
+        residual stream, statistics, softmax and losses are float32 in any case, and so is what
+        else products do not read alone; for fp16 the loss is scaled, see `LossScale`.
     graph : bool
         Record a step as two CUDA graphs, its gradients and its update, and launch those: worth it
         where a step is shorter than a few milliseconds. It does not change what is computed, so a

@@ -14,6 +14,9 @@ ALIKE = ((".*", 1.0),)
 class Optimizer:
     """What optimizers share: one buffer of all trained parameters, and others of its shape.
 
+    A kind of optimizer brings ``move(now)``, which takes the step, and ``_numbers(rate, shorten)``,
+    which gives what `plan` hands to it; `shorten` is what the gradients are to be multiplied with.
+
     Parameters
     ----------
     p : dict
@@ -126,19 +129,6 @@ class Optimizer:
         self.steps += 1
         shorten = self.clip / norm if self.clip is not None and norm > self.clip else 1.0
         return self._numbers(rate, shorten / scale)
-
-    def move(self, now):
-        """Move the parameters by one step and empty the gradient tree.
-
-        Parameters
-        ----------
-        now : tuple of float, or array
-            What `plan` returned. An array is read on its device, as a CUDA graph must.
-        """
-        raise NotImplementedError
-
-    def _numbers(self, rate, shorten):  # by what the gradients are to be multiplied
-        return rate, shorten
 
     @property
     def state(self):
@@ -403,6 +393,9 @@ class SGD(Optimizer):
         how = {"trained": trained, "decay": decay, "factors": factors, "clip": clip}
         super().__init__(p, ("m",), **how, chunk=chunk)
         self.momentum, self.nesterov = momentum, nesterov
+
+    def _numbers(self, rate, shorten):
+        return rate, shorten
 
     def move(self, now):
         """Move the parameters by one step and empty the gradient tree.

@@ -37,7 +37,6 @@ class MemoryPool:
 
     def malloc(self, size):
         """Never called: `using_allocator` only looks whose it is."""
-        raise NotImplementedError
 
     def total_bytes(self):
         """Return the bytes of all that was asked for."""
