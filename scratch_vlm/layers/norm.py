@@ -2,7 +2,16 @@
 
 import numpy as np
 
-from scratch_vlm.backend import floating, fused, namespace, product, row_dot, row_mean, rows
+from scratch_vlm.backend import (
+    column_sum,
+    floating,
+    fused,
+    namespace,
+    product,
+    row_dot,
+    row_mean,
+    rows,
+)
 
 
 def layer_norm_init(width):
@@ -113,8 +122,8 @@ def layer_norm_backward(dy, saved, g, *, past=None, out=None):
     xp = namespace(dy)
     product = dy * xhat
     if g:
-        g["gamma"] += rows(product).sum(0)
-        g["beta"] += rows(dy).sum(0)
+        g["gamma"] += column_sum(product)
+        g["beta"] += column_sum(dy)
     along_ones = _mean_times(dy, gamma)  # mean of dL/dxhat, (..., 1)
     along_xhat = _mean_times(product, gamma)  # mean of dL/dxhat * xhat
     dx = xp.multiply(dy, gamma, out=out)  # dL/dxhat, until the next lines
@@ -220,7 +229,7 @@ def rms_norm_backward(dy, saved, g, *, past=None, out=None):
     xp = namespace(dy)
     product = dy * xhat
     if g:
-        g["gamma"] += rows(product).sum(0)
+        g["gamma"] += column_sum(product)
     along_xhat = _mean_times(product, gamma)  # mean of dL/dxhat * xhat, (..., 1)
     dx = xp.multiply(dy, gamma, out=out)  # dL/dxhat, until the next lines
     dx -= xp.multiply(xhat, along_xhat, out=product)
