@@ -26,6 +26,7 @@ from scratch_vlm.backend.primitives import (
     squared_length,
 )
 from scratch_vlm.backend.products import add_product, product
+from scratch_vlm.backend.token_blocks import back_in_token_blocks, in_token_blocks
 
 __all__ = [
     "PRECISIONS",
@@ -37,6 +38,7 @@ __all__ = [
     "add_product",
     "add_sum",
     "as_factor",
+    "back_in_token_blocks",
     "column_sum",
     "cupy_problem",
     "drawn",
@@ -46,6 +48,7 @@ __all__ = [
     "fused",
     "in_blocks",
     "in_precision",
+    "in_token_blocks",
     "in_turns",
     "keep_freed_memory",
     "load",

@@ -3,9 +3,11 @@
 import numpy as np
 
 from scratch_vlm.backend import (
+    back_in_token_blocks,
     column_sum,
     floating,
     fused,
+    in_token_blocks,
     namespace,
     product,
     row_dot,
@@ -31,6 +33,7 @@ def layer_norm_init(width):
 
 
 @fused
+@in_token_blocks
 def layer_norm_forward(x, p, *, eps=1e-5, out=None):
     r"""Normalise each token to mean 0 and variance 1, then scale and shift it.
 
@@ -90,6 +93,7 @@ def layer_norm_forward(x, p, *, eps=1e-5, out=None):
 
 
 @fused
+@back_in_token_blocks
 def layer_norm_backward(dy, saved, g, *, past=None, out=None):
     r"""Gradient of `layer_norm_forward`.
 
@@ -152,6 +156,7 @@ def rms_norm_init(width):
 
 
 @fused
+@in_token_blocks
 def rms_norm_forward(x, p, *, eps=1e-5, out=None):
     r"""Scale each token to a root mean square of 1, then scale its channels.
 
@@ -199,6 +204,7 @@ def rms_norm_forward(x, p, *, eps=1e-5, out=None):
 
 
 @fused
+@back_in_token_blocks
 def rms_norm_backward(dy, saved, g, *, past=None, out=None):
     r"""Gradient of `rms_norm_forward`.
 

@@ -79,7 +79,7 @@ def attend_forward(q, k, v, *, mask=None, scale=None, blind="zero", out=None):
         if blind == "mean":
             lost = ~mask.any(-1, keepdims=True)
             xp.copyto(e, 0, where=lost)
-    e -= row_max(e)  # finite, also where a row may attend to nothing: -inf - finite is -inf, not nan
+    e -= row_max(e)  # finite, so that a row of nothing but -inf stays -inf, not nan
     xp.exp(e, out=e)
     total = row_sum(e)  # (B, A, T, 1)
     norm = (total != 0) / xp.where(total == 0, 1, total)  # 0 for a row without any True

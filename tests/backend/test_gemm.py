@@ -179,7 +179,8 @@ def test_views_of_packed_heads_have_two_batch_strides_and_are_copied(multiply):
 
 @pytest.mark.parametrize("add", [False, True])
 def test_a_result_for_packed_heads_is_computed_elsewhere_and_copied(multiply, add):
-    a, b, packed = (np.random.default_rng(0).random(n) for n in ((2, 4, 5, 7), (7, 8), (2, 5, 4, 8)))
+    rng = np.random.default_rng(0)
+    a, b, packed = (rng.random(n) for n in ((2, 4, 5, 7), (7, 8), (2, 5, 4, 8)))
     out, before = packed.swapaxes(1, 2), packed.swapaxes(1, 2).copy()
     with pytest.raises(Refused, match=r"c: its batch axes \(2, 4\) have no common stride"):
         plan(*layouts(a, b, out))
