@@ -158,15 +158,15 @@ def column_sum(x, dtype=None):
     x : array of shape (..., D)
         Tokens.
     dtype : dtype, optional
-        Of the sum; by default that of `x`.
+        Of the sum, where `x` has 16 bits.
 
     Returns
     -------
     total : array of shape (D,)
     """
-    x, dtype = rows(x), dtype or x.dtype
-    if _by_blas(x) and x.dtype == dtype:
-        return np.ones(len(x), dtype) @ x
+    x = rows(x)
+    if _by_blas(x):
+        return np.ones(len(x), x.dtype) @ x
     return x.sum(0, dtype=dtype)
 
 
@@ -210,7 +210,8 @@ def add_at(target, index, values):
     """
     xp = namespace(target)
     index, values = index.reshape(-1), rows(values)
-    if target.size <= 2**15 if xp is np else len(target) <= 1024:
+    few = 256 if xp is np else 1024
+    if len(target) <= few:
         one_hot = xp.zeros((index.size, len(target)), values.dtype)
         one_hot[xp.arange(index.size), index] = 1
         add_product(target, one_hot.T, values, precision="float32")

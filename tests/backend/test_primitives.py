@@ -84,7 +84,7 @@ def test_sums_keep_the_dtype(dtype):
     x = np.ones((2, 3, 4), dtype)
     assert row_sum(x).dtype == column_sum(x).dtype == dtype
     assert (row_sum(x) == 4).all() and (column_sum(x) == 6).all()
-    assert column_sum(x, "complex128").dtype == "complex128"
+    assert column_sum(x.astype("float16"), "float32").dtype == "float32"
 
 
 def test_the_largest_of_nothing_but_minus_infinities_is_finite():
@@ -94,7 +94,7 @@ def test_the_largest_of_nothing_but_minus_infinities_is_finite():
     assert np.isnan(top[2]) and top[3] == np.inf
 
 
-@pytest.mark.parametrize("vocabulary", [7, 2**15 // 3, 2**15 // 3 + 1, 20000])
+@pytest.mark.parametrize("vocabulary", [7, 256, 257, 5000])
 def test_add_at_sums_repeats_in_small_and_in_big_tables(vocabulary):
     rng = np.random.default_rng(0)
     target = rng.standard_normal((vocabulary, 3))
