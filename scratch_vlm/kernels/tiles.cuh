@@ -76,14 +76,7 @@ __device__ __forceinline__ void pair_up(float (&c)[N][4], const unsigned left[WI
     }
 }
 
-__device__ __forceinline__ unsigned round_pair(float first, float second) {
-  __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
-  unsigned bits;
-  memcpy(&bits, &pair, 4);
-  return bits;
-}
-
-// sum (16 x WIDTH) += w (16 x 64), rounded to bfloat16, times a tile (64 x WIDTH). The sums of
+// sum (16 x WIDTH) += w (16 x 64), rounded to 16 bits, times a tile (64 x WIDTH). The sums of
 // pair_up lie in the lanes just as the left factor of the next product has to lie.
 template <int N>
 __device__ __forceinline__ void weigh(float sum[WIDTH / 8][4], const float (&w)[N][4],
@@ -118,9 +111,9 @@ __device__ __forceinline__ void put_rows(number* tile, number* to, long long ste
 #pragma unroll
   for (int n = 0; n < WIDTH / 8; n++) {
     number* place = tile + lane / 4 * PITCH + n * 8 + lane % 4 * 2;
-    *(__nv_bfloat162*)place = __floats2bfloat162_rn(sum[n][0] * times_0, sum[n][1] * times_0);
+    *(unsigned*)place = round_pair(sum[n][0] * times_0, sum[n][1] * times_0);
     place += 8 * PITCH;
-    *(__nv_bfloat162*)place = __floats2bfloat162_rn(sum[n][2] * times_1, sum[n][3] * times_1);
+    *(unsigned*)place = round_pair(sum[n][2] * times_1, sum[n][3] * times_1);
   }
   __syncwarp();
   first += warp * 16;

@@ -52,8 +52,9 @@ class Nvrtc:
         Returns
         -------
         dict of str to dict
-            For each kernel its ``registers``, bytes of ``spills``, and ``byte_stores``, the
-            instructions that write a single byte to global memory.
+            For each kernel its ``registers``, bytes of ``spills``, ``byte_stores``, the
+            instructions that write a single byte to global memory, ``types``, those of 16 bits
+            in its instructions, and ``products``, the instructions of tensor cores.
         """
         nvrtc, program = self.library, ctypes.c_void_p()
         self._check(
@@ -75,15 +76,14 @@ class Nvrtc:
             r"entry function '(\w+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads"
             r".*?Used (\d+) registers"
         )
-        byte_stores = {
-            name: len(re.findall(r"st\.global\.[ub]8", body))
-            for name, body in re.findall(r"\.entry (\w+)\((.*?)\n}", ptx, re.S)
-        }
+        bodies = dict(re.findall(r"\.entry (\w+)\((.*?)\n}", ptx, re.S))
         return {
             name: {
                 "registers": int(registers),
                 "spills": int(stores) + int(loads),
-                "byte_stores": byte_stores[name],
+                "byte_stores": len(re.findall(r"st\.global\.[ub]8", bodies[name])),
+                "types": set(re.findall(r"\.(b?f16)(?:x2)?\b", bodies[name])),
+                "products": set(re.findall(r"\bmma\S+", bodies[name])),
             }
             for name, stores, loads, registers in re.findall(report, log, re.S)
         }

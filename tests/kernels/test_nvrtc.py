@@ -25,8 +25,9 @@ BUILDS = [
     *(("embedding.cu", number, {}) for number in NUMBERS),
     *(("contrastive.cu", "float32", {"SLICES": slices}) for slices in (1, 4)),
     *(
-        (f"attention_{way}.cu", "bfloat16", {"WIDTH": width})
+        (f"attention_{way}.cu", number, {"WIDTH": width})
         for way in ("forward", "backward")
+        for number in ("bfloat16", "float16")
         for width in WIDTHS
     ),
 ]
@@ -99,9 +100,17 @@ def test_the_page_says_how_many_registers_attention_takes(compiler):
     assert f"takes {report['attention_dkdv']['registers']} registers" in page
 
 
-def test_attention_uses_tensor_cores():
+@pytest.mark.parametrize(("number", "name"), [("bfloat16", "bf16"), ("float16", "f16")])
+def test_attention_rounds_and_multiplies_in_its_type(compiler, number, name):
+    report, options = {}, [f"-DNUMBER={NUMBERS[number]}"]
     for way in ("forward", "backward"):
-        assert "mma.sync" in source(f"attention_{way}.cu")
+        report |= compiler.compile(source(f"attention_{way}.cu"), options, "sm_90")
+    for kernel in ("attention_kinds", "attention_delta"):
+        used = report.pop(kernel)
+        assert used["types"] <= {name} and not used["products"]
+    for used in report.values():
+        assert used["types"] == {name}
+        assert used["products"] == {f"mma.sync.aligned.m16n8k16.row.col.f32.{name}.{name}.f32"}
 
 
 def test_a_spill_is_noticed(compiler):
