@@ -331,7 +331,9 @@ WITH_BARRIERS = {  # small, yet with enough tiles, slices and rows for a missing
     "add_sum": partial(add_sum_case, number="float32", rows=100, width=140),
     "contrastive": partial(contrastive_case, number="float32", pairs=70, width=70),
     "attention": partial(attention_case, heads=1, queries=140, keys=140, mask="causal"),
-    "stripes": partial(attention_case, heads=1, queries=140, keys=140, mask="stripes"),
+    "stripes": partial(
+        attention_case, number="float16", heads=1, queries=140, keys=140, mask="stripes"
+    ),
 }
 
 

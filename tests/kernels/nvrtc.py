@@ -53,8 +53,8 @@ class Nvrtc:
         -------
         dict of str to dict
             For each kernel its ``registers``, bytes of ``spills``, ``byte_stores``, the
-            instructions that write a single byte to global memory, ``types``, those of 16 bits
-            in its instructions, and ``products``, the instructions of tensor cores.
+            instructions that write a single byte to global memory, and ``halves``, those that
+            name a floating point type of 16 bits.
         """
         nvrtc, program = self.library, ctypes.c_void_p()
         self._check(
@@ -82,8 +82,7 @@ class Nvrtc:
                 "registers": int(registers),
                 "spills": int(stores) + int(loads),
                 "byte_stores": len(re.findall(r"st\.global\.[ub]8", bodies[name])),
-                "types": set(re.findall(r"\.(b?f16)(?:x2)?\b", bodies[name])),
-                "products": set(re.findall(r"\bmma\S+", bodies[name])),
+                "halves": set(re.findall(r"\w[\w.]*\.b?f16(?:x2)?\b[\w.]*", bodies[name])),
             }
             for name, stores, loads, registers in re.findall(report, log, re.S)
         }
