@@ -12,7 +12,7 @@ from scratch_vlm.ops.masks import check_mask
 
 TILE = 64  # tokens of a tile, as in tiles.cuh
 THREADS = 128
-WIDTHS = (32, 64)  # that the files are compiled for
+WIDTHS = (32, 64, 128)  # that the files are compiled for
 
 
 def attend_forward(q, k, v, *, mask=None, scale=None, blind="zero", out=None):
@@ -22,7 +22,7 @@ def attend_forward(q, k, v, *, mask=None, scale=None, blind="zero", out=None):
     ----------
     q : array of shape (B, A, T, K)
         Queries in bfloat16 or float16, or in float32 where products are to be computed in bf16 or
-        fp16; K a multiple of 8, at most 64.
+        fp16; K a multiple of 8, at most 128.
     k : array of shape (B, G, S, K)
         Keys.
     v : array of shape (B, G, S, K)

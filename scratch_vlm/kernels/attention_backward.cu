@@ -55,12 +55,15 @@ __device__ __forceinline__ void add_queries(float sum_k[WIDTH / 8][4], float sum
     for (int j = 0; j < 4; j++) {
       int query = n * 8 + lane % 4 * 2 + j % 2;  // behind the last one, all of dy is zero
       weights[n][j] = exp2f(weights[n][j] * to_log2 - logs[query] * LOG2_E);
-      dz[n][j] = -deltas[query];
     }
   if (bits) hide(weights, bits + TILE + row, 0.0f);
   weigh(sum_v, weights, dy_tile);
   unsigned v_rows[WIDTH / 16][4];  // kept, they would cost the third block of a multiprocessor
   hold_rows(v_rows, v_tile, row);
+#pragma unroll
+  for (int n = 0; n < N; n++)
+#pragma unroll
+    for (int j = 0; j < 4; j++) dz[n][j] = -deltas[n * 8 + lane % 4 * 2 + j % 2];
   pair_up(dz, v_rows, dy_tile);  // dL/dP - delta, until the loop below
 #pragma unroll
   for (int n = 0; n < N; n++)
@@ -72,7 +75,7 @@ __device__ __forceinline__ void add_queries(float sum_k[WIDTH / 8][4], float sum
 // dk and dv of 64 keys: blockIdx = (tile of keys, head of keys, image). Queries and their dy come
 // by, of all heads that share these keys.
 // dk and dv have their heads side by side in tokens, `step` numbers from one token to the next.
-extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_dkdv(
+extern "C" __global__ void __launch_bounds__(THREADS, WIDTH > 64 ? 2 : 3) attention_dkdv(
     const number* q, const number* k, const number* v, const number* dy, const float* log_sum,
     const float* delta, number* dk, number* dv, const unsigned char* kinds, const long long* bits,
     int heads, int sharers, int queries, int keys, int width, long long q_image, long long q_head,
@@ -172,7 +175,7 @@ __device__ __forceinline__ void add_keys(float sum[WIDTH / 8][4],
 
 // dq of 64 queries: blockIdx = (tile of queries, head, image). Keys and values come by.
 // dq has its heads side by side in tokens, `step` numbers from one token to the next.
-extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_dq(
+extern "C" __global__ void __launch_bounds__(THREADS, WIDTH > 64 ? 2 : 3) attention_dq(
     const number* q, const number* k, const number* v, const number* dy, const float* log_sum,
     const float* delta, number* dq, const unsigned char* kinds, const long long* bits, int heads,
     int sharers, int queries, int keys, int width, long long q_image, long long q_head,

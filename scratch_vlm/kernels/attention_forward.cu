@@ -99,7 +99,7 @@ __device__ __forceinline__ void add_keys(Softmax& of, const unsigned q_rows[WIDT
 // `sharers` query heads read each head of keys and values. Steps count numbers, not bytes.
 // log_sum (images, heads, queries) gets log sum exp(scores), or +infinity for a query that may
 // read nothing: its weights exp(score - infinity) are then exactly 0 in the backward.
-extern "C" __global__ void __launch_bounds__(THREADS, 4) attention_forward(
+extern "C" __global__ void __launch_bounds__(THREADS, WIDTH > 64 ? 2 : 4) attention_forward(
     const number* q, const number* k, const number* v, number* y, float* log_sum,
     const unsigned char* kinds, const long long* bits, int heads, int sharers, int queries,
     int keys, int width, long long q_image, long long q_head, int q_step, long long k_image,

@@ -7,7 +7,7 @@
 #include "tensor_cores.cuh"
 
 #ifndef WIDTH
-#define WIDTH 64  // channels of a head, rounded up to 32 or 64; chosen when the file is compiled
+#define WIDTH 64  // channels of a head, rounded up to 32, 64 or 128; chosen when the file is compiled
 #endif
 #define TILE 64
 #define FEW 16  // tokens of a tile that are computed where the others do not exist. Images are

@@ -21,7 +21,7 @@ CASES = (
     ("contrastive", {"number": "float32", "pairs": 17, "width": 33}),
     ("adamw", {"number": "float32", "size": 65}),
     ("attention", ATTENTION),
-    ("attention", ATTENTION | {"number": "float16"}),
+    ("attention", ATTENTION | {"number": "float16", "width": 72}),
 )
 
 

@@ -55,6 +55,8 @@ CEILING = {
     "attention_dkdv": 168,
     "attention_dq": 168,
 }
+# Of heads of 128 channels there are twice as many sums: two blocks of 128 threads at 255.
+WIDE = dict.fromkeys(("attention_forward", "attention_dkdv", "attention_dq"), 255)
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +81,10 @@ def test_no_spills_and_few_registers(compiler, file, number, constants, architec
     options += [f"-D{name}={value}" for name, value in constants.items()]
     report = compiler.compile(source(file), options, architecture)
     assert set(report) == set(signatures(source(file)))
+    ceiling = CEILING | (WIDE if constants.get("WIDTH") == WIDTHS[-1] else {})
     for kernel, used in report.items():
         assert used["spills"] == 0, f"{kernel}: {used}"
-        assert used["registers"] <= CEILING[kernel], f"{kernel}: {used}"
+        assert used["registers"] <= ceiling[kernel], f"{kernel}: {used}"
 
 
 def test_only_bytes_are_written_byte_by_byte(compiler):

@@ -94,7 +94,7 @@ SIZES = {
         "sharers": st.sampled_from([1, 2]),
         "queries": st.integers(1, 140),
         "keys": st.integers(1, 140),
-        "width": st.sampled_from([8, 24, 32, 40, 64]),
+        "width": st.sampled_from([8, 24, 32, 40, 64, 72, 128]),
         "mask": st.sampled_from(["none", "causal", "padding", "both", "media", "random", "heads"]),
         "scale": st.sampled_from([None, 0.3]),
         "out": st.booleans(),
