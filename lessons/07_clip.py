@@ -92,8 +92,8 @@ assert all(np.allclose(*both) for both in zip(*gradients, strict=True))
 
 # %%
 # Watch it work on three pairs in the plane. There an arrow is an angle a: it is (cos a, sin a), and
-# its slope is (-sin a, cos a). The angles start at random and go downhill, by the gradient descent
-# of lesson 06:
+# if a grows, it moves by (-sin a, cos a). The angles start at random and go downhill, by the
+# gradient descent of lesson 06:
 
 from scratch_vlm.viz.circle import pairs_on_circle
 from scratch_vlm.viz.show import show
@@ -104,15 +104,16 @@ for step in range(201):
     if step in (0, 5, 200):
         panels[f"after {step} steps"] = arrows
     loss, saved = pairs_forward(*arrows, log_scale)
-    slopes = np.stack(pairs_backward(1.0, saved)[:2])
-    angles = angles - 0.5 * (slopes * np.stack([-arrows[..., 1], arrows[..., 0]], axis=-1)).sum(-1)
+    darrows = np.stack(pairs_backward(1.0, saved)[:2])
+    across = np.stack([-np.sin(angles), np.cos(angles)], axis=-1)
+    angles = angles - 0.5 * (darrows * across).sum(axis=-1)
 
 show(pairs_on_circle(panels), "07_circle")
 assert np.allclose(arrows[0] @ arrows[1].T, 1.5 * np.eye(3) - 0.5, atol=1e-3)
 
 # %%
-# Each image ends upon its text, and the three pairs a third of a turn apart, with cosines of -1/2:
-# farther from each other they cannot be.
+# Each image ends upon its text, and the three pairs a third of a turn apart, with cosines of -1/2.
+# Three arrows cannot be farther from each other.
 
 # %%
 # A loss to know: ln N
@@ -153,7 +154,7 @@ for scale in (1, 1 / 0.07, 100):
 # image tower is the ViT of lesson 05, and CLS stands for the image. The text tower is the same kind
 # of transformer, in which a word reads itself and the words before it, so that the last token,
 # which ends the text, has read it all and stands for it. A linear layer brings both to the same
-# width, and both are divided by their length.
+# width, and both are divided by their length (whose backward is for lesson 08).
 
 from scratch_vlm.data.augment import Affine
 from scratch_vlm.data.digits import split

@@ -21,9 +21,8 @@ is worth, and teaches a finished image tower another language.
 #
 # .. math:: y = \frac{x}{\lVert x \rVert}
 #
-# How does the arrow move when x does? The length has the slope
-# :math:`x_j / \lVert x \rVert = y_j`, so by the quotient rule, with :math:`\langle y, dy \rangle`
-# for the dot product,
+# How does the arrow move when x does? If :math:`x_j` grows, the length grows :math:`y_j` times as
+# much. So by the quotient rule, with :math:`\langle y, dy \rangle` for the dot product,
 #
 # .. math:: \frac{\partial y_i}{\partial x_j} = \frac{[i = j] - y_i\, y_j}{\lVert x \rVert}
 #    \quad\Longrightarrow\quad dx = \frac{dy - y\, \langle y, dy \rangle}{\lVert x \rVert}
