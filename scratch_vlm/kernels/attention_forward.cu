@@ -8,6 +8,10 @@
 // and are gone before the next tile. What is read and written is q, k, v, y (k and v once for each
 // block of queries, mostly from the cache), and one number per query for the backward.
 //
+// Where things lie. In shared memory two pairs of tiles: the keys and values at work, and the next
+// ones, which are on their way. In registers, of each of the four warps: 16 of the 64 queries,
+// their scores with the tile at work, and their softmax so far.
+//
 // How a softmax is computed before all scores are known. Keep the largest score so far, m, the
 // total of all exp(score - m), and the sum of the values, each times its exp(score - m). When a
 // tile brings a larger score M, all that was added up is too large by exp(M - m): total and sum
