@@ -247,9 +247,8 @@ early, late = by_frame[:, :4].sum(axis=1), by_frame[:, 4:].sum(axis=1)
 assert (early > late).any() and (late > early).any()
 
 # %%
-# They have divided the work: some look early, some late, and together they know the direction.
-# Nobody asked them to. The few tokens that come out are what lessons 13 and 14 put among or beside
-# the words.
+# They have divided the work: some look early, some late, and nobody asked them to. The few tokens
+# that come out are what lessons 13 and 14 put among or beside the words.
 #
 # Exercises
 # ---------
@@ -278,8 +277,8 @@ def check_single(weights):
 
 # %%
 # **3. Clips of two lengths.** A batch is one array, but one clip has 3 frames and the other 5. Lay
-# them into one array and give it back with ``lengths``, the number of real frames of each. Then
-# each gives what it gives alone.
+# them into one array and give it back with ``lengths``, an array of how many frames of each are
+# real. Then each gives what it gives alone.
 
 
 def check_lengths(batch):

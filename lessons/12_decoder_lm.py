@@ -181,8 +181,8 @@ assert shares[1, candidates.index("one")] < 0.02 < shares[1, candidates.index("t
 
 # %%
 # It has found the grammar: a colour, a digit, a relation or the end, a colour, a digit, the end.
-# And more than grammar: after "above" it leaves out "red", which it must have looked up three words
-# back. That is attention at work. It also takes "red one" for impossible: no caption that it
+# And more than grammar: after "above" it leaves out "red", which it can only know from the first
+# word. That is attention at work. It also takes "red one" for impossible: no caption that it
 # learned from had one, and nobody told it that there are others.
 #
 # Choosing
