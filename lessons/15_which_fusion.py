@@ -72,7 +72,8 @@ print(f"with an image among them    {by_hand(T + N, T + N):9,}")
 print(f"with a look aside           {by_hand(T, T) + looking:9,}")
 
 # %%
-# Both in one picture; unified at the left, cross-modal at the right:
+# Both in one picture; unified at the left, cross-modal at the right, where one token more marks the
+# place of the image in the text (lesson 14):
 
 from scratch_vlm.experiments.vqa import model_of
 from scratch_vlm.viz import diagrams

@@ -206,6 +206,11 @@ figure = lines(
 show(figure, "18_at_scale")
 
 # %%
+# This is where the course ends. Lesson 01 said that from a pair to a vision language model there is
+# no other idea. Now change one: write a layer and let `scratch_vlm.gradcheck.check` judge it, train
+# both fusions with ``scratch-vlm compare``, or train a published model further, as the page on
+# published models shows.
+#
 # Exercises
 # ---------
 #
