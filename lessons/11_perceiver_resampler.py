@@ -169,7 +169,8 @@ def moving(rng, count, name, frames):
     ink = DigitPool(split(name)).draw(rng, np.ravel(digits)).reshape(count, 2, 8, 8)
     ink[:, 1] = 0  # clips have two digits; the second is painted in black
     images, _ = paint(ink, clips, lanes, places)
-    return 2 * images, np.array([DIRECTIONS.index(clip.moves[0]) for clip in clips])
+    moves = np.array([DIRECTIONS.index(clip.moves[0]) for clip in clips])
+    return 2 * images, moves  # pixels from 0 to 2, as in lesson 07
 
 
 def model_forward(clips, p, config):

@@ -33,8 +33,8 @@ assert words == ["red", "red", "re s t"] and count == 2
 
 # %%
 # The library's tokenizer did the same to all captions that the model below will learn. Words that
-# it saw became single tokens; one that it never saw falls into pieces, and nothing is lost, for
-# each of the 256 bytes remains a token, too:
+# it saw became single tokens, with the space before them; one that it never saw falls into pieces,
+# and nothing is lost, for each of the 256 bytes remains a token, too:
 
 from scratch_vlm.experiments import language
 

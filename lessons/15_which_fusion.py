@@ -38,7 +38,10 @@ for kind, question in questions.items():
     assert abs(unified["mean"] - cross["mean"]) < 0.01
 
 # %%
-# They answer alike. So choose by what they cost.
+# They answer alike, where all is small and all is trained. Between models of billions of weights a
+# difference was found (H. Laurençon et al., below): with a frozen language model, looking aside is
+# better; once that model learns, patches among its words are. Neither is better for everything, so
+# choose by what they cost, too.
 #
 # Counting
 # --------
@@ -254,6 +257,8 @@ def check_writing(flops_of):
 # * H. Liu et al., *Visual Instruction Tuning*, 2023, arXiv:2304.08485: unified embedding.
 # * J.-B. Alayrac et al., *Flamingo*, 2022, arXiv:2204.14198: cross-modality attention, and what
 #   freezing keeps.
+# * H. Laurençon et al., *What Matters when Building Vision-Language Models?*, 2024,
+#   arXiv:2405.02246, section 3.2: both made of the same parts, frozen and trained.
 # * Llama Team, *The Llama 3 Herd of Models*, 2024, arXiv:2407.21783, section 7.
 # * J. Kaplan et al., *Scaling Laws for Neural Language Models*, 2020, arXiv:2001.08361, table 1:
 #   counting.
