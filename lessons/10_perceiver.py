@@ -289,16 +289,17 @@ def check_looks(latent, slope):
 
 
 def check_hidden(keep):
-    mask = keep(np.random.default_rng(0), len(test), share=0.75)
-    assert mask.dtype == bool and mask.shape == (len(test), 64)
-    assert np.allclose(mask.mean(axis=1), 0.75), "the same share of every image"
-    assert len(np.unique(mask, axis=0)) > 1, "not the same pixels of every image"
-    scores, _ = perceiver_forward(
-        perceiver.prepare(test.images), p_digits, config=perceiver.MODEL, real=mask
-    )
-    hidden = np.mean(scores.argmax(axis=1) == test.labels)
-    print(f"with three quarters of the pixels: {hidden:.3f}")
-    assert right > hidden > 0.3
+    for share in (0.75, 0.5, 0.25):
+        mask = keep(np.random.default_rng(0), len(test), share=share)
+        assert mask.dtype == bool and mask.shape == (len(test), 64)
+        assert np.allclose(mask.mean(axis=1), share), "the same share of every image"
+        assert len(np.unique(mask, axis=0)) > 1, "not the same pixels of every image"
+        scores, _ = perceiver_forward(
+            perceiver.prepare(test.images), p_digits, config=perceiver.MODEL, real=mask
+        )
+        hidden = np.mean(scores.argmax(axis=1) == test.labels)
+        print(f"with {share:.0%} of the pixels: {hidden:.3f}")
+        assert right > hidden > 0.1
 
 
 # %%
