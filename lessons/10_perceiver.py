@@ -3,7 +3,7 @@ How to read 10,000 inputs?
 ==========================
 
 In a Vision Transformer every patch reads every other. Ten seconds of film have more than 10,000
-patches (lesson 09), and without patches, on bare pixels, so does a picture of 100 x 100. The
+patches (lesson 09), and a picture of 100 x 100 pixels, without patches, has 10,000 inputs. The
 *Perceiver* has a way out: a few learned tokens, the *latents*, read the inputs, and the inputs read
 nobody.
 

@@ -235,8 +235,8 @@ for kind in KINDS:
 # ------------------
 #
 # Here is what the model reads and what it learns, for a board of the test. The bars show how the
-# last word of the question divides its attention in the first block: it must find its digit among
-# the patches, for the colour of that comes next.
+# last word of the question divides its attention in the first block. It must find its digit among
+# the patches, for the next word is the colour of that one.
 
 from scratch_vlm.data.scenes import DIGIT_NAMES
 from scratch_vlm.models.unified import unified_forward

@@ -38,10 +38,10 @@ for kind, question in questions.items():
     assert abs(unified["mean"] - cross["mean"]) < 0.01
 
 # %%
-# They answer alike, where all is small and all is trained. Between models of billions of weights a
-# difference was found (H. Laurençon et al., below): with a frozen language model, looking aside is
-# better; once that model learns, patches among its words are. Neither is better for everything, so
-# choose by what they cost, too.
+# They answer alike, small as they are and with language models that learn. Between models of
+# billions of weights a difference was found (H. Laurençon et al., below): while the language model
+# is frozen, looking aside is better; once it learns, patches among its words are. So neither is
+# always better. Choose by what they cost, too.
 #
 # Counting
 # --------

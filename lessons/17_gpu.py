@@ -123,6 +123,9 @@ for (name, (promised, unit)), found in zip(sheet.items(), (PEAK, PEAK32, BANDWID
     assert 0.7 < found / TERA / promised < 1
 assert PEAK > 15 * PEAK32
 
+# %%
+# So how fast can the operations of a model be, in 16 bits?
+
 
 def intensity_of_product(n, size):
     return 2 * n**3 / (3 * n**2 * size)  # read two matrices, write one
@@ -178,8 +181,8 @@ assert sum(walks.values()) == 11 and len(walks) == 6
 assert intensities[ONE] > 5 * intensities[SIX]
 
 # %%
-# (A mean of squares multiplies an array with itself, so it reads two.) In the picture that is more
-# than 5 times as far to the right, and as far up.
+# (A mean of squares multiplies an array with itself, so it reads two.) Done in one step, layer norm
+# stands more than 5 times as far to the right in the picture, and as far up.
 #
 # 32 threads make a *warp*, which goes in step. In the library's kernel a warp has a row, if it is
 # not too long: each of its *lanes* adds up every 32nd piece, and then lanes hand their sums around.
