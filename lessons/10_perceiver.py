@@ -31,7 +31,8 @@ print(f"scores: {inputs * inputs:,} or {latents * inputs:,}")
 # %%
 # Counted is not yet measured. So let tokens read each other, and let 32 latents read them. Twice
 # the inputs are four times the scores if everybody reads, and twice if the latents do. (The clock
-# says even more once the scores no longer fit into the cache of the processor; we stop at 2,500.)
+# says even more once the scores no longer fit into the processor's cache. So everybody reads 2,500
+# inputs at most.)
 
 rng = np.random.default_rng(0)
 
