@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scratch_vlm.backend import to_device
+from scratch_vlm.backend import namespace, to_device
 from scratch_vlm.backend.graph import WARMUP
 from scratch_vlm.cases import make_case, random_parameters, whole_models
 from scratch_vlm.experiments import (
@@ -27,6 +27,12 @@ from scratch_vlm.experiments import (
 from scratch_vlm.inference.answer import answer
 from scratch_vlm.inference.generate import generate
 from scratch_vlm.layers.block import BlockConfig
+from scratch_vlm.layers.resampler import (
+    ResamplerConfig,
+    resampler_backward,
+    resampler_forward,
+    resampler_init,
+)
 from scratch_vlm.models.clip import clip_init
 from scratch_vlm.models.lm import LMConfig, lm_init, lm_loss_backward, lm_loss_forward
 from scratch_vlm.models.perceiver import (
@@ -234,6 +240,49 @@ def test_steps_that_are_replayed_are_those_that_python_takes(name, precision, xp
     replayed, calls = learn(tmp_path / "graph", graph=True)
     assert calls == WARMUP + 1
     np.testing.assert_allclose(replayed, right, rtol=1e-6)
+
+
+def small_resampler():
+    config = ResamplerConfig(BLOCK, latents=2, depth=1, frames=4)
+
+    def loss_forward(x, labels, p):
+        lengths = np.array([1, *[x.shape[1]] * 3])
+        y, saved = resampler_forward(x, p, config=config, lengths=lengths)
+        loss, s_loss = cross_entropy_forward(y.mean(1), labels)
+        return loss, (saved, y.shape, s_loss)
+
+    def loss_backward(dloss, saved, g):
+        s_model, shape, s_loss = saved
+        dy = cross_entropy_backward(dloss, s_loss)[:, None] / shape[1]
+        return resampler_backward(namespace(dy).ones(shape, dy.dtype) * dy, s_model, g)
+
+    p = random_parameters(RNG(0), resampler_init(RNG(0), config))
+    return loss_forward, loss_backward, p, (RNG(1).standard_normal((4, 4, 3, 8)), np.arange(4))
+
+
+SHORTER = {  # the same batches, some of other shapes: fewer samples, tokens, frames
+    "ViT": (small_vit, lambda x, labels: (x[:3], labels[:3])),
+    "language model": (small_lm, lambda ids, labels: (ids[:, :5], labels[:, :5])),
+    "Resampler": (small_resampler, lambda x, labels: (x[:, :3], labels)),
+}
+
+
+@pytest.mark.parametrize("name", SHORTER)
+def test_batches_of_other_shapes_among_those_that_are_replayed(name, xp, tmp_path):
+    make, shorten = SHORTER[name]
+    forward, backward, p, batch = make()
+    cast = lambda x: x.astype("float32") if x.dtype.kind == "f" else x  # noqa: E731
+    p, batch = tree_map(cast, p), tuple(map(cast, batch))
+    short = tuple(x.copy() for x in shorten(*batch))
+
+    def learn(folder, **how):
+        config = replace(TRAINING, steps=5 * (WARMUP + 2), checkpoint_every=99, **how)
+        draw = lambda step: short if step % 5 > 3 else batch  # noqa: E731
+        train(forward, backward, p, draw, config, folder, xp=xp, progress=False)
+        return curve(folder)
+
+    right = learn(tmp_path / "python")
+    np.testing.assert_allclose(learn(tmp_path / "graph", graph=True), right, rtol=1e-5)
 
 
 @pytest.mark.parametrize("graph", [True, False])

@@ -9,7 +9,15 @@ from copy import deepcopy
 import numpy as np
 import pytest
 
-from scratch_vlm.backend import BackendError, GraphError, Graphs, product, to_device, to_host
+from scratch_vlm.backend import (
+    BackendError,
+    GraphError,
+    Graphs,
+    namespace,
+    product,
+    to_device,
+    to_host,
+)
 from scratch_vlm.backend.graph import MOST, WARMUP
 from scratch_vlm.ops.dropout import dropout_backward, dropout_forward
 
@@ -86,6 +94,21 @@ def test_constants_of_the_host_are_kept_and_may_be_overwritten(xp, graphs):
     recorded = graphs.recorded(function)
     for x in batches(xp, shape=(4,)):
         np.testing.assert_array_equal(to_host(recorded(x)), table * to_host(x))
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_what_one_graph_keeps_survives_the_launches_of_another(random, xp, graphs):
+    # The second takes its memory from what the first left in the pool, and writes to again.
+    def function(x, rng):
+        table = np.arange(x.size, dtype="float32").reshape(x.shape)
+        y = namespace(x).exp(x) * to_device(table, namespace(x))
+        return dropout_forward(y, rate=0.5, rng=rng)[0] if random else y + 1
+
+    here, there = RNG(3), RNG(3)
+    recorded = graphs.recorded(lambda x: function(x, there))
+    wide, long = batches(xp, shape=(3, 4)), batches(xp, shape=(5, 2))
+    for x in (*wide, *(x for both in zip(long, wide, strict=True) for x in both)):
+        np.testing.assert_allclose(to_host(recorded(x)), function(to_host(x), here), rtol=1e-6)
 
 
 def test_numbers_of_the_host_that_change_are_refused(xp, graphs):
@@ -187,6 +210,49 @@ def test_memory_between_replays_belongs_to_others(xp, graphs):
     for x in batches(xp):
         y = recorded(x)
     assert not np.array_equal(to_host(y), to_host(x))
+
+
+@pytest.fixture
+def small_device(xp, monkeypatch):
+    """Limit the memory of graphs, to so many numbers more than there are."""
+    if not hasattr(xp, "tape"):
+        pytest.skip("a GPU has more memory than a test should fill")
+
+    def limit(numbers):
+        memory = xp.cuda.Memory
+        monkeypatch.setattr(memory, "room", memory._used + 4 * numbers)
+
+    return limit
+
+
+def test_memory_that_a_graph_uses_is_not_given_back_for_another(xp, graphs, small_device):
+    recorded = graphs.recorded(lambda x: 2 * (x + 1))
+    short, long = batches(xp, shape=(10,)), batches(xp, shape=(50,))
+    for x in short:
+        recorded(x)
+    small_device(20)
+    with pytest.raises(MemoryError):
+        recorded(long[0])
+    np.testing.assert_array_equal(to_host(recorded(short[0])), 2 * (to_host(short[0]) + 1))
+
+
+def test_memory_that_runs_out_while_a_graph_is_recorded_is_an_error(xp, graphs, small_device):
+    recorded = graphs.recorded(lambda x: 2 * (x + 1))
+    for x in batches(xp, WARMUP):
+        recorded(x)
+    small_device(x.size)
+    with pytest.raises(MemoryError):
+        recorded(x)
+    assert float((xp.ones(3, "float32") * 2).sum()) == 6, "the capture has ended"
+
+
+def test_graphs_get_what_the_pool_of_all_does_not_need(xp, graphs, small_device, monkeypatch):
+    small_device(30)
+    monkeypatch.setattr(xp.cuda.COMMON, "unused", xp.cuda.Memory(4 * 25))
+    recorded = graphs.recorded(lambda x: 2 * x)
+    for x in batches(xp, 2):
+        np.testing.assert_array_equal(to_host(recorded(x)), 2 * to_host(x))
+    assert xp.cuda.COMMON.unused is None
 
 
 def test_memory_and_stream_are_given_back_with_what_was_recorded(xp, graphs):
