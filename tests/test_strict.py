@@ -54,7 +54,7 @@ MISUSE = {
     "at of a ufunc but add": lambda x: xp.maximum.at(x, xp.arange(3), x),
     "add.at with an index of NumPy": lambda x: xp.add.at(x, np.arange(3), x),
     "add.at of another precision": lambda x: xp.add.at(x, xp.arange(3), xp.zeros((3, 4))),
-    "a copy on the side from memory that may move": lambda x: x.set(HOST + 1, xp.cuda.Stream()),
+    "a copy on the side of another precision": lambda x: x.set(HOST > 1, xp.cuda.Stream()),
     "an integer outside the axis": lambda x: x[xp.asarray([5])],
 }
 MISSING = {
@@ -88,6 +88,7 @@ WAITS = {
     "where of one argument": lambda x: xp.where(x > 0),
     "unique": lambda x: xp.unique(x),
     "flatnonzero": lambda x: xp.flatnonzero(x),
+    "a copy on the side from memory that may move": lambda x: x.set(HOST + 1, xp.cuda.Stream()),
 }
 
 

@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 from strict import tape
+from strict.streams import CUDARuntimeError
 from strict.streams import Event as Event
+from strict.streams import PinnedMemory as PinnedMemory
 from strict.streams import Stream as Stream
 from strict.streams import alloc_pinned_memory as alloc_pinned_memory
 from strict.streams import get_current_stream as get_current_stream
@@ -30,14 +32,6 @@ class Device:
 
     def __exit__(self, *error):
         pass
-
-
-class CUDARuntimeError(RuntimeError):
-    """What CuPy raises when CUDA refuses; the status is a number."""
-
-    def __init__(self, status):
-        self.status = status
-        super().__init__({2: "cudaErrorMemoryAllocation: out of memory"}.get(status, f"{status}"))
 
 
 runtime = SimpleNamespace(CUDARuntimeError=CUDARuntimeError)
