@@ -307,6 +307,20 @@ def test_a_training_that_was_replayed_goes_on_either_way(graph, xp, tmp_path):
     np.testing.assert_allclose(learn(tmp_path / "graph", graph=graph), right, rtol=1e-6)
 
 
+def test_a_graph_that_cuda_has_no_memory_for_is_explained(tmp_path, monkeypatch, xp):
+    def full(stream):
+        ended(stream)
+        raise xp.cuda.runtime.CUDARuntimeError(2)
+
+    ended = xp.cuda.Stream.end_capture
+    monkeypatch.setattr(xp.cuda.Stream, "end_capture", full)
+    forward, backward, p, batch = small_vit()
+    p = tree_map(lambda x: x.astype("float32"), p)
+    config = replace(TRAINING, steps=WARMUP + 2, graph=True)
+    with pytest.raises(loop.OutOfMemory, match=r"on the GPU, .*; the checkpoint .* is intact"):
+        train(forward, backward, p, lambda _: batch, config, tmp_path, xp=xp, progress=False)
+
+
 def same_words(there, here):
     for a, b in zip(there.ids, here.ids, strict=True):
         np.testing.assert_array_equal(a, b)

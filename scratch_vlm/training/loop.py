@@ -32,6 +32,7 @@ from scratch_vlm.backend import (
     Feed,
     Graphs,
     in_precision,
+    is_shortage,
     memory_shortage,
     namespace,
     to_device,
@@ -547,7 +548,9 @@ def _writing(curve, run, step):
 def _explaining_memory(run, config):
     try:
         yield
-    except MemoryError as error:
+    except Exception as error:
+        if not is_shortage(error):
+            raise
         saved = has_checkpoint(run.checkpoint)
         kept = f"the checkpoint {run.checkpoint} is intact" if saved else "there is no checkpoint"
         raise OutOfMemory(

@@ -215,7 +215,9 @@ def test_matrices_that_do_not_fit_are_refused(multiply):
 
 
 def test_a_status_of_the_library_is_an_error():
-    with pytest.raises(CublasError, match="cublasCreate_v2 failed with status 1"):
+    with pytest.raises(
+        CublasError, match="cublasCreate_v2 failed with status 1; the memory of the GPU may"
+    ):
         Cublas(Library(status=1))
     library = Library()
     blas = Cublas(library)

@@ -34,9 +34,6 @@ class Device:
         pass
 
 
-runtime = SimpleNamespace(CUDARuntimeError=CUDARuntimeError)
-
-
 class OutOfMemoryError(MemoryError):
     """What a pool raises when the device has no more."""
 
@@ -61,6 +58,14 @@ class Memory:
 
     def __del__(self):
         Memory._used -= self.size
+
+
+def mem_get_info():
+    """Return the bytes that are free, and all of them."""
+    return Memory.room - Memory._used, Memory.room
+
+
+runtime = SimpleNamespace(CUDARuntimeError=CUDARuntimeError, memGetInfo=mem_get_info)
 
 
 class MemoryPointer:
@@ -141,6 +146,10 @@ class CommonPool(MemoryPool):
     """
 
     unused = None
+
+    def free_bytes(self):
+        """Return the bytes of it."""
+        return self.unused.size if self.unused else 0
 
     def free_all_blocks(self):
         """Give it back."""
