@@ -49,6 +49,7 @@ from scratch_vlm.pretrained.load import load_pretrained
 from scratch_vlm.training import loop
 from scratch_vlm.training.checkpoint import load_checkpoint
 from scratch_vlm.training.loop import TrainConfig, train
+from scratch_vlm.training.loss_scale import LossScale
 from scratch_vlm.training.optimizer import AdamW
 from scratch_vlm.training.tune import tune
 from scratch_vlm.tree import leaves, tree_map
@@ -305,6 +306,34 @@ def test_a_training_that_was_replayed_goes_on_either_way(graph, xp, tmp_path):
         learn(tmp_path / "graph", last=WARMUP + 4, graph=True)
     assert load_checkpoint(tmp_path / "graph" / "checkpoint")[2]["step"] == WARMUP + 2
     np.testing.assert_allclose(learn(tmp_path / "graph", graph=graph), right, rtol=1e-6)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_an_overflow_of_fp16_is_computed_again_and_what_is_no_number_is_named(
+    graph, xp, tmp_path, monkeypatch
+):
+    vit_forward, vit_backward, p, (x, labels) = small_vit()
+    p, lowered = tree_map(lambda x: x.astype("float32"), p), []
+    lower = LossScale.lower
+    monkeypatch.setattr(LossScale, "lower", lambda scale: lowered.append(1) or lower(scale))
+
+    def forward(x, labels, factor, p):
+        loss, saved = vit_forward(x, labels, p)
+        return loss * factor[0], (saved, factor[0])
+
+    def backward(dloss, saved, g):
+        return vit_backward(dloss * saved[1], saved[0], g)
+
+    def batch(step):
+        factor = {WARMUP + 2: 4096, WARMUP + 4: np.nan}.get(step, 1)
+        return x, labels, np.full(4, factor, "float32")
+
+    config = replace(TRAINING, steps=WARMUP + 6, precision="fp16", graph=graph, clip=None)
+    said = f"step {WARMUP + 4}: the loss is nan .* not finite is batch/2; the last good checkpoint"
+    with pytest.raises(loop.TrainingDiverged, match=said):
+        train(forward, backward, p, batch, config, tmp_path, xp=xp, progress=False)
+    assert lowered and np.isfinite(curve(tmp_path)).all()
+    assert len(curve(tmp_path)) == WARMUP + 4
 
 
 def test_a_graph_that_cuda_has_no_memory_for_is_explained(tmp_path, monkeypatch, xp):
