@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from scratch_vlm.backend import cupy_problem, load, memory_shortage, to_host
+from scratch_vlm.backend import cupy_problem, is_shortage, load, memory_shortage, to_host
 from scratch_vlm.bench.clock import in_turn, ratio
 from scratch_vlm.bench.contenders import contenders
 from scratch_vlm.bench.show import OPS, draw, table
@@ -196,12 +196,13 @@ def measure(subject, found, report, seed, rounds, seconds, until):
             if subject.kind == "step":
                 memory[contender.name] = contender.memory(work, before)
             works[contender.name] = partial(contender.measure, work)
-        except MemoryError as error:
-            report["skipped"][at] = memory_shortage(error)
         except Exception as error:  # one who fails must not take the others' results away
             kind = type(error).__name__
-            full = kind == "OutOfMemoryError"  # PyTorch's, which is no MemoryError
-            report["skipped" if full else "failed"][at] = f"{kind}: {error}".partition("\n")[0]
+            if is_shortage(error):
+                report["skipped"][at] = memory_shortage(error)
+            else:
+                full = kind == "OutOfMemoryError"  # PyTorch's, which is no MemoryError
+                report["skipped" if full else "failed"][at] = f"{kind}: {error}".partition("\n")[0]
         finally:
             contender.rest()
     samples = in_turn(works, rounds=rounds, seconds=seconds)
