@@ -146,11 +146,16 @@ class Graphs:
             try:
                 self._stream.begin_capture()
                 recording.outputs = function(*recording.inputs)
-            except BaseException:
+                recording.graph = self._stream.end_capture()
+            except BaseException as error:
                 with suppress(Exception):  # the one that counts is on its way
                     self._stream.end_capture()
+                refused = isinstance(error, RuntimeError) and "captur" in str(error).lower()
+                if refused:  # by CuPy or by CUDA
+                    raise GraphError(
+                        f"no graph can hold this, leave --graph out: {error}"
+                    ) from error
                 raise
-            recording.graph = self._stream.end_capture()
 
 
 def _keeping(xp):

@@ -260,7 +260,8 @@ def train(
     BackendError
         If the configuration wants a graph, and `xp` is NumPy.
     GraphError
-        If it wants one, and the objective copies other numbers from the host in each call.
+        If it wants one, and the objective waits for the device, or copies other numbers from the
+        host in each call.
     OutOfMemory
         If a step needs more memory than there is. The checkpoint is that of before.
     RunFolderError
