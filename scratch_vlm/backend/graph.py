@@ -104,10 +104,17 @@ class Graphs:
             Of the same arguments, which may be numbers, or tuples of them, in place of arrays;
             call it inside `in_use`. The first calls run as they are, then one is recorded, for
             every set of shapes by itself. What it returns holds until the next call.
+
+        Raises
+        ------
+        GraphError
+            By what is returned, if it is called elsewhere, or the function cannot be recorded.
         """
         recordings = {}
 
         def call(*arguments):
+            if self._xp.cuda.get_current_stream() != self._stream:
+                raise GraphError("what is recorded runs on a stream of its own: call it in in_use")
             arrays = [self._array(x) for x in arguments]
             shapes = tuple((x.shape, name_of(x.dtype)) for x in arrays)
             if shapes not in recordings and len(recordings) == MOST:

@@ -272,6 +272,12 @@ def test_memory_and_stream_are_given_back_with_what_was_recorded(xp, graphs):
     assert Graphs(xp)._stream is stream is not graphs._stream
 
 
+def test_elsewhere_nothing_is_recorded(xp):
+    recorded = Graphs(xp).recorded(lambda x: 2 * x)
+    with pytest.raises(GraphError, match="call it in in_use"):
+        recorded(xp.ones(3, "float32"))
+
+
 def test_numpy_has_no_graphs():
     with pytest.raises(BackendError, match="graphs need a GPU: add --backend cupy"):
         Graphs(np)
