@@ -103,7 +103,8 @@ class Graphs:
         callable
             Of the same arguments, which may be numbers, or tuples of them, in place of arrays;
             call it inside `in_use`. The first calls run as they are, then one is recorded, for
-            every set of shapes by itself. What it returns holds until the next call.
+            every set of shapes by itself. What it returns holds until the next call of anything
+            that these graphs have recorded.
 
         Raises
         ------

@@ -180,6 +180,23 @@ def test_what_a_graph_cannot_hold_is_an_error(name, xp, graphs):
     assert float((xp.ones(3, "float32") * 2).sum()) == 6, "the capture has ended"
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_ctrl_c_ends_the_recording(late, xp, graphs, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    recorded = graphs.recorded(lambda x: stop() if calls > WARMUP and not late else 2 * x)
+    end = xp.cuda.Stream.end_capture
+    with pytest.raises(KeyboardInterrupt):
+        for calls, x in enumerate(batches(xp), 1):
+            if calls > WARMUP and late:  # between the end of the capture and what follows
+                monkeypatch.setattr(xp.cuda.Stream, "end_capture", lambda s: (end(s), stop()))
+            recorded(x)
+    monkeypatch.setattr(xp.cuda.Stream, "end_capture", end)
+    late = True
+    np.testing.assert_array_equal(to_host(recorded(x)), 2 * to_host(x))
+
+
 def test_the_stand_in_refuses_what_the_graph_is_there_to_avoid(xp):
     if not hasattr(xp, "tape"):
         pytest.skip("is about the stand-in")
