@@ -127,10 +127,11 @@ class Graphs:
             for own, x in zip(recording.inputs, arrays, strict=True):
                 own[...] = self._xp.asarray(x)
             if recording.graph is None and recording.calls < WARMUP:
-                recording.calls += 1
                 recording.random.clear()
                 with self._own_memory(_Copies(self._xp, self._constants, recording.random)):
-                    return function(*recording.inputs)
+                    outputs = function(*recording.inputs)
+                recording.calls += 1
+                return outputs
             if recording.graph is None:
                 self._capture(function, recording)
             for one in recording.random:

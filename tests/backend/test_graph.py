@@ -137,6 +137,26 @@ def test_random_numbers_are_drawn_again_before_each_replay(xp, graphs):
     assert here.random() == there.random(), "as many numbers were drawn"
 
 
+def test_a_call_that_failed_is_not_one_to_learn_from(xp, graphs):
+    calls, rng = [], RNG(0)
+
+    def function(x):
+        calls.append(1)
+        if len(calls) == WARMUP:
+            raise MemoryError
+        return dropout_forward(x, rate=0.5, rng=rng)[0]
+
+    recorded, refused = graphs.recorded(function), 0
+    for x in batches(xp):
+        try:
+            y = to_host(recorded(x))
+        except MemoryError:
+            refused += 1
+        else:
+            assert np.isin(y / to_host(x), (0, 2)).all()
+    assert refused == 1 and len(calls) == WARMUP + 2
+
+
 def test_a_generator_that_is_copied_is_refused(xp, graphs):
     rng = RNG(0)
     recorded = graphs.recorded(lambda x: dropout_forward(x, rate=0.5, rng=deepcopy(rng))[0])
