@@ -11,6 +11,36 @@ PAD, BEGIN, END = 0, 1, 2
 SPECIALS = ("<pad>", "<bos>", "<eos>")
 
 
+def refuse_specials(text, specials, what="text"):
+    """Refuse a text in which a special token is written out: it would not be read as text.
+
+    Parameters
+    ----------
+    text : str
+        What somebody typed.
+    specials : iterable of str
+        The special tokens of a tokenizer.
+    what : str, default "text"
+        What the text is, for the message.
+
+    Raises
+    ------
+    ValueError
+        If one stands in the text; the message says what would fit.
+
+    Examples
+    --------
+    >>> refuse_specials("is it red", ["<image>"], "question")
+    >>> refuse_specials("is < image> red", ["<image>"], "question")
+    """
+    for token in specials:
+        if token in text:
+            raise ValueError(
+                f"the {what} {text!r} holds {token}, a special token of the model, which is never "
+                f"read as text: leave it out, or put a space into it, {token[0]} {token[1:]}"
+            )
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """A word for each id.

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from scratch_vlm.data.tokens import refuse_specials
 from scratch_vlm.pretrained.tensors import FileError, read_json
 
 NAMES = ("bos_token", "eos_token", "pad_token", "unk_token", "image_token")
@@ -131,10 +132,12 @@ class TextReader:
         Raises
         ------
         ValueError
-            If a text does not fit.
+            If a text does not fit, or a special token is written out in it.
         """
+        markers = self.markers
         rows = np.full((len(texts), length), pad)
         for row, text in zip(rows, texts, strict=True):
+            refuse_specials(text, markers)
             ids = self.tokens(text)
             if len(ids) > length:
                 raise ValueError(
