@@ -915,7 +915,7 @@ def _search(options):
         raise ValueError("the text to search for is empty")
     model = _model(options, "search")
     file = options.index or index_file(options.folder, model.folder)
-    with tqdm(unit="image", leave=False) as bar:
+    with tqdm(unit="image", leave=False, delay=0.5) as bar:
 
         def see(count):
             bar.total = count
