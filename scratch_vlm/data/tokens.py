@@ -41,6 +41,42 @@ def refuse_specials(text, specials, what="text"):
             )
 
 
+def token_rows(texts, tokens, length, *, pad=PAD):
+    """Turn texts into rows of token ids that are equally long.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        B texts.
+    tokens : callable
+        ``tokens(text)`` returns the ids of one, with its begin and end.
+    length : int
+        T, tokens in a row.
+    pad : int, default 0
+        Stands behind shorter texts.
+
+    Returns
+    -------
+    ids : integer array of shape (B, T)
+
+    Raises
+    ------
+    TypeError
+        If `texts` is a single string.
+    ValueError
+        If a text does not fit.
+    """
+    if isinstance(texts, str):
+        raise TypeError(f"texts is a list of strings; write [{texts!r}] for a single one")
+    rows = np.full((len(texts), length), pad)
+    for row, text in zip(rows, texts, strict=True):
+        ids = tokens(text)
+        if len(ids) > length:
+            raise ValueError(f"{text!r} is {len(ids)} tokens with its begin and end; {length} fit")
+        row[: len(ids)] = ids
+    return rows
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """A word for each id.
@@ -95,17 +131,11 @@ class Vocabulary:
         ValueError
             If a word is unknown or a text does not fit.
         """
-        if isinstance(texts, str):
-            raise TypeError(f"texts is a list of strings; write [{texts!r}] for a single one")
-        ids = np.full((len(texts), length), PAD)
-        for row, text in zip(ids, texts, strict=True):
-            tokens = [BEGIN, *map(self._id, text.split()), END]
-            if len(tokens) > length:
-                raise ValueError(
-                    f"{text!r} is {len(tokens)} tokens with its begin and end; {length} fit"
-                )
-            row[: len(tokens)] = tokens
-        return ids
+
+        def tokens(text):
+            return [BEGIN, *map(self._id, text.split()), END]
+
+        return token_rows(texts, tokens, length)
 
     def decode(self, ids):
         """Turn rows of token ids back into texts, up to the end token of each.

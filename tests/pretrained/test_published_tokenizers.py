@@ -206,3 +206,5 @@ def test_padding_that_a_file_asks_for_is_not_done(tmp_path):
     assert 5 < len(reader.tokens("the astronaut smiles of coffee")) < 40
     assert set(SPECIALS["clip"]) <= set(reader.markers)
     assert isinstance(reader.rows(["a"], 8, pad=0), np.ndarray)
+    with pytest.raises(TypeError, match="a list of strings"):
+        reader.rows("a cat", 8, pad=0)
