@@ -70,6 +70,8 @@ def test_gradcheck_writes_what_it_found(tmp_path, capsys):
         assert pair["inputs"] > 0 and pair["parameters"] > 0
         assert 0 < pair["gradients"]["input 0"] <= pair["worst"]
     assert "2 pairs, 0 wrong" in capsys.readouterr().out
+    assert cli.main(["gradcheck", "--pair", "layers.linear"]) == 0
+    assert "1 pair, 0 wrong" in capsys.readouterr().out
 
 
 def test_gradcheck_of_a_wrong_pair_exits_with_1_and_names_the_parameter(monkeypatch, capsys):

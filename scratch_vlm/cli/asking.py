@@ -261,7 +261,8 @@ def search(options):
             mark=model_mark(model.folder),
             on_image=see,
         )
-    print(f"{len(index.names)} images, {index.new} new; index: {file}", file=sys.stderr)
+    images = f"{len(index.names)} image{'s' * (len(index.names) > 1)}"
+    print(f"{images}, {index.new} new; index: {file}", file=sys.stderr)
     for name, why in index.skipped.items():
         print(f"passed over {name}: {why}", file=sys.stderr)
     (query,) = embed_text(model, [options.text])
