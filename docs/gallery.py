@@ -66,8 +66,9 @@ def pair(app, doctree):
     """Put the dark twin behind each figure that has one; the theme of the page hides one."""
     for image in list(doctree.findall(nodes.image)):
         path = Path(app.env.relfn2path(image["uri"])[1])
-        if path.parent.name == "thumb":
-            darken_card(path)
+        figure = path.parent.with_name(path.name.replace("_thumb", "_001_dark"))
+        if path.parent.name == "thumb" and figure.exists():
+            darken_card(path, figure)
         if dark_of(path).exists():
             twin = image.deepcopy()
             twin["uri"] = image["uri"].replace(path.name, dark_of(path).name)
@@ -76,9 +77,8 @@ def pair(app, doctree):
             image.parent.insert(image.parent.index(image) + 1, twin)
 
 
-def darken_card(path):
-    """Make the dark twin of a picture on a card, which is the first figure of a lesson, smaller."""
-    figure = path.parent.with_name(path.name.replace("_thumb", "_001_dark"))
+def darken_card(path, figure):
+    """Make the dark twin of a picture on a card of the dark twin of a lesson's first figure."""
     with Image.open(path) as card, Image.open(figure) as image:
         paper = THEMES["dark"].paper
         ImageOps.pad(image.convert("RGB"), card.size, color=paper).save(dark_of(path))
