@@ -69,6 +69,7 @@ def _run(options):
     from scratch_vlm.backend import (
         BackendError,
         GraphError,
+        is_shortage,
         keep_freed_memory,
         memory_shortage,
     )
@@ -92,8 +93,8 @@ def _run(options):
         if os.environ.get("SCRATCH_VLM_TRACEBACK"):
             raise
         message = error
-    except MemoryError as error:
-        if os.environ.get("SCRATCH_VLM_TRACEBACK"):
+    except Exception as error:
+        if os.environ.get("SCRATCH_VLM_TRACEBACK") or not is_shortage(error):
             raise
         explained = type(error).__module__.startswith("scratch_vlm.")
         message = error if explained else memory_shortage(error)

@@ -23,7 +23,8 @@ STYLES = {  # options of single models, with their defaults
 KERNELS = option(
     "--kernels",
     action="store_true",
-    help="with cupy: CUDA kernels of our own do what some ops take many steps for",
+    help="with cupy: CUDA kernels of our own do what some ops take many steps for, attention only "
+    "in bf16 and fp16",
 )
 
 
