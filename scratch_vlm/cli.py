@@ -439,7 +439,8 @@ def _parser():
         sub.add_argument(
             "--kernels",
             action="store_true",
-            help="with cupy: CUDA kernels of our own do what some ops take many steps for",
+            help="with cupy: CUDA kernels of our own do what some ops take many steps for, "
+            "attention only in bf16 and fp16",
         )
 
     check = command(
