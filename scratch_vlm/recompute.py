@@ -4,6 +4,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from copy import deepcopy
 
+import numpy as np
+
 from scratch_vlm.backend import namespace
 from scratch_vlm.backend.blocks import pool
 from scratch_vlm.tree import leaves, zeros_like
@@ -134,7 +136,8 @@ def chunked(forward, backward, *, size, threads=1, recompute=False):
     threads : int, default 1
         Pieces in flight at once. NumPy lets go of the interpreter in its loops and products, so
         threads make elementwise work parallel; give BLAS one thread then
-        (``OPENBLAS_NUM_THREADS=1``). Every thread sums into a gradient tree of its own.
+        (``OPENBLAS_NUM_THREADS=1``). Every thread sums into a gradient tree of its own. Of a
+        device each would also have a stream of its own, so there it must be 1.
     recompute : bool, default False
         Save only the pieces' inputs and run each forward again in the backward, so that memory
         holds the activations of `threads` pieces however large the batch is.
@@ -148,7 +151,7 @@ def chunked(forward, backward, *, size, threads=1, recompute=False):
     Raises
     ------
     ValueError
-        If `size` or `threads` is less than 1.
+        If `size` or `threads` is less than 1; by the forward, if there are threads for a device.
 
     Notes
     -----
@@ -176,6 +179,8 @@ def chunked(forward, backward, *, size, threads=1, recompute=False):
         return [task.result() for task in tasks]
 
     def forward_(x, p, *, rng=None, **options):
+        if threads > 1 and namespace(x) is not np:
+            raise ValueError(f"threads share out work of the host; for a device 1, not {threads}")
         pieces = pieces_of(x) or [x]
         workers = min(threads, len(pieces))
         rngs = [None] * len(pieces) if rng is None else rng.spawn(len(pieces))
