@@ -483,7 +483,10 @@ def _parser():
         type=_at_least(1),
         default=8,
         metavar="N",
-        help="begin nothing more after this time (default 8)",
+        help="be done by then (default 8)",
+    )
+    bench.add_argument(
+        "--again", action="store_true", help="forget what was measured in the folder before"
     )
     bench.add_argument("--note", metavar="TEXT", help="about the machine, to be written down")
 
@@ -768,6 +771,7 @@ def _bench(options):
         only=options.only,
         cores=options.cores,
         minutes=options.minutes,
+        again=options.again,
         note=options.note,
     )
     return 130 if report["interrupted"] else 1 if report["failed"] else 0

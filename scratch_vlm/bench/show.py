@@ -2,11 +2,12 @@
 
 from matplotlib.ticker import LogLocator
 
+from scratch_vlm.bench.judge import by_size
+from scratch_vlm.bench.subjects import OPS
 from scratch_vlm.viz.style import MARGIN, SMALL, WIDTH, Sheet, styled
 
 DASHES = {"float32": "-", "tf32": (0, (5, 2)), "bf16": (0, (1.5, 1.5))}
 MARKS = {"float32": "o", "tf32": "s", "bf16": "^"}
-OPS = ("pair", "update")  # kinds of work that are no models
 ACROSS, WIDE, HIGH = 3, 1.75, 1.25  # panels in a row, and inches of each
 ROW = 0.26  # inches of a model
 
@@ -24,7 +25,7 @@ def table(report):
     str
         Times and shares of the floor, memory, ceilings, crossovers, targets, and what is missing.
     """
-    results = report["results"]
+    results = by_size(report["results"])
     lines = _columns("median time, and share of the floor", results, _time)
     if memory := _columns("most memory, of a model and its step", results, _memory):
         lines += ["", *memory]
@@ -32,36 +33,59 @@ def table(report):
     for place, ceiling in report["ceilings"].items():
         speeds = [f"{speed / 1e9:.4g}" for _, speed in ceiling["bytes"]]
         lines.append(f"  {place}: {ceiling['flops'] / 1e9:,.4g} GFLOP/s, {' '.join(speeds)} GB/s")
-    lines += _list(
-        "the GPU is faster than NumPy",
-        {
-            family: f"from {size} on" if size else "never at these sizes"
-            for family, size in report["crossover"].items()
-        },
-    )
-    known = [one for one in report["targets"] if one["ratio"] is not None]
-    lines += _list("targets", dict(map(_verdict, known)))
-    if not known:
+    crossings = {family: _crossing(found) for family, found in report["crossover"].items()}
+    lines += _list("the GPU is faster than NumPy, both in float32", crossings)
+    if any(one["ratio"] is not None for one in report["targets"]):
+        lines += _list("targets", dict(map(_verdict, report["targets"])))
+    else:
         lines += ["", "targets of a GPU: unmeasured"]
-    lines += _list("skipped", _grouped(report["skipped"])) + _list("failed", report["failed"])
+    lines += _list("measured", _codes(report["results"]))
+    lines += _list("skipped", _grouped(report["skipped"]))
+    lines += _list("remarks", report["remarks"]) + _list("failed", report["failed"])
     if report["interrupted"]:
         lines += ["", "interrupted; this is what was measured until then"]
     return "\n".join(lines)
 
 
+def _crossing(found):
+    unit, size = found["unit"], found["wins_from"]
+    if size is None:
+        return f"at none of these sizes, up to {found['largest']:,} {unit}"
+    if found["about"] is None:
+        return f"at all of these sizes, {size:,} {unit} and more"
+    return f"from about {found['about']:,} {unit} on; measured at {size:,}"
+
+
 def _verdict(target):
+    what = f"{target['what']}, {target['size']}: {target['who']} beside {target['beside']}"
+    aim = f"at most {target['at_most']:.3g}"
+    if target["ratio"] is None:
+        return what, f"unmeasured, {aim}"
     met = "met" if target["ratio"] <= target["at_most"] else "missed"
-    what = f"{target['what']}: {target['who']} beside {target['beside']}"
-    return what, f"{target['ratio']:.3g} of its time, at most {target['at_most']:.3g}: {met}"
+    return what, f"{target['ratio']:.3g} of its time, {aim}: {met}"
+
+
+def _codes(results):  # so that numbers of two versions are not taken for one
+    codes = {}
+    for entry in results:
+        codes.setdefault(entry["code"], []).append(entry["date"])
+    return {
+        f"commit {code}".replace("commit files", "files"): (
+            f"{len(dates)} pieces of work, {min(dates)} to {max(dates)}"
+        )
+        for code, dates in codes.items()
+    }
 
 
 def _grouped(reasons):  # those who skipped the same for the same reason, in one line
-    groups = {}
+    groups, works = {}, {}
     for at, why in reasons.items():
         who, _, what = at.partition(": ")
         groups.setdefault((what, why), []).append(who)
+    for (what, why), who in groups.items():
+        works.setdefault((", ".join(who), why), []).append(what)
     return {
-        ": ".join(filter(None, (", ".join(who), what))): why for (what, why), who in groups.items()
+        ": ".join(filter(None, (who, "; ".join(what)))): why for (who, why), what in works.items()
     }
 
 
@@ -129,11 +153,11 @@ def draw(report, theme="light"):
     -------
     matplotlib.figure.Figure
     """
-    families = {}
-    for entry in report["results"]:
+    families, results = {}, by_size(report["results"])
+    for entry in results:
         if entry["kind"] in OPS:
             families.setdefault(entry["family"], []).append(entry)
-    models = [entry for entry in report["results"] if entry["kind"] not in OPS]
+    models = [entry for entry in results if entry["kind"] not in OPS]
     grid = -(-len(families) // ACROSS) * (HIGH + 0.75)
     bottom = ROW * len(models) + 0.6 if models else 0.0
     with styled(theme) as look:
@@ -141,7 +165,7 @@ def draw(report, theme="light"):
         sheet = Sheet(
             WIDTH, 0.75 + grid + bottom, look, "How long it takes, and the least that it can"
         )
-        _legend(sheet, _names(report["results"]), colours, look)
+        _legend(sheet, _names(results), colours, look)
         for i, (family, entries) in enumerate(families.items()):
             left = 0.6 + i % ACROSS * (WIDE + 0.55)
             top = 0.85 + i // ACROSS * (HIGH + 0.75)
