@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import math
 import os
 import sys
 from pathlib import Path
@@ -458,6 +459,13 @@ def _parser():
         default="float64",
         help="judge gradients in this precision as well (default float64)",
     )
+    check.add_argument(
+        "--part",
+        type=_part,
+        default=(1, 1),
+        metavar="I/N",
+        help="only every Nth pair, from the Ith on: for N processes side by side",
+    )
     check.add_argument("--json", type=Path, default=None, metavar="FILE", help="write results here")
 
     bench = command(
@@ -480,8 +488,8 @@ def _parser():
     )
     bench.add_argument(
         "--minutes",
-        type=_at_least(1),
-        default=8,
+        type=_more_than_zero,
+        default=8.0,
         metavar="N",
         help="be done by then (default 8)",
     )
@@ -646,6 +654,23 @@ def _parser():
     return parser
 
 
+def _more_than_zero(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be more than zero, got {text!r}")
+    return value
+
+
+def _part(text):
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise argparse.ArgumentTypeError(f"must be like 2/4, the second of four; got {text!r}")
+    return int(number), int(count)
+
+
 def _at_least(least):
     def whole_number(text):
         try:
@@ -755,6 +780,7 @@ def _gradcheck(options):
         examples=options.examples,
         backend=options.backend,
         dtype=options.dtype,
+        part=options.part,
         files=files,
     )
     return 0 if passed else 1
