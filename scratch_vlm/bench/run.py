@@ -30,6 +30,7 @@ from scratch_vlm.bench.subjects import OPS, subjects
 from scratch_vlm.training.run import RunFolder, RunFolderError, write_json
 
 FORMAT = 2  # of bench.json
+BUSY = 0.75  # of the cores that one was given; with less, it shared them or did not need them
 
 
 def run_bench(
@@ -323,6 +324,9 @@ def measure(piece, report, seed, rounds, seconds, until):
                 continue
             if contender.only == "compiled":
                 report["compiling"] = facts["first"] / subject.blocks
+            cores = contender.cores_for(subject)
+            if facts["busy"] is not None and facts["busy"] < BUSY * cores:
+                report["remarks"][at] = f"had {facts['busy']} cores of {cores} to itself"
             if remark := contender.remark():
                 report["remarks"][at] = remark
             works[contender.name] = partial(contender.measure, work)

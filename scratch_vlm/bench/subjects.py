@@ -523,7 +523,7 @@ def vlm_step(family, kind, parts, batch):
     step = _step(
         family,
         batch,
-        "texts with an image",
+        "texts",
         cost,
         sight.tower.vit,
         draw,

@@ -60,6 +60,49 @@ def test_compiled_step_computes_the_same(subject, torch):
     assert difference(found, results(Ours(np), subject)) < 2e-5
 
 
+def operations(torch, work):
+    """Count what PyTorch does in a second call, in its own names, and the largest copy."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Log(TorchDispatchMode):
+        names, copied = [], 0
+
+        def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+            found = operation(*arguments, **(options or {}))
+            self.names.append(operation.name().removeprefix("aten::"))
+            if self.names[-1] in ("clone", "copy_", "_to_copy"):
+                Log.copied = max(self.copied, found.numel())
+            return found
+
+    work()
+    with Log() as log:
+        work()
+    return log.names, log.copied
+
+
+@pytest.mark.parametrize("subject", STEPS, ids=[subject.name for subject in STEPS])
+def test_step_of_the_twin_is_what_an_expert_would_write(subject, torch):
+    work = Torch().prepare(subject, *subject.draw(np.random.default_rng(0)))
+    names, copied = operations(torch, work)
+    assert "_local_scalar_dense" not in names  # which would wait for the device
+    picked = subject.family == "CLIP"  # the token that ends a text, of each
+    assert sum(name.startswith("index_put") for name in names) == picked
+    assert names.count("_fused_adamw_") == 2 and "_foreach_norm.Scalar" in names  # of two groups
+    flash = [name for name in names if name.startswith("_scaled_dot_product_flash")]
+    assert len(flash) == 2 * subject.blocks  # forward and backward
+    if "VLM" in subject.family:
+        _, labels, _ = subject.draw(np.random.default_rng(0))[0]
+        logits = labels.size * subject.options["config"].lm.vocabulary
+        assert copied < logits and "embedding_dense_backward" in names
+
+
+def test_twin_writes_with_weights_that_are_in_bf16_already(torch):
+    subject = SMALL[-1]
+    work = Torch("bf16").prepare(subject, *subject.draw(np.random.default_rng(0)))
+    names, _ = operations(torch, work)
+    assert "_to_copy" not in names and "embedding" in names
+
+
 @pytest.mark.parametrize("subject", SMALL, ids=NAMES)
 def test_device_computes_the_same(subject, xp):
     assert difference(results(Ours(xp), subject), results(Ours(np), subject)) < 1e-5
