@@ -132,19 +132,29 @@ here is left out, and so is what would take too long or does not fit; the end sa
   scratch-vlm bench --only attention GELU
   scratch-vlm bench --backend numpy       on the host, though there is a GPU
   scratch-vlm bench --backend cupy        an error where CuPy does not work
+  scratch-vlm bench --minutes 20          for more of it; the same command goes on where it ended
+
+What matters most comes first: training steps that a GPU is held against, then each op at one size
+before the next, then other models. PyTorch's compiler, which may take a minute for a model, comes
+behind what is certain, and only if it seems to fit into the time that is left. Each piece of work
+is written down when it is done, so nothing is lost when it is cut off: the same command keeps what
+is in its folder and does what is missing or failed. --again does all anew.
 
 All take turns (A B C A B C) on the same numbers, and must have computed the same before. On a GPU
 time is that between two of its events. The floor is the least that the FLOPs and bytes of the work
 can take at the speed that products and copies reach on this machine, measured in the same run.
-On the host, ops, blocks and generation have one core, and training steps --cores.
+On the host, ops, blocks and generation have one core, and training steps --cores. Copies between
+host and device count for nobody, and nobody but this library waits for the loss after each step.
 
 Writes a folder:
 
-  bench.json    every sample, ceilings, memory, versions, what was skipped; from which size on the
-                GPU is faster, and whether it is as fast as it should be
+  bench.json    every sample, of which commit and when, seconds until the first result, ceilings,
+                memory, versions, what was skipped; from which size on the GPU is faster, and
+                whether it is as fast as it should be
+  bench.txt     the table
   bench.png     times over sizes, with floors
 
-Press Ctrl-C at any time: what was measured until then is written. Exit status 1 if something that
+Press Ctrl-C at any time, or send SIGTERM. Exit status 1 if something that
 is here did not work, or computed something else.
 """
 

@@ -30,6 +30,7 @@ from scratch_vlm.bench.subjects import OPS, subjects
 from scratch_vlm.training.run import RunFolder, RunFolderError, write_json
 
 FORMAT = 2  # of bench.json
+SHORT = 0.05  # seconds; too short to see how many cores were busy
 BUSY = 0.75  # of the cores that one was given; with less, it shared them or did not need them
 
 
@@ -83,8 +84,8 @@ def run_bench(
     BackendError
         If a backend was asked for that does not work here.
     RunFolderError
-        If the folder cannot be written, or holds results that cannot stand beside new ones; said
-        before anything is measured.
+        If the folder cannot be written, another process writes into it, or it holds results that
+        cannot stand beside new ones; said before anything is measured.
     """
     folder, until = Path(folder), time.monotonic() + 60 * minutes - CLOSING
     chosen = choose(subjects(quick=quick), only)
@@ -103,44 +104,58 @@ def run_bench(
         "failed": {},
         "interrupted": False,
     }
-    if not again:
-        go_on(report, folder)
-    found, report["skipped"] = contenders(backend, cores=cores)
-    if report["machine"]["blas_threads"] > 1:
-        report["remarks"]["numpy"] = (
-            f"its BLAS had {report['machine']['blas_threads']} threads, whatever --cores says; "
-            "OPENBLAS_NUM_THREADS=1 gives it one"
-        )
-    order = [(subject.family, subject.size) for subject in subjects(quick=quick)]
-    version, rounds = code_version(), 5 if quick else 15
-    if report["results"]:
-        print(
-            f"{folder / 'bench.json'} holds {len(report['results'])} pieces of work from before; "
-            "what is missing or failed is done now (--again measures all)",
-            flush=True,
-        )
-    try:
-        with ended_by_sigterm():
-            if not all(one.place(one.cores) in report["ceilings"] for one in found):
-                raise_ceilings(report["ceilings"], found)
-            bar = tqdm(pieces(chosen, found), unit="piece", disable=None, leave=False)
-            for piece in bar:
-                bar.set_postfix_str(piece.subject.name)
-                if is_whole(piece, report, until):
-                    continue
-                seconds = 0.5 if quick or piece.subject.kind in OPS else 1.0
-                entry = measure(piece, report, seed, rounds, seconds, until)
-                if entry["times"]:
-                    entry |= {"code": version, "date": time.strftime("%Y-%m-%d %H:%M")}
-                    keep(report, entry, order)
-                    write(report, folder)
-            raise_ceilings(report["ceilings"], found)  # whoever was disturbed has another try
-    except KeyboardInterrupt:
-        report["interrupted"] = True
-    print(write(report, folder))
-    if report["results"]:
-        draw(report).savefig(folder / "bench.png", dpi=144)
+    with RunFolder(folder).alone():
+        if not again:
+            go_on(report, folder)
+        found, report["skipped"] = contenders(backend, cores=cores)
+        if report["machine"]["blas_threads"] > 1:
+            report["remarks"]["numpy"] = (
+                f"its BLAS had {report['machine']['blas_threads']} threads, whatever --cores "
+                "says; OPENBLAS_NUM_THREADS=1 gives it one"
+            )
+        try:
+            with ended_by_sigterm():
+                fill(report, folder, chosen, found, until)
+        except KeyboardInterrupt:
+            report["interrupted"] = True
+        print(write(report, folder))
+        if report["results"]:
+            draw(report).savefig(folder / "bench.png", dpi=144)
     return report
+
+
+def fill(report, folder, chosen, found, until):
+    """Measure what a report lacks, and write it down piece by piece.
+
+    Parameters
+    ----------
+    report : dict
+        Of `run_bench`.
+    folder : path
+        Where to write.
+    chosen : list of Subject
+        The work.
+    found : list of Contender
+        Who is there.
+    until : float
+        See `why_not`.
+    """
+    quick, version = report["quick"], code_version()
+    order = [(subject.family, subject.size) for subject in subjects(quick=quick)]
+    if not all(one.place(one.cores) in report["ceilings"] for one in found):
+        raise_ceilings(report["ceilings"], found)
+    bar = tqdm(pieces(chosen, found), unit="piece", disable=None, leave=False)
+    for piece in bar:
+        bar.set_postfix_str(piece.subject.name)
+        if is_whole(piece, report, until):
+            continue
+        seconds = 0.5 if quick or piece.subject.kind in OPS else 1.0
+        entry = measure(piece, report, report["seed"], 5 if quick else 15, seconds, until)
+        if entry["times"]:
+            entry |= {"code": version, "date": time.strftime("%Y-%m-%d %H:%M")}
+            keep(report, entry, order)
+            write(report, folder)
+    raise_ceilings(report["ceilings"], found)  # whoever was disturbed has another try
 
 
 def go_on(report, folder):
@@ -179,6 +194,12 @@ def go_on(report, folder):
     for name in ("results", "ceilings", "compiling", "remarks"):
         report[name] = before[name]
     report["machine"]["note"] = report["machine"]["note"] or before["machine"]["note"]
+    if before["results"]:
+        print(
+            f"{folder / 'bench.json'} holds {len(before['results'])} pieces of work from before; "
+            "what is missing or failed is done now (--again measures all)",
+            flush=True,
+        )
 
 
 def choose(found, only):
@@ -314,6 +335,7 @@ def measure(piece, report, seed, rounds, seconds, until):
         if why:
             report["skipped"][at] = why
             continue
+        report["remarks"].pop(at, None)  # of an earlier run
         drawn = drawn or subject.draw(np.random.default_rng(seed))
         try:
             with limited(share_of_time(subject, contender, until)):
@@ -326,7 +348,7 @@ def measure(piece, report, seed, rounds, seconds, until):
                 report["compiling"] = facts["first"] / subject.blocks
             cores = contender.cores_for(subject)
             if facts["busy"] is not None and facts["busy"] < BUSY * cores:
-                report["remarks"][at] = f"had {facts['busy']} cores of {cores} to itself"
+                report["remarks"][at] = f"had {facts['busy']} of {cores} cores to itself"
             if remark := contender.remark():
                 report["remarks"][at] = remark
             works[contender.name] = partial(contender.measure, work)
@@ -410,7 +432,7 @@ def first_results(subject, contender, drawn):
         What came of it; of two training steps, so that the update is seen as well.
     facts : dict
         Seconds until there was a ``first`` result, with all compiling; the ``memory`` of a step;
-        and how many cores of the host were ``busy``, None on a device.
+        and how many cores of the host were ``busy``, None on a device or if it was short.
     """
     step = subject.kind == "step"
     before = contender.held() if step else None
@@ -424,6 +446,6 @@ def first_results(subject, contender, drawn):
         values += host_arrays(contender.run(work))
         if not contender.on_device:
             wall, used = time.perf_counter() - clocks[0], time.process_time() - clocks[1]
-            busy = round(used / wall, 2)
+            busy = round(used / wall, 2) if wall > SHORT else None
     memory = contender.memory(work, before) if step else None
     return work, values, {"first": float(f"{first:.4g}"), "memory": memory, "busy": busy}

@@ -71,11 +71,16 @@ def _codes(results):  # so that numbers of two versions are not taken for one
     for entry in results:
         codes.setdefault(entry["code"], []).append(entry["date"])
     return {
-        f"commit {code}".replace("commit files", "files"): (
-            f"{len(dates)} pieces of work, {min(dates)} to {max(dates)}"
+        code if code.startswith("files") else f"commit {code}": (
+            f"{len(dates)} piece" + "s" * (len(dates) > 1) + f" of work, {_span(dates)}"
         )
         for code, dates in codes.items()
     }
+
+
+def _span(dates):
+    first, last = min(dates), max(dates)
+    return first if first == last else f"{first} to {last}"
 
 
 def _grouped(reasons):  # those who skipped the same for the same reason, in one line
@@ -118,7 +123,8 @@ def _columns(title, results, cell):  # a table for each precision, so that it is
     lines = []
     for precision in PRECISIONS:
         names = [name for name in _names(results) if _precision(name) == precision]
-        if found := _rows(f"{title}: {precision}", results, names, cell):
+        found = names and _rows(f"{title}: {precision}", results, names, cell)
+        if found:
             lines += ["", *found] if lines or "memory" in title else found
     return lines
 

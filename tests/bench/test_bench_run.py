@@ -58,7 +58,6 @@ def test_everything_is_written_and_drawn(tmp_path, capsys):
         assert taken["share_of_floor"] == taken["floor"] / taken["seconds"] > 0
         assert taken["floor"] == floor_seconds(subject, report["ceilings"][taken["place"]])
         assert (taken["memory"] is not None) == (entry["kind"] == "step")
-        assert (taken["busy"] is not None) == (entry["kind"] == "step")
     printed = capsys.readouterr().out
     for subject in SMALL[::3]:
         assert subject.name in printed
@@ -382,6 +381,17 @@ def test_difference_of_a_small_array_is_held_against_the_large_ones():
     small, large = np.array([1e-9]), np.array([1.0])
     assert difference([2 * small, large], [small, large]) == pytest.approx(1e-7)
     assert difference([2 * small], [small]) == pytest.approx(1.0)
+
+
+def test_cores_that_others_kept_busy_are_said(tmp_path, monkeypatch):
+    def slow(work):
+        return lambda: time.sleep(0.06) or work()
+
+    monkeypatch.setattr(run, "contenders", lambda *_, **__: ([Strange("numpy", slow)], {}))
+    report = run_bench(tmp_path, only=["CLIP", "MLP"], quick=False)
+    assert "of 1 cores to itself" in report["remarks"]["numpy: CLIP, 6 images and texts"]
+    busy = [entry["times"]["numpy"]["busy"] for entry in report["results"]]
+    assert busy[:2] == [None, None] and busy[2] < 0.9
 
 
 def test_texts_that_are_others_are_counted():
