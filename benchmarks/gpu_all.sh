@@ -28,7 +28,7 @@ cd "$(dirname "$0")/.."
 export MPLBACKEND=Agg OPENBLAS_NUM_THREADS=1 PYTHONUNBUFFERED=1
 
 PARTS=4     # of the gradient checks, each a process
-FIRST=60    # percent of the time in which the benchmark comes before the checks
+FIRST=65    # percent of the time in which the benchmark comes before the checks
 CHECKS=150  # seconds at most
 PROFILE=40  # seconds kept for it
 CLOSING=20  # seconds after its time in which the benchmark may write what it knows

@@ -59,7 +59,7 @@ def by_events(event, milliseconds):
     return on_device
 
 
-def in_turn(contenders, *, rounds, seconds):
+def in_turn(contenders, *, rounds, seconds, until=math.inf):
     """Time several ways to do the same in turn, A B C A B C: what slows one down slows all down.
 
     Parameters
@@ -73,6 +73,8 @@ def in_turn(contenders, *, rounds, seconds):
         Whoever takes longer than this for all samples sits out rounds in which the others go
         on: every second, all but every fourth, eighth and so on, so that any two meet. It has at
         least three, or one where a sample takes more than `SLOW`.
+    until : float, optional
+        When to begin no further round, as `time.monotonic` tells it; one is done in any case.
 
     Returns
     -------
@@ -94,14 +96,16 @@ def in_turn(contenders, *, rounds, seconds):
         shares[name] = max(min(least, rounds), min(rounds, int(seconds / sample)))
     count = max(shares.values(), default=0)
     every = {name: 2 ** int(math.log2(count / share)) for name, share in shares.items()}
-    samples = {name: [None] * count for name in contenders}
+    samples = {name: [] for name in contenders}
     collecting = gc.isenabled()
     gc.disable()
     try:
         for i in range(count):
+            if i and time.monotonic() > until:
+                break
             for name, measure in contenders.items():
-                if i % every[name] == 0:
-                    samples[name][i] = measure(times[name])
+                takes_part = i % every[name] == 0
+                samples[name].append(measure(times[name]) if takes_part else None)
     finally:
         if collecting:
             gc.enable()

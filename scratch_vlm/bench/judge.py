@@ -56,7 +56,9 @@ def by_size(results):
     found = {}
     for entry in results:
         known = found.setdefault((entry["family"], entry["size"]), entry | {"times": {}})
-        known["times"] = entry["times"] | known["times"]
+        known["times"] |= {
+            name: taken for name, taken in entry["times"].items() if name not in known["times"]
+        }
     return list(found.values())
 
 

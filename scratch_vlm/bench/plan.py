@@ -15,7 +15,7 @@ CLOSING = 10.0  # seconds for what comes after the last piece
 PATIENCE = {"pair": 0.5, "update": 0.5, "step": 2.0, "generation": 2.0}
 SHARE = 60.0  # seconds that one may take to get ready, without compiling
 COMPILING = 4.0  # seconds for each block of a model, before one has been compiled here
-MARGIN = 1.25  # how much longer than the last one compiling may take
+MARGIN = 1.1  # how much longer than the last one compiling may take
 KEPT = 0.2  # of what is free; a graph keeps its memory while the others are timed
 
 
@@ -36,16 +36,21 @@ class Piece:
         The work.
     who : tuple of Contender
         All of them; what the first computes is taken for right.
+    aimed : bool, default False
+        Whether targets speak of them.
+    part : str, default ""
+        What tells it from the piece of everybody who is not compiled.
     """
 
     subject: object
     who: tuple
+    aimed: bool = False
+    part: str = ""
 
     @property
     def key(self):
-        """What tells it from others: family, size, and whether one is compiled."""
-        compiled = [contender.name for contender in self.who if contender.only == "compiled"]
-        return (self.subject.family, self.subject.size, *compiled)
+        """What tells it from others: family, size, and the part if it is one."""
+        return (self.subject.family, self.subject.size, *filter(None, [self.part]))
 
 
 def pieces(chosen, found):
@@ -61,17 +66,31 @@ def pieces(chosen, found):
     Returns
     -------
     list of Piece
-        What targets speak of; the same compiled, beside whom it is held against; ops and blocks,
-        each at one size before the next; other models; and what else is compiled. Compiling takes
-        a minute, and may not end: so it comes after what is certain.
+        Those whom targets speak of; the same compiled, beside whom it is held against; ops and
+        blocks, each at one size before the next; models, with everybody; and what else is
+        compiled. Compiling takes a minute, and may not end: so it comes after what is certain.
     """
     sizes, every = {}, []
     for subject in chosen:
         sizes.setdefault(subject.family, []).append(subject.size)
         able = [contender for contender in found if contender.takes_part(subject)]
         others = tuple(one for one in able if one.only != "compiled")
-        every.append(Piece(subject, others))
-        every += [Piece(subject, (_partner(one, others), one)) for one in able if one not in others]
+        names = {
+            name
+            for families, *both, _ in TARGETS
+            if families.get(subject.family) == subject.size
+            for name in both
+        }
+        few = tuple(one for one in others if one.name in names)
+        apart = 1 < len(few) < len(others)
+        if apart:
+            every.append(Piece(subject, few, aimed=True, part="targets"))
+        every.append(Piece(subject, others, aimed=bool(names) and not apart))
+        every += [
+            Piece(subject, (_partner(one, others), one), one.name in names, one.name)
+            for one in able
+            if one not in others
+        ]
     return sorted(every, key=lambda piece: _importance(piece, sizes[piece.subject.family]))
 
 
@@ -86,15 +105,11 @@ def _partner(compiled, others):  # the last of this library that computes alike:
 
 
 def _importance(piece, sizes):
-    subject, compiled = piece.subject, piece.key[2:]
-    aimed = any(
-        families.get(subject.family) == subject.size and (not compiled or beside in compiled)
-        for families, _, beside, _ in TARGETS
-    )
+    subject, compiled = piece.subject, any(one.only == "compiled" for one in piece.who)
     n, i = len(sizes), sizes.index(subject.size)
     ends = [n // 2, 0, n - 1]
     turn = ends.index(i) if i in ends else len(ends) + i
-    return not aimed, bool(compiled), subject.kind not in OPS, 0 if aimed else turn
+    return not piece.aimed, compiled, subject.kind not in OPS, 0 if piece.aimed else turn
 
 
 def why_not(subject, contender, report, until):

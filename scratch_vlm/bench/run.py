@@ -364,7 +364,7 @@ def measure(piece, report, seed, rounds, seconds, until):
         finally:
             contender.rest()
     try:
-        samples = in_turn(works, rounds=rounds, seconds=seconds)
+        samples = in_turn(works, rounds=rounds, seconds=seconds, until=until)
     except Exception as error:
         what = f"{type(error).__name__}: {error}".partition("\n")[0]
         report["failed"][f"{', '.join(works)}: {subject.name}"] = f"while they took turns: {what}"

@@ -1,5 +1,6 @@
 """Contenders take turns, and a device is timed by its events."""
 
+import time
 from functools import partial
 
 import pytest
@@ -47,6 +48,12 @@ def test_who_is_slow_sits_out_rounds_and_any_two_meet():
     assert samples == {"fast": [0.1] * 15, "slow": (slow * 8)[:15], "slower": (slower * 4)[:15]}
     assert ratio(samples["fast"], samples["slower"]) == pytest.approx(0.1 / 1.5)
     assert ratio(samples["slow"], samples["slower"]) == pytest.approx(1 / 1.5)
+
+
+def test_time_that_is_up_ends_it_after_a_whole_round():
+    both, _ = contenders(a=0.1, b=1.0)
+    samples = in_turn(both, rounds=9, seconds=9, until=time.monotonic() - 1)
+    assert samples == {"a": [0.1], "b": [1.0]}
 
 
 def test_first_calls_are_not_counted():

@@ -86,7 +86,7 @@ def test_with_a_gpu_everything_runs_the_benchmark_first(script):
     tests = [i for i, line in enumerate(asked) if "pytest -m gpu" in line]
     assert len(kinds) == 2 and kinds[0] < min(tests) and max(tests) < kinds[1]
     first, second = (asked[i] for i in kinds)
-    assert "--minutes 2.6 --only GELU" in first and first.count("--out") == 1
+    assert "--minutes 2.9 --only GELU" in first and first.count("--out") == 1
     assert float(second.split("--minutes ")[1].split()[0]) > 3
     assert sum(line.startswith("sanitizer") for line in asked) == 2
     assert {line.split("--part ")[1].split()[0] for line in asked if "--part" in line} == {
