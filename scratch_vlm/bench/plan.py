@@ -67,8 +67,9 @@ def pieces(chosen, found):
     -------
     list of Piece
         Those whom targets speak of; the same compiled, beside whom it is held against; ops and
-        blocks, each at one size before the next; models, with everybody; and what else is
-        compiled. Compiling takes a minute, and may not end: so it comes after what is certain.
+        blocks, each at one size before the next; models, the largest first, with everybody; and
+        what else is compiled. Compiling takes a minute, and may not end: so it comes after what
+        is certain.
     """
     sizes, every = {}, []
     for subject in chosen:
@@ -106,10 +107,10 @@ def _partner(compiled, others):  # the last of this library that computes alike:
 
 def _importance(piece, sizes):
     subject, compiled = piece.subject, any(one.only == "compiled" for one in piece.who)
-    n, i = len(sizes), sizes.index(subject.size)
-    ends = [n // 2, 0, n - 1]
-    turn = ends.index(i) if i in ends else len(ends) + i
-    return not piece.aimed, compiled, subject.kind not in OPS, 0 if piece.aimed else turn
+    model, n, i = subject.kind not in OPS, len(sizes), sizes.index(subject.size)
+    first = [n - 1] if model else [n // 2, 0, n - 1]
+    turn = first.index(i) if i in first else len(first) + i
+    return not piece.aimed, compiled, model, 0 if piece.aimed else turn
 
 
 def why_not(subject, contender, report, until):

@@ -34,6 +34,7 @@ def table(report):
     for place, ceiling in report["ceilings"].items():
         speeds = [f"{speed / 1e9:.4g}" for _, speed in ceiling["bytes"]]
         lines.append(f"  {place}: {ceiling['flops'] / 1e9:,.4g} GFLOP/s, {' '.join(speeds)} GB/s")
+    lines += _list("seconds until a compiled step was there", _firsts(results))
     crossings = {family: _crossing(found) for family, found in report["crossover"].items()}
     lines += _list("the GPU is faster than NumPy, both in float32", crossings)
     if any(one["ratio"] is not None for one in report["targets"]):
@@ -46,6 +47,15 @@ def table(report):
     if report["interrupted"]:
         lines += ["", "interrupted; this is what was measured until then"]
     return "\n".join(lines)
+
+
+def _firsts(results):
+    return {
+        f"{name}: {_label(entry)}": f"{taken['first']:.0f}"
+        for entry in results
+        for name, taken in entry["times"].items()
+        if "compiled" in name
+    }
 
 
 def _crossing(found):
