@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from scratch_vlm.backend import memory_shortage
+from scratch_vlm.backend import is_shortage, memory_shortage
 from scratch_vlm.bench.agree import CLOSE, TEXTS, difference, host_arrays, texts_apart
 from scratch_vlm.bench.clock import in_turn, seconds_of
 from scratch_vlm.bench.contenders import contenders
@@ -351,23 +351,20 @@ def measure(piece, report, seed, rounds, seconds, until):
                 report["remarks"][at] = f"had {facts['busy']} of {cores} cores to itself"
             if remark := contender.remark():
                 report["remarks"][at] = remark
-            works[contender.name] = partial(contender.measure, work)
+            works[contender.name] = partial(_measure, contender, work, piece.who)
             about[contender.name] = facts
-        except MemoryError as error:
-            report["skipped"][at] = memory_shortage(error)
         except TooLongError as error:
             report["skipped"][at] = str(error)
         except Exception as error:  # one who fails must not take the others' results away
-            kind = type(error).__name__
-            full = kind == "OutOfMemoryError"  # PyTorch's, which is no MemoryError
-            report["skipped" if full else "failed"][at] = f"{kind}: {error}".partition("\n")[0]
+            report["skipped" if _is_full(error) else "failed"][at] = _in_words(error)
         finally:
             contender.rest()
     try:
         samples = in_turn(works, rounds=rounds, seconds=seconds, until=until)
     except Exception as error:
-        what = f"{type(error).__name__}: {error}".partition("\n")[0]
-        report["failed"][f"{', '.join(works)}: {subject.name}"] = f"while they took turns: {what}"
+        at = f"{', '.join(works)}: {subject.name}"
+        why = f"while they took turns: {_in_words(error)}"
+        report["skipped" if _is_full(error) else "failed"][at] = why
         samples = {}
     for contender in piece.who:
         contender.forget()
@@ -449,3 +446,24 @@ def first_results(subject, contender, drawn):
             busy = round(used / wall, 2) if wall > SHORT else None
     memory = contender.memory(work, before) if step else None
     return work, values, {"first": float(f"{first:.4g}"), "memory": memory, "busy": busy}
+
+
+def _measure(contender, work, found, times=1):
+    try:
+        return contender.measure(work, times)
+    except Exception as error:
+        if not _is_full(error):
+            raise
+    for one in found:  # each of whom keeps memory for a next time
+        one.rest()
+    return contender.measure(work, times)
+
+
+def _is_full(error):
+    return is_shortage(error) or type(error).__name__ == "OutOfMemoryError"  # PyTorch's
+
+
+def _in_words(error):
+    if is_shortage(error):
+        return memory_shortage(error)
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
