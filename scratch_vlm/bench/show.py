@@ -1,6 +1,6 @@
 """The results of the benchmark, as text and as a figure."""
 
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from scratch_vlm.bench.judge import by_size
 from scratch_vlm.bench.subjects import OPS
@@ -10,6 +10,7 @@ PRECISIONS = ("float32", "tf32", "bf16")
 _SPECIAL = {"compiled", "graph", "without"}  # marks of these are hollow
 DASHES = {"float32": "-", "tf32": (0, (5, 2)), "bf16": (0, (1.5, 1.5))}
 MARKS = {"float32": "o", "tf32": "s", "bf16": "^"}
+NAMED = 5  # pieces of work that were skipped for one reason
 ACROSS, WIDE, HIGH = 3, 1.75, 1.25  # panels in a row, and inches of each
 ROW, LANE = 0.12, 0.14  # inches of a model, and more for each precision
 
@@ -101,8 +102,13 @@ def _grouped(reasons):  # those who skipped the same for the same reason, in one
     for (what, why), who in groups.items():
         works.setdefault((", ".join(who), why), []).append(what)
     return {
-        ": ".join(filter(None, (who, "; ".join(what)))): why for (who, why), what in works.items()
+        ": ".join(filter(None, (who, _first_of(what)))): why for (who, why), what in works.items()
     }
+
+
+def _first_of(names):  # the file with the results lists all
+    more = len(names) - NAMED
+    return "; ".join(names if more < 2 else [*names[:NAMED], f"and {more} more"])
 
 
 def _list(title, found):
@@ -280,12 +286,15 @@ def _curves(axes, entries, colours, look):
             [1e3 * taken["seconds"] for _, taken in points],
             **_marker(colour, precision, hollow, look),
         )
-        floors[points[0][1]["place"], precision] = (
-            sizes,
-            [1e3 * taken["floor"] for _, taken in points],
-        )
+        known = floors.setdefault((points[0][1]["place"], precision), {})
+        known |= {size: 1e3 * taken["floor"] for size, taken in points}
     for (_, precision), line in floors.items():
-        axes.plot(*line, color=look.muted, linewidth=0.8, linestyle=DASHES[precision])
+        axes.plot(
+            *zip(*sorted(line.items()), strict=True),
+            color=look.muted,
+            linewidth=0.8,
+            linestyle=DASHES[precision],
+        )
     sizes = [entry["size"] for entry in entries]
     axes.set_xticks(sizes, [_size(size, sizes[-1]) for size in sizes], size=SMALL - 1)
     low, high = axes.get_ylim()
@@ -317,6 +326,9 @@ def _dots(axes, models, lanes, colours, look):  # a row for each model, a lane f
             axes.plot(1e3 * taken["floor"], at, "|", color=look.muted, markersize=8)
         if i:
             axes.axhline(i - 0.5, color=look.rule, linewidth=0.4)
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     _plain(axes.xaxis)
     axes.tick_params(which="minor", color=look.rule)
     axes.set_ylim(len(models) - 0.5, -0.5)

@@ -12,12 +12,12 @@ from bench_cases import SMALL, STEPS
 
 from scratch_vlm.bench import floors, judge, plan, run
 from scratch_vlm.bench.agree import difference, texts_apart
-from scratch_vlm.bench.contenders import Ours
+from scratch_vlm.bench.contenders import Ours, Recorded
 from scratch_vlm.bench.floors import floor_seconds
 from scratch_vlm.bench.judge import TARGETS, by_size, crossovers, targets
 from scratch_vlm.bench.plan import TooLongError, limited, pieces, why_not
 from scratch_vlm.bench.run import choose, run_bench
-from scratch_vlm.bench.show import table
+from scratch_vlm.bench.show import draw, table
 from scratch_vlm.bench.subjects import PAIRS, subjects
 from scratch_vlm.cli import main
 from scratch_vlm.training.run import RunFolderError
@@ -230,6 +230,27 @@ def test_few_of_whom_targets_speak_come_before_everybody(tmp_path, monkeypatch):
     assert [one["ratio"] is None for one in report["targets"]] == [False, True]
     (row,) = by_size(report["results"])
     assert list(row["times"]) == ["numpy", "other", "torch", "torch compiled"]
+
+
+def test_a_device_takes_turns_with_the_host_and_is_held_against_it(tmp_path, monkeypatch, xp):
+    device = xp.__name__
+    aims = (({"VLM, unified": 4}, f"{device} tf32 graph", "numpy", 1.0),)
+    monkeypatch.setattr(plan, "TARGETS", aims)
+    monkeypatch.setattr(judge, "TARGETS", aims)
+    monkeypatch.setattr(plan, "PATIENCE", dict.fromkeys(plan.PATIENCE, 1e9))
+    monkeypatch.setattr(floors, "SIDES", {False: 8, True: 8})
+    monkeypatch.setattr(floors, "COPIES", {False: (64, 2**20), True: (64, 2**20)})
+    found = [Ours(np), *(Ours(xp, precision) for precision in ("float32", "tf32", "bf16"))]
+    found += [Recorded(xp, precision) for precision in ("tf32", "bf16")]
+    monkeypatch.setattr(run, "contenders", lambda *_, **__: (found, {}))
+    report = run_bench(tmp_path, only=["VLM, unified"])
+    assert not report["failed"]
+    (target,) = report["targets"]
+    assert target["ratio"] > 0
+    whole = next(one for one in report["results"] if one["family"] == "VLM, unified")
+    assert list(whole["times"]) == [contender.name for contender in found]
+    for name, taken in whole["times"].items():
+        assert taken["memory"] >= 0 and (taken["busy"] is None or name == "numpy")
 
 
 def test_results_stay_in_order(tmp_path, monkeypatch):
@@ -447,7 +468,7 @@ def test_cores_that_others_kept_busy_are_said(tmp_path, monkeypatch):
         return lambda: time.sleep(0.06) or work()
 
     monkeypatch.setattr(run, "contenders", lambda *_, **__: ([Strange("numpy", slow)], {}))
-    report = run_bench(tmp_path, only=["CLIP", "MLP"], quick=False)
+    report = run_bench(tmp_path, only=["CLIP", "MLP"])
     assert "of 1 cores to itself" in report["remarks"]["numpy: CLIP, 6 images and texts"]
     busy = [entry["times"]["numpy"]["busy"] for entry in report["results"]]
     assert busy[:2] == [None, None] and busy[2] < 0.9
@@ -478,6 +499,22 @@ def test_reasons_are_said_once(tmp_path, monkeypatch, capsys):
         "numpy, other: RMS norm, 64 tokens; RMS norm, 16 tokens: time was up; the same command "
         "goes on, and --minutes gives more",
     ]
+
+
+def test_many_that_were_skipped_for_one_reason_are_not_all_named():
+    skipped = {f"numpy: work {i}": "too long" for i in range(9)}
+    report = {"results": [], "ceilings": {}, "crossover": {}, "targets": [], "skipped": skipped}
+    text = table(report | {"failed": {}, "remarks": {}, "interrupted": False})
+    assert "numpy: work 0; work 1; work 2; work 3; work 4; and 4 more: too long" in text
+
+
+def test_floor_reaches_as_far_as_anybody(tmp_path):
+    report = run_bench(tmp_path, only=["RMS"])
+    del report["results"][-1]["times"]["numpy"]
+    report["results"][-1]["times"]["other"] = report["results"][0]["times"]["numpy"]
+    (panel,) = draw(report).axes[1:]
+    floors = [line for line in panel.lines if line.get_linewidth() == 0.8]
+    assert [list(line.get_xdata()) for line in floors] == [[16, 64]]
 
 
 def test_crossover_is_where_the_gpu_begins_to_win_for_good():
