@@ -348,7 +348,7 @@ def measure(piece, report, seed, rounds, seconds, until):
                 report["compiling"] = facts["first"] / subject.blocks
             cores = contender.cores_for(subject)
             if facts["busy"] is not None and facts["busy"] < BUSY * cores:
-                report["remarks"][at] = f"had {facts['busy']} of {cores} cores to itself"
+                report["remarks"][at] = f"had {facts['busy']} cores of {cores} to itself"
             if remark := contender.remark():
                 report["remarks"][at] = remark
             works[contender.name] = partial(_measure, contender, work, piece.who)

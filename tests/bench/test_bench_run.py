@@ -469,7 +469,7 @@ def test_cores_that_others_kept_busy_are_said(tmp_path, monkeypatch):
 
     monkeypatch.setattr(run, "contenders", lambda *_, **__: ([Strange("numpy", slow)], {}))
     report = run_bench(tmp_path, only=["CLIP", "MLP"])
-    assert "of 1 cores to itself" in report["remarks"]["numpy: CLIP, 6 images and texts"]
+    assert "cores of 1 to itself" in report["remarks"]["numpy: CLIP, 6 images and texts"]
     busy = [entry["times"]["numpy"]["busy"] for entry in report["results"]]
     assert busy[:2] == [None, None] and busy[2] < 0.9
 
