@@ -87,7 +87,7 @@ def code_version():
         library's files.
     """
     try:
-        _git("ls-files", "--error-unmatch", "cli.py")  # or it is somebody else's repository
+        _git("ls-files", "--error-unmatch", "tree.py")  # or it is somebody else's repository
         commit = _git("rev-parse", "--short=10", "HEAD")
         return commit + "+" * bool(_git("status", "--porcelain", "--", str(SOURCE)))
     except (OSError, subprocess.CalledProcessError):

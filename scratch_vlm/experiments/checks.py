@@ -90,7 +90,7 @@ def check_pairs(
         print(lines)
     worst = max(results, key=lambda result: np.nan_to_num(result["worst"], nan=np.inf))
     print(
-        f"\n{len(results)} pairs, {len(wrong)} wrong; "
+        f"\n{len(results)} pair{'s' * (len(results) > 1)}, {len(wrong)} wrong; "
         f"worst error {worst['worst']:.1e} ({worst['name']})"
     )
     return not wrong

@@ -139,14 +139,15 @@ def test_a_part_that_takes_too_long_is_stopped_and_says_so(script, tmp_path):
 
 
 def test_ctrl_c_stops_the_parts_and_the_same_command_goes_on(script):
-    process = script.start(slow="racecheck")
-    until = time.monotonic() + 60
-    while time.monotonic() < until and not (script.out / "racecheck.txt").exists():
+    process = script.start(slow="float32 --part 4/4")
+    file, until = script.out / "gradcheck-float32-4.txt", time.monotonic() + 60
+    while time.monotonic() < until and not (file.exists() and file.read_text()):
         time.sleep(0.05)
+    time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 130
-    assert script.summary()["racecheck"].startswith("STOPPED")
+    assert script.summary()["float32-4"].startswith("STOPPED")
     summary = script()
     assert script.status == 0 and sorted(summary) == sorted(NAMES)
 
