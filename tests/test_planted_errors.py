@@ -209,6 +209,9 @@ EQUIVALENT = {
     "encode_texts_forward: return (x, s)": {
         "return (2.0 * x, s)": "run again in the backward for what it saves, not for the output"
     },
+    "features_backward: if int(name) in used:": {
+        "if True:": "of a layer that is not used the sum of nothing is added"
+    },
     "features_backward: dhidden = xp.zeros(s['shape'], dy.dtype)": {
         "dhidden = -xp.zeros(s['shape'], dy.dtype)": ZERO,
         "dhidden = 2.0 * xp.zeros(s['shape'], dy.dtype)": ZERO,

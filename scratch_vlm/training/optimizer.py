@@ -303,7 +303,8 @@ def adamw_update(vectors, now, *, betas, eps, chunks, coupled=False):
         Whether the decay is added to the gradient.
     """
     xp, (beta1, beta2) = namespace(vectors[0]), betas
-    rate, rate_over_bias1, root_over_bias2, shorten = now
+    # In the type of the parameters, in which a graph that is replayed reads them, too.
+    rate, rate_over_bias1, root_over_bias2, shorten = xp.asarray(now, vectors[0].dtype)
     for p, g, m, v, factor, decay, a in chunks:
         if coupled:
             xp.multiply(p, decay / shorten, out=a)
