@@ -292,7 +292,11 @@ def main(arguments=None):
         Exit status: 0, 1 if a check failed, 2 if the request could not be carried out, 130 if
         it was stopped by Ctrl-C, 141 if whoever read its output, such as ``head``, has gone.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    if not (sys.argv[1:] if arguments is None else arguments):
+        parser.print_help(sys.stderr)
+        return 2
+    options = parser.parse_args(arguments)
     # One BLAS thread: several wait for each other on a busy machine, and the second core is needed
     # to draw batches. NumPy reads this when it is first imported, so it must not have been yet.
     # What only uses a model draws none, and takes all cores for its products.
@@ -303,7 +307,7 @@ def main(arguments=None):
     except SystemExit as stop:  # TrainingInterrupted, which only the training commands import
         message = stop
     except KeyboardInterrupt:
-        goes_on = options.command in ("demo", "train", "tune")
+        goes_on = options.command in ("demo", "train", "compare", "tune")
         message = "stopped; the same command goes on" if goes_on else "stopped"
     print(f"scratch-vlm {options.command}: {message}", file=sys.stderr)
     return 130
@@ -895,8 +899,9 @@ def _embed(options):
     out = options.out or Path("embeddings.npy")
     prepare_file(out)
     model = _model(options, "embed", options.files[0])
-    files = tqdm(options.files, unit="image", disable=len(options.files) == 1)
-    found = np.stack([embed(model, file, frames=options.frames) for file in files])
+    alone = True if len(options.files) == 1 else None  # None: unless there is no terminal
+    with tqdm(options.files, unit="image", leave=False, disable=alone) as files:
+        found = np.stack([embed(model, file, frames=options.frames) for file in files])
     with replacing(out) as file:
         np.save(file, found)
     print(f"{out}: {found.shape[0]} x {found.shape[1]}, {found.dtype}")
@@ -915,7 +920,7 @@ def _search(options):
         raise ValueError("the text to search for is empty")
     model = _model(options, "search")
     file = options.index or index_file(options.folder, model.folder)
-    with tqdm(unit="image", leave=False) as bar:
+    with tqdm(unit="image", leave=False, disable=None) as bar:
 
         def see(count):
             bar.total = count
@@ -951,7 +956,7 @@ def _model(options, job, file=None):
     if folder is None:
         folder = model_for(job, file)
         print(f"model: {folder}", file=sys.stderr)
-    with tqdm(unit="tensor", desc="loading", leave=False, delay=0.5) as bar:
+    with tqdm(unit="tensor", desc="loading", leave=False, delay=0.5, disable=None) as bar:
 
         def read(name, count):
             bar.total = count
