@@ -351,6 +351,10 @@ def _existing(path):
         raise MediaError(f"{path} is {kind}, not an image or a video")
     if not path.stat().st_size:
         raise MediaError(f"{path} is empty: 0 bytes")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise MediaError(f"cannot read {path}: {error.strerror}") from error
     return path
 
 
