@@ -79,7 +79,7 @@ def run_demo(folder, *, seed=0, quick=False, xp=np, progress=True):
         **compare.measure(trained, "test"),
     }
     print(f"\n{results_table(metrics)}\n")
-    print(f"{fill(MEANING, 90)}\n")
+    print(fill(MEANING, 90))
     curves = {name: RunFolder(run.path / PLACES.get(name, name)).read_curve() for name in NAMES}
     facts = training_facts(curves, seed=seed, quick=quick, xp=xp)
     write_report(run.report, trained, metrics, curves, facts)
