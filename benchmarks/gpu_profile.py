@@ -7,6 +7,7 @@ must be installed. Each step runs three times before it is watched once.
 """
 
 import argparse
+import os
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -34,7 +35,7 @@ def main(arguments=None):
     Returns
     -------
     int
-        Exit status: 3 if there is nothing to watch with, or nobody to watch.
+        Exit status: 3 if there is nothing to watch with, nobody to watch, or nothing was seen.
     """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -42,6 +43,9 @@ def main(arguments=None):
     parser.add_argument("--out", type=Path, help="also write what is printed to this file")
     parser.add_argument("--only", nargs="+", default=[""], help="only what has NAME in its name")
     options = parser.parse_args(arguments)
+    # With older CUDA the profiler must not be taken down while there are graphs, or it crashes
+    # when it is set up again (pytorch/pytorch pull request 112507).
+    os.environ.setdefault("TEARDOWN_CUPTI", "0")
     try:
         import torch.profiler  # noqa: F401
     except ImportError:
@@ -57,7 +61,11 @@ def main(arguments=None):
     for family, subject in largest.items():
         contender = found[WHO[family]]
         if any(text in family for text in options.only) and contender.takes_part(subject):
-            texts.append(f"{subject.name}, {contender.name}\n{table(watch(contender, subject))}\n")
+            seen = watch(contender, subject)
+            if not seen:
+                print("the profiler saw no kernel; is PyTorch built for a GPU?", file=sys.stderr)
+                return 3
+            texts.append(f"{subject.name}, {contender.name}\n{table(seen)}\n")
             print(texts[-1], flush=True)
             contender.rest()
     if options.out:

@@ -17,7 +17,7 @@ would change if what went in were changed. This lesson takes both apart, down to
 import numpy as np
 
 a = np.arange(6.0).reshape(2, 3)
-print("a     ", a.tolist(), "strides", a.strides)
+print("a        ", a.tolist(), "strides", a.strides)
 assert a.strides == (24, 8)
 
 # %%
@@ -25,8 +25,8 @@ assert a.strides == (24, 8)
 # same memory is another array. Such an array is a *view*: nothing was copied, and who writes into
 # it writes into the original.
 
-print("a.T   ", a.T.tolist(), "strides", a.T.strides)
-print("column", a[:, ::2].tolist(), "strides", a[:, ::2].strides)
+print("a.T      ", a.T.tolist(), "strides", a.T.strides)
+print("a[:, ::2]", a[:, ::2].tolist(), "strides", a[:, ::2].strides)
 assert a.T.strides == (8, 24) and np.shares_memory(a, a.T)
 assert a[:, ::2].strides == (24, 16)
 a.T[0, 1] = 30
@@ -41,7 +41,8 @@ assert row.strides == (0, 8)
 
 # %%
 # And strides alone cut an image into patches. A real handwritten digit, 8 x 8 pixels of 4 bytes,
-# becomes a grid of 4 x 4 patches of 2 x 2 pixels, and not one pixel is moved:
+# becomes a grid of 4 x 4 patches of 2 x 2 pixels: each axis is split into which patch and where in
+# it, and not one pixel is moved.
 
 from scratch_vlm.data.digits import load_digits
 
@@ -91,6 +92,8 @@ for xp in [np] if problem else [np, load("cupy")]:
 #
 # .. math:: dx = \frac{\partial L}{\partial x} = \frac{\partial L}{\partial y}
 #    \frac{\partial y}{\partial x} = dy \cdot 2x
+#
+# If x and y are arrays, ``dx`` and ``dy`` have their shapes: one slope for each number.
 
 
 def square_forward(x):
@@ -130,11 +133,11 @@ assert (z, fourth_backward(1.0, saved)) == (81, 4 * 3**3)
 # Weights
 # -------
 #
-# What a model learns are its *weights*. They come to a forward in a tree ``p`` of named arrays, and
-# the backward leaves their slopes in a tree ``g`` of the same names. It *adds* them, with ``+=``,
-# for a weight may be used more than once, and then the slopes of all its uses add up. With w = 2
-# used twice, 3 becomes 2 x 2 x 3 = 12. As :math:`z = w^2 x` the slope of w is :math:`2wx`, also 12,
-# and that of x is :math:`w^2`, 4:
+# What a model learns are its *weights*. They come to a forward in a *tree* ``p``: a dictionary of
+# arrays, or of further dictionaries. The backward leaves their slopes, the *gradients*, in a tree
+# ``g`` of the same names. It *adds* them, with ``+=``, for a weight may be used more than once, and
+# then the slopes of all its uses add up. With w = 2 used twice, 3 becomes 2 x 2 x 3 = 12. As
+# :math:`z = w^2 x` the slope of w is :math:`2wx`, also 12, and that of x is :math:`w^2`, 4:
 
 
 def scale_forward(x, p):
@@ -202,10 +205,16 @@ show(figure, "01_arrays_and_backends")
 # rounding. They never see more than about two thirds of the digits, and a mistake in the last third
 # stays hidden. The complex step sees them all.
 #
-# `scratch_vlm.gradcheck.check` uses it on whole pairs. It draws a random ``dy``, moves each input
-# along a random direction, and compares the slope measured there (column *forward*) with the one
-# that the backward promises; it raises if they differ. Here is a backward that is wrong by three
-# parts in a trillion, less than the best differences can tell:
+# `scratch_vlm.gradcheck.check` uses it on whole pairs. It draws a random ``dy`` and a loss that has
+# it for a slope, :math:`L = \sum_i dy_i\, y_i`. Then it moves all numbers of an input at once,
+# along a random direction u. Their slopes add up, each times its own step:
+#
+# .. math:: \lim_{h \to 0} \frac{L(x + hu) - L(x)}{h} = \sum_j dx_j\, u_j
+#
+# The left side is measured (column *forward*), the right side is what the backward promises. One
+# number thus judges a whole array: a wrong ``dx`` would pass only if its error stood at a right
+# angle to u. Here is a backward that is wrong by three parts in a trillion, less than the best
+# differences can tell, and ``check`` raises an error:
 
 from scratch_vlm.gradcheck import GradientError, check
 

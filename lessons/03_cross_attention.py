@@ -192,8 +192,9 @@ def reader_backward(dloss, s, g):
 
 
 # %%
-# ``dh + dx``: the token went two ways, around the attention and through it. Training shows the
-# model batch after batch and moves every weight a little against its slope; how, is for lesson 06.
+# ``dh + dx``: the token went two ways, around the attention and through it. The sum goes to the row
+# of the table that was looked up. Training shows the model batch after batch and moves every weight
+# a little against its slope; how, is for lesson 06.
 
 import tempfile
 

@@ -139,7 +139,7 @@ pieces, kept = patchify_forward(image, patch=(4, 4))  # (1, 36, 48)
 words, _ = linear_forward(pieces, p["patch"])  # (1, 36, 32)
 x = np.concatenate([p["cls"][None, None], words], axis=1)  # (1, 37, 32)
 x = x + p["positions"]["w"]
-y, _ = tower_forward(x, p["blocks"], config=config.block)
+y, _ = tower_forward(x, p["blocks"], config=config.block)  # one block after the other
 assert x.shape == (1, 37, 32)
 assert np.allclose(y, vit_features_forward(image, p, config=config)[0])
 

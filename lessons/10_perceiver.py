@@ -2,9 +2,10 @@ r"""
 How to read 10,000 inputs?
 ==========================
 
-In a Vision Transformer every patch reads every other. Without patches, on bare pixels, that is
-hopeless: a picture of 100 x 100 pixels has 10,000 of them. The *Perceiver* has a way out: a few
-learned tokens, the *latents*, read the pixels, and the pixels read nobody.
+In a Vision Transformer every patch reads every other. Ten seconds of film have more than 10,000
+patches (lesson 09), and a picture of 100 x 100 pixels, without patches, has 10,000 inputs. The
+*Perceiver* has a way out: a few learned tokens, the *latents*, read the inputs, and the inputs read
+nobody.
 
 We measure what that saves, find the gradient of weights that are used again and again, and shuffle
 the pixels of real digits to see what the Perceiver makes of them.
@@ -29,36 +30,36 @@ print(f"scores: {inputs * inputs:,} or {latents * inputs:,}")
 
 # %%
 # Counted is not yet measured. So let tokens read each other, and let 32 latents read them. Twice
-# the inputs should take about four times and twice as long:
+# the inputs are four times the scores if everybody reads, and twice if the latents do. (The clock
+# says even more once the scores no longer fit into the processor's cache. So everybody reads 2,500
+# inputs at most.)
 
 rng = np.random.default_rng(0)
-counts = [500, 1000, 1500, 2000, 2500, 3000]
-seconds = {"everybody reads": [], "32 latents read": []}
+
+
+def milliseconds(q, x):
+    took = []
+    for _ in range(3):
+        start = perf_counter()
+        y, _ = attend_forward(q, x, x)
+        took.append(1000 * (perf_counter() - start))
+    assert y.shape == q.shape
+    return min(took)
+
+
+counts = [312, 625, 1250, 2500, 5000, 10_000]
+took = {"everybody reads": [], "32 latents read": []}
 for count in counts:
     x = rng.normal(size=(1, 1, count, 16)).astype("float32")
-    asking = {"everybody reads": x, "32 latents read": x[:, :, :latents]}
-    for name, q in asking.items():
-        took = []
-        for _ in range(3):
-            start = perf_counter()
-            attend_forward(q, x, x)
-            took.append(perf_counter() - start)
-        seconds[name].append(min(took))
-    print(
-        f"{count:5} inputs:",
-        ", ".join(f"{name} {1000 * s[-1]:.2f} ms" for name, s in seconds.items()),
-    )
-x = rng.normal(size=(1, 1, inputs, 16)).astype("float32")
-start = perf_counter()
-y, _ = attend_forward(x[:, :, :latents], x, x)
-print(f"{inputs:5} inputs: 32 latents read {1000 * (perf_counter() - start):.2f} ms")
-assert y.shape == (1, 1, 32, 16)
+    took["everybody reads"].append(milliseconds(x, x) if count <= 2500 else np.nan)
+    took["32 latents read"].append(milliseconds(x[:, :, :latents], x))
+    said = (f" {name} {ms[-1]:.2f} ms" for name, ms in took.items() if np.isfinite(ms[-1]))
+    print(f"{count:6} inputs:", *said)
 
 from scratch_vlm.viz.lines import lines
 from scratch_vlm.viz.show import show
 
-milliseconds = {name: 1000 * np.array(took) for name, took in seconds.items()}
-figure = lines(np.array(counts), milliseconds, across="inputs", up="milliseconds")
+figure = lines(counts, took, across="inputs", up="milliseconds", log="xy")
 show(figure, "10_perceiver_cost")
 
 # %%
@@ -71,10 +72,10 @@ show(figure, "10_perceiver_cost")
 # looks but the first do.)
 #
 # What is the gradient of a weight that is used twice? Take one latent of one number, 1, one input,
-# 2, and one weight, 3. With a single input the softmax is 1, so each look adds the value 3 times 2:
-# 1, then 7, then 13. In the weight :math:`w` that is :math:`1 + 2w + 2w`, of slope 4: *each use
-# gives its part, and the parts are added*. That is why every gradient of this library is filled by
-# ``+=``.
+# 2, and one weight, 3, that makes key and value of the input; the latent itself is the query. With
+# a single input the softmax is 1, so each look adds the value 3 times 2: 1, then 7, then 13. In the
+# weight :math:`w` that is :math:`1 + 2w + 2w`, of slope 4: *each use gives its part, and the parts
+# are added*. That is why every gradient of this library is filled by ``+=``.
 
 from scratch_vlm.gradcheck import check
 from scratch_vlm.ops.attend import attend_backward
@@ -158,15 +159,15 @@ for part in looks:
 # -------------------------
 #
 # The latents read a set, so a pixel must say where it stands, and say it clearly: its coordinates
-# beside its colour would be two small numbers, nearly the same for neighbours. The Perceiver
-# appends *Fourier features*: for each coordinate :math:`x`, from -1 to 1,
+# beside its colour would be two small numbers, nearly the same for neighbours. So behind each
+# coordinate :math:`x`, from -1 to 1, the Perceiver appends *Fourier features*,
 #
 # .. math:: \sin(\pi f x), \qquad \cos(\pi f x)
 #
-# at several frequencies :math:`f`, from one wave over the picture, :math:`f = 1`, to one every two
-# pixels. Three places in a row and one frequency, by hand: the coordinates are -1, 0, 1, their
-# sines 0, 0, 0 and their cosines -1, 1, -1. Two coordinates with four frequencies each are 18
-# numbers, and with the ink of the pixel the 19 of the picture above.
+# at several frequencies :math:`f` (*bands*), from one wave over the picture, :math:`f = 1`, to one
+# every two pixels. Three places in a row and one frequency, by hand: the coordinates are -1, 0, 1,
+# their sines 0, 0, 0 and their cosines -1, 1, -1. With four frequencies a coordinate becomes 1 + 4
+# + 4 numbers. Two coordinates are 18, and with the ink of the pixel the 19 of the picture above.
 
 from scratch_vlm.ops.fourier import fourier_positions
 
@@ -235,8 +236,8 @@ show(figure, "10_perceiver_shuffled")
 # reads sounds, clouds of points or words alike, if they say where they stand. A ViT would have to
 # be trained anew, for its patches are torn apart.
 #
-# Which pixels do the latents look at? Here are the eight heads of the latent that looks most
-# closely:
+# Which pixels do the latents look at? Here is the first look at the digit 3, in the eight heads of
+# the latent that looks most closely:
 
 from scratch_vlm.ops.attend import attention_weights
 from scratch_vlm.viz.figures import attention_maps
@@ -289,16 +290,17 @@ def check_looks(latent, slope):
 
 
 def check_hidden(keep):
-    mask = keep(np.random.default_rng(0), len(test), share=0.75)
-    assert mask.dtype == bool and mask.shape == (len(test), 64)
-    assert np.allclose(mask.mean(axis=1), 0.75), "the same share of every image"
-    assert len(np.unique(mask, axis=0)) > 1, "not the same pixels of every image"
-    scores, _ = perceiver_forward(
-        perceiver.prepare(test.images), p_digits, config=perceiver.MODEL, real=mask
-    )
-    hidden = np.mean(scores.argmax(axis=1) == test.labels)
-    print(f"with three quarters of the pixels: {hidden:.3f}")
-    assert right > hidden > 0.3
+    for share in (0.75, 0.5, 0.25):
+        mask = keep(np.random.default_rng(0), len(test), share=share)
+        assert mask.dtype == bool and mask.shape == (len(test), 64)
+        assert np.allclose(mask.mean(axis=1), share), "the same share of every image"
+        assert len(np.unique(mask, axis=0)) > 1, "not the same pixels of every image"
+        scores, _ = perceiver_forward(
+            perceiver.prepare(test.images), p_digits, config=perceiver.MODEL, real=mask
+        )
+        hidden = np.mean(scores.argmax(axis=1) == test.labels)
+        print(f"with {share:.0%} of the pixels: {hidden:.3f}")
+        assert right > hidden > 0.1
 
 
 # %%

@@ -169,7 +169,8 @@ def moving(rng, count, name, frames):
     ink = DigitPool(split(name)).draw(rng, np.ravel(digits)).reshape(count, 2, 8, 8)
     ink[:, 1] = 0  # clips have two digits; the second is painted in black
     images, _ = paint(ink, clips, lanes, places)
-    return 2 * images, np.array([DIRECTIONS.index(clip.moves[0]) for clip in clips])
+    moves = np.array([DIRECTIONS.index(clip.moves[0]) for clip in clips])
+    return 2 * images, moves  # pixels from 0 to 2, as in lesson 07
 
 
 def model_forward(clips, p, config):
@@ -247,9 +248,8 @@ early, late = by_frame[:, :4].sum(axis=1), by_frame[:, 4:].sum(axis=1)
 assert (early > late).any() and (late > early).any()
 
 # %%
-# They have divided the work: some look early, some late, and together they know the direction.
-# Nobody asked them to. The few tokens that come out are what lessons 13 and 14 put among or beside
-# the words.
+# They have divided the work: some look early, some late, and nobody asked them to. The few tokens
+# that come out are what lessons 13 and 14 put among or beside the words.
 #
 # Exercises
 # ---------
@@ -278,8 +278,8 @@ def check_single(weights):
 
 # %%
 # **3. Clips of two lengths.** A batch is one array, but one clip has 3 frames and the other 5. Lay
-# them into one array and give it back with ``lengths``, the number of real frames of each. Then
-# each gives what it gives alone.
+# them into one array and give it back with ``lengths``, an array of how many frames of each are
+# real. Then each gives what it gives alone.
 
 
 def check_lengths(batch):

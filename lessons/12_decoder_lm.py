@@ -33,8 +33,8 @@ assert words == ["red", "red", "re s t"] and count == 2
 
 # %%
 # The library's tokenizer did the same to all captions that the model below will learn. Words that
-# it saw became single tokens; one that it never saw falls into pieces, and nothing is lost, for
-# each of the 256 bytes remains a token, too:
+# it saw became single tokens, with the space before them; one that it never saw falls into pieces,
+# and nothing is lost, for each of the 256 bytes remains a token, too:
 
 from scratch_vlm.experiments import language
 
@@ -132,9 +132,20 @@ assert not np.allclose(before[:, :-1], after[:, :-1])
 # Learning captions
 # -----------------
 #
-# The loss is the cross-entropy of lesson 06, one choice among all tokens at each place. A model
-# that knows nothing pays the logarithm of their number. This one reads batches of captions of one
-# or two coloured digits, and learns what follows what:
+# The loss is the cross-entropy of lesson 06, one choice among all tokens at each place. The right
+# choice is the token that stands at the *next* place, so scores and text are shifted by one. The
+# last scores have nothing to predict, and nothing predicts the first token:
+
+from scratch_vlm.models.lm import lm_loss_forward
+from scratch_vlm.ops.losses import cross_entropy_forward
+
+logits, _ = lm_forward(ids, p, config=config)
+shifted, _ = cross_entropy_forward(logits[0, :-1], ids[0, 1:])
+assert np.isclose(lm_loss_forward(ids, ids, p, config=config)[0], shifted)
+
+# %%
+# A model that knows nothing pays the logarithm of the number of tokens. This one reads batches of
+# captions of one or two coloured digits, and learns what follows what:
 
 import math
 from tempfile import TemporaryDirectory
@@ -181,8 +192,8 @@ assert shares[1, candidates.index("one")] < 0.02 < shares[1, candidates.index("t
 
 # %%
 # It has found the grammar: a colour, a digit, a relation or the end, a colour, a digit, the end.
-# And more than grammar: after "above" it leaves out "red", which it must have looked up three words
-# back. That is attention at work. It also takes "red one" for impossible: no caption that it
+# And more than grammar: after "above" it leaves out "red", which it can only know from the first
+# word. That is attention at work. It also takes "red one" for impossible: no caption that it
 # learned from had one, and nobody told it that there are others.
 #
 # Choosing
@@ -221,8 +232,18 @@ assert right > 0.8 and new > 0.05
 # To write the next token, all tokens before it must be read. But thanks to the causal mask nothing
 # that was computed for them can change any more: later tokens ask for their keys and values, and
 # nothing else. So keep those, in a *KV cache*, and let each new token pass through the model alone.
-# The texts are the same, and the work is not: to write 200 tokens without a cache, 1, 2, 3 and so
-# on up to 200 tokens are read.
+# Its query reads all that is in the cache, without a mask, for all of it was written before:
+
+from scratch_vlm.ops.attend import attend_forward
+
+q, k, v = rng.normal(size=(3, 1, 1, 5, 4))  # five tokens, of which the last is new
+whole, _ = attend_forward(q, k, v, mask=np.tri(5, dtype=bool))
+alone, _ = attend_forward(q[:, :, -1:], k, v)
+assert np.allclose(alone, whole[:, :, -1:])
+
+# %%
+# So the texts are the same, and the work is not: to write 200 tokens without a cache, 1, 2, 3 and
+# so on up to 200 tokens are read.
 
 from time import perf_counter
 

@@ -13,7 +13,7 @@ which one answers better? What does each cost, and how does that change with the
 #
 # Both models start from the same tower and the same language model, read the same batches and take
 # the same steps. The command ``scratch-vlm compare`` trains them. It was run with three seeds; here
-# are the means. No difference between the two is larger than three hundredths.
+# are the means. No difference between the two is larger than a hundredth.
 
 import json
 from pathlib import Path
@@ -35,10 +35,13 @@ print(f"{'':39}  unified  cross-modal  chance")
 for kind, question in questions.items():
     unified, cross = (results[f"vqa.{arm}.{kind}"] for arm in ("unified", "cross_modal"))
     print(f"{question:39}  {unified['mean']:7.3f}  {cross['mean']:11.3f}  {unified['chance']:6.3f}")
-    assert abs(unified["mean"] - cross["mean"]) < 0.03
+    assert abs(unified["mean"] - cross["mean"]) < 0.01
 
 # %%
-# They answer alike. So choose by what they cost.
+# They answer alike, small as they are and with language models that learn. Between models of
+# billions of weights a difference was found (H. Laurençon et al., below): while the language model
+# is frozen, looking aside is better; once it learns, patches among its words are. So neither is
+# always better. Choose by what they cost, too.
 #
 # Counting
 # --------
@@ -72,7 +75,8 @@ print(f"with an image among them    {by_hand(T + N, T + N):9,}")
 print(f"with a look aside           {by_hand(T, T) + looking:9,}")
 
 # %%
-# Both in one picture; unified at the left, cross-modal at the right:
+# Both in one picture; unified at the left, cross-modal at the right, where one token more marks the
+# place of the image in the text (lesson 14):
 
 from scratch_vlm.experiments.vqa import model_of
 from scratch_vlm.viz import diagrams
@@ -147,10 +151,9 @@ show(figure, "15_which_fusion")
 # %%
 # One image is nine times as long as the question, and the unified model takes it through every
 # block. With dozens, as in a video or a long document, the square in its attention begins to tell:
-# 8 times the images cost more than 12 times as much. Its cache is larger by about 4, for it keeps
-# every visual token in 32 blocks and not in 8.
-
-# %%
+# 8 times the images cost more than 12 times as much. Its cache is about 4 times as large, for it
+# keeps every visual token in 32 blocks and not in 8.
+#
 # Is it true of the running model?
 # --------------------------------
 #
@@ -204,7 +207,7 @@ text_only = {
     name: results[f"text_only.{name}"]["mean"] for name in ("lm", "unified", "cross_modal")
 }
 for name, loss in text_only.items():
-    print(f"{name:12} {loss:5.2f} nats")
+    print(f"{name:12} {loss:5.2f}")
 assert text_only["lm"] < 1 and min(text_only["unified"], text_only["cross_modal"]) > 5
 
 # %%
@@ -236,14 +239,15 @@ def check_factor(factor):
 
 
 # %%
-# **3. Write, don't read.** While an answer is written, each new token reads the whole cache. Give
-# the operations of one new token in all blocks of the large unified model, as a function of the
-# number of tokens in the cache. (Count the three matrices of its MLP.)
+# **3. Write, don't read.** While an answer is written, each new token reads the whole cache, and
+# itself. Give the operations of one new token in all blocks of the large unified model, as a
+# function of the number of tokens in the cache. (Count the three matrices of its MLP.)
 
 
 def check_writing(flops_of):
     for past in (0, 100, 10_000):
-        assert flops_of(past) == 32 * block_cost(big, 1, past=past).flops
+        truth = 32 * block_cost(big, 1, past=past).flops
+        assert flops_of(past) == truth, f"{past} in the cache: {truth:,}, not {flops_of(past):,}"
 
 
 # %%
@@ -253,6 +257,8 @@ def check_writing(flops_of):
 # * H. Liu et al., *Visual Instruction Tuning*, 2023, arXiv:2304.08485: unified embedding.
 # * J.-B. Alayrac et al., *Flamingo*, 2022, arXiv:2204.14198: cross-modality attention, and what
 #   freezing keeps.
+# * H. Laurençon et al., *What Matters when Building Vision-Language Models?*, 2024,
+#   arXiv:2405.02246, section 3.2: both made of the same parts, frozen and trained.
 # * Llama Team, *The Llama 3 Herd of Models*, 2024, arXiv:2407.21783, section 7.
 # * J. Kaplan et al., *Scaling Laws for Neural Language Models*, 2020, arXiv:2001.08361, table 1:
 #   counting.

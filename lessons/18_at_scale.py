@@ -4,8 +4,8 @@ And on many machines?
 
 CLIP was trained on batches of 32,768 pairs, by hundreds of GPUs at once. What changes when a batch
 is cut into pieces that live on different machines? For most losses nothing but the bookkeeping. For
-CLIP's loss the pieces must meet. We do both with workers that are plain arrays, so that every
-number can be compared with the batch in one piece.
+CLIP's loss the pieces must meet. The library trains on one machine; here the workers are plain
+arrays, so that every number can be compared with the batch in one piece.
 """
 
 # %%
@@ -172,8 +172,8 @@ print(f"loss in one piece {loss:.6f}, over four workers {ours[0]:.6f}; all gradi
 # 32,768 pairs, on paper
 # ----------------------
 #
-# What does it cost? B pairs have B² scores, of four bytes each. Their images are arrows of width
-# 512, and so are their texts. With 256 workers each has 128 pairs:
+# What does it cost? B pairs have B² scores, of four bytes each. Their images become arrows of width
+# 512, and so do their texts. With 256 workers each has 128 pairs:
 
 B, E, N = 32_768, 512, 256
 b = B // N
@@ -206,6 +206,11 @@ figure = lines(
 show(figure, "18_at_scale")
 
 # %%
+# This is where the course ends. Lesson 01 said that from a pair to a vision language model there is
+# no other idea. Now change one: write a layer and let `scratch_vlm.gradcheck.check` judge it, train
+# both fusions with ``scratch-vlm compare``, or train a published model further, as the page on
+# published models shows.
+#
 # Exercises
 # ---------
 #

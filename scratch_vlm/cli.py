@@ -318,6 +318,7 @@ def _run(options):
     from scratch_vlm.backend import (
         BackendError,
         GraphError,
+        is_shortage,
         keep_freed_memory,
         memory_shortage,
     )
@@ -341,8 +342,8 @@ def _run(options):
         if os.environ.get("SCRATCH_VLM_TRACEBACK"):
             raise
         message = error
-    except MemoryError as error:
-        if os.environ.get("SCRATCH_VLM_TRACEBACK"):
+    except Exception as error:
+        if os.environ.get("SCRATCH_VLM_TRACEBACK") or not is_shortage(error):
             raise
         explained = type(error).__module__.startswith("scratch_vlm.")
         message = error if explained else memory_shortage(error)
@@ -443,7 +444,8 @@ def _parser():
         sub.add_argument(
             "--kernels",
             action="store_true",
-            help="with cupy: CUDA kernels of our own do what some ops take many steps for",
+            help="with cupy: CUDA kernels of our own do what some ops take many steps for, "
+            "attention only in bf16 and fp16",
         )
 
     check = command(

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from copy import deepcopy
 
+import numpy as np
+
 from scratch_vlm.backend import namespace
 from scratch_vlm.backend.blocks import POOL, pool
 from scratch_vlm.tree import leaves, zeros_like
@@ -135,7 +137,8 @@ def chunked(forward, backward, *, size, threads=1, recompute=False):
     threads : int, default 1
         Pieces in flight at once. NumPy lets go of the interpreter in its loops and products, so
         threads make elementwise work parallel; give BLAS one thread then
-        (``OPENBLAS_NUM_THREADS=1``). Every thread sums into a gradient tree of its own.
+        (``OPENBLAS_NUM_THREADS=1``). Every thread sums into a gradient tree of its own. On a
+        device one piece follows another, since each thread would have a stream of its own.
     recompute : bool, default False
         Save only the pieces' inputs and run each forward again in the backward, so that memory
         holds the activations of `threads` pieces however large the batch is.
@@ -168,7 +171,8 @@ def chunked(forward, backward, *, size, threads=1, recompute=False):
         forward, backward = recomputed(forward, backward)
 
     def pieces_of(x):
-        return [x[start : start + size] for start in range(0, len(x), size)]
+        pieces = [x[start : start + size] for start in range(0, len(x), size)] or [x]
+        return pieces, min(threads, len(pieces)) if namespace(x) is np else 1
 
     def run(work, count):  # work(worker) for each worker
         if count == 1 or _in_pool():  # whose threads would wait for each other
@@ -177,8 +181,7 @@ def chunked(forward, backward, *, size, threads=1, recompute=False):
         return [task.result() for task in tasks]
 
     def forward_(x, p, *, rng=None, **options):
-        pieces = pieces_of(x) or [x]
-        workers = min(threads, len(pieces))
+        pieces, workers = pieces_of(x)
         rngs = [None] * len(pieces) if rng is None else rng.spawn(len(pieces))
         results = [None] * len(pieces)
 
@@ -192,8 +195,7 @@ def chunked(forward, backward, *, size, threads=1, recompute=False):
         return y, {str(i): saved for i, (_, saved) in enumerate(results)}
 
     def backward_(dy, saved, g):
-        dys = pieces_of(dy) or [dy]
-        workers = min(threads, len(dys))
+        dys, workers = pieces_of(dy)
         sums = [g] + [zeros_like(g) for _ in range(workers - 1)]
         dxs = [None] * len(dys)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scratch_vlm.backend import to_device
+from scratch_vlm.backend import namespace, to_device
 from scratch_vlm.backend.graph import WARMUP
 from scratch_vlm.cases import make_case, random_parameters, whole_models
 from scratch_vlm.experiments import (
@@ -27,6 +27,12 @@ from scratch_vlm.experiments import (
 from scratch_vlm.inference.answer import answer
 from scratch_vlm.inference.generate import generate
 from scratch_vlm.layers.block import BlockConfig
+from scratch_vlm.layers.resampler import (
+    ResamplerConfig,
+    resampler_backward,
+    resampler_forward,
+    resampler_init,
+)
 from scratch_vlm.models.clip import clip_init
 from scratch_vlm.models.lm import LMConfig, lm_init, lm_loss_backward, lm_loss_forward
 from scratch_vlm.models.perceiver import (
@@ -43,6 +49,7 @@ from scratch_vlm.pretrained.load import load_pretrained
 from scratch_vlm.training import loop
 from scratch_vlm.training.checkpoint import load_checkpoint
 from scratch_vlm.training.loop import TrainConfig, train
+from scratch_vlm.training.loss_scale import LossScale
 from scratch_vlm.training.optimizer import AdamW
 from scratch_vlm.training.tune import tune
 from scratch_vlm.tree import leaves, tree_map
@@ -236,6 +243,49 @@ def test_steps_that_are_replayed_are_those_that_python_takes(name, precision, xp
     np.testing.assert_allclose(replayed, right, rtol=1e-6)
 
 
+def small_resampler():
+    config = ResamplerConfig(BLOCK, latents=2, depth=1, frames=4)
+
+    def loss_forward(x, labels, p):
+        lengths = np.array([1, *[x.shape[1]] * 3])
+        y, saved = resampler_forward(x, p, config=config, lengths=lengths)
+        loss, s_loss = cross_entropy_forward(y.mean(1), labels)
+        return loss, (saved, y.shape, s_loss)
+
+    def loss_backward(dloss, saved, g):
+        s_model, shape, s_loss = saved
+        dy = cross_entropy_backward(dloss, s_loss)[:, None] / shape[1]
+        return resampler_backward(namespace(dy).ones(shape, dy.dtype) * dy, s_model, g)
+
+    p = random_parameters(RNG(0), resampler_init(RNG(0), config))
+    return loss_forward, loss_backward, p, (RNG(1).standard_normal((4, 4, 3, 8)), np.arange(4))
+
+
+SHORTER = {  # the same batches, some of other shapes: fewer samples, tokens, frames
+    "ViT": (small_vit, lambda x, labels: (x[:3], labels[:3])),
+    "language model": (small_lm, lambda ids, labels: (ids[:, :5], labels[:, :5])),
+    "Resampler": (small_resampler, lambda x, labels: (x[:, :3], labels)),
+}
+
+
+@pytest.mark.parametrize("name", SHORTER)
+def test_batches_of_other_shapes_among_those_that_are_replayed(name, xp, tmp_path):
+    make, shorten = SHORTER[name]
+    forward, backward, p, batch = make()
+    cast = lambda x: x.astype("float32") if x.dtype.kind == "f" else x  # noqa: E731
+    p, batch = tree_map(cast, p), tuple(map(cast, batch))
+    short = tuple(x.copy() for x in shorten(*batch))
+
+    def learn(folder, **how):
+        config = replace(TRAINING, steps=5 * (WARMUP + 2), checkpoint_every=99, **how)
+        draw = lambda step: short if step % 5 > 3 else batch  # noqa: E731
+        train(forward, backward, p, draw, config, folder, xp=xp, progress=False)
+        return curve(folder)
+
+    right = learn(tmp_path / "python")
+    np.testing.assert_allclose(learn(tmp_path / "graph", graph=True), right, rtol=1e-5)
+
+
 @pytest.mark.parametrize("graph", [True, False])
 def test_a_training_that_was_replayed_goes_on_either_way(graph, xp, tmp_path):
     forward, backward, p, batch = small_vit()
@@ -256,6 +306,48 @@ def test_a_training_that_was_replayed_goes_on_either_way(graph, xp, tmp_path):
         learn(tmp_path / "graph", last=WARMUP + 4, graph=True)
     assert load_checkpoint(tmp_path / "graph" / "checkpoint")[2]["step"] == WARMUP + 2
     np.testing.assert_allclose(learn(tmp_path / "graph", graph=graph), right, rtol=1e-6)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_an_overflow_of_fp16_is_computed_again_and_what_is_no_number_is_named(
+    graph, xp, tmp_path, monkeypatch
+):
+    vit_forward, vit_backward, p, (x, labels) = small_vit()
+    p, lowered = tree_map(lambda x: x.astype("float32"), p), []
+    lower = LossScale.lower
+    monkeypatch.setattr(LossScale, "lower", lambda scale: lowered.append(1) or lower(scale))
+
+    def forward(x, labels, factor, p):
+        loss, saved = vit_forward(x, labels, p)
+        return loss * factor[0], (saved, factor[0])
+
+    def backward(dloss, saved, g):
+        return vit_backward(dloss * saved[1], saved[0], g)
+
+    def batch(step):
+        factor = {WARMUP + 2: 4096, WARMUP + 4: np.nan}.get(step, 1)
+        return x, labels, np.full(4, factor, "float32")
+
+    config = replace(TRAINING, steps=WARMUP + 6, precision="fp16", graph=graph, clip=None)
+    said = f"step {WARMUP + 4}: the loss is nan .* not finite is batch/2; the last good checkpoint"
+    with pytest.raises(loop.TrainingDiverged, match=said):
+        train(forward, backward, p, batch, config, tmp_path, xp=xp, progress=False)
+    assert lowered and np.isfinite(curve(tmp_path)).all()
+    assert len(curve(tmp_path)) == WARMUP + 4
+
+
+def test_a_graph_that_cuda_has_no_memory_for_is_explained(tmp_path, monkeypatch, xp):
+    def full(stream):
+        ended(stream)
+        raise xp.cuda.runtime.CUDARuntimeError(2)
+
+    ended = xp.cuda.Stream.end_capture
+    monkeypatch.setattr(xp.cuda.Stream, "end_capture", full)
+    forward, backward, p, batch = small_vit()
+    p = tree_map(lambda x: x.astype("float32"), p)
+    config = replace(TRAINING, steps=WARMUP + 2, graph=True)
+    with pytest.raises(loop.OutOfMemory, match=r"on the GPU, .*; the checkpoint .* is intact"):
+        train(forward, backward, p, lambda _: batch, config, tmp_path, xp=xp, progress=False)
 
 
 def same_words(there, here):

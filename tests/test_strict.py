@@ -1,11 +1,14 @@
 """The stand-in for CuPy refuses what CuPy refuses; what is planted here must never pass."""
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import strict as xp
 
+import scratch_vlm
 from scratch_vlm.backend import floating, namespace, to_device, to_host
 
 HOST = np.linspace(-1, 1, 12, dtype="float32").reshape(3, 4)
@@ -54,7 +57,7 @@ MISUSE = {
     "at of a ufunc but add": lambda x: xp.maximum.at(x, xp.arange(3), x),
     "add.at with an index of NumPy": lambda x: xp.add.at(x, np.arange(3), x),
     "add.at of another precision": lambda x: xp.add.at(x, xp.arange(3), xp.zeros((3, 4))),
-    "a copy on the side from memory that may move": lambda x: x.set(HOST + 1, xp.cuda.Stream()),
+    "a copy on the side of another precision": lambda x: x.set(HOST > 1, xp.cuda.Stream()),
     "an integer outside the axis": lambda x: x[xp.asarray([5])],
 }
 MISSING = {
@@ -88,6 +91,7 @@ WAITS = {
     "where of one argument": lambda x: xp.where(x > 0),
     "unique": lambda x: xp.unique(x),
     "flatnonzero": lambda x: xp.flatnonzero(x),
+    "a copy on the side from memory that may move": lambda x: x.set(HOST + 1, xp.cuda.Stream()),
 }
 
 
@@ -192,3 +196,32 @@ def test_the_names_are_those_of_the_cupy_that_is_installed():
     from strict import make_api
 
     assert make_api.describe_all() == xp.API
+
+
+OWN = {  # what the stand-in has for tests, or for itself
+    "Event": {"mark"},
+    "MemoryPool": {"arrays", "memory", "take"},
+    "Memory": {"room"},
+    "PinnedMemory": {"error", *dir(bytearray)},
+    "Stream": {"follow", "late", "put", "run"},
+}
+
+
+def test_what_the_library_takes_from_cuda_is_in_cupy():
+    used = set()
+    for file in Path(scratch_vlm.__file__).parent.rglob("*.py"):
+        source = file.read_text(encoding="utf-8")
+        used |= set(re.findall(r"(?<!torch)\.cuda\.(\w+)(?:\.(\w+))?", source))
+    assert ("runtime", "CUDARuntimeError") in used and ("Stream", "") in used
+    for name, inner in used - {("Event", "")}:
+        assert name in xp.API["cuda"], name
+        assert not inner or inner in xp.API["cuda"][name].split(), (name, inner)
+
+
+def test_what_the_stand_in_has_of_cuda_is_in_cupy():
+    kinds = {name: x for name, x in vars(xp.cuda).items() if name in xp.API["cuda"]}
+    assert {"Stream", "Event", "MemoryPool", "runtime", "using_allocator"} <= kinds.keys()
+    for name, x in kinds.items():
+        names = {inner for inner in dir(x) if inner[0] != "_"} if isinstance(x, type) else set()
+        names = set(vars(x)) if name == "runtime" else names
+        assert names - OWN.get(name, set()) <= set(xp.API["cuda"][name].split()), name

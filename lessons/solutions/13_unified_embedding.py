@@ -15,7 +15,8 @@ def tokens(side, patch, frames, by):
 
 lesson["check_tokens"](tokens)
 
-# 2. Zero: the splice overwrites it, and its backward puts zeros there.
+# 2. Zero: the splice overwrites it, and its backward puts zeros there. A tied head would give it a
+#    slope, for it scores <image> at every place, too.
 lesson["check_gap"](0.0)
 
 

@@ -10,7 +10,7 @@ from scratch_vlm.backend.dispatch import fused
 from scratch_vlm.backend.factors import as_factor, factor_room
 from scratch_vlm.backend.feed import Feed
 from scratch_vlm.backend.graph import GraphError, Graphs
-from scratch_vlm.backend.memory import keep_freed_memory, memory_shortage
+from scratch_vlm.backend.memory import is_shortage, keep_freed_memory, memory_shortage
 from scratch_vlm.backend.precision import PRECISIONS, in_precision, products_in, rounded
 from scratch_vlm.backend.primitives import (
     add_at,
@@ -43,6 +43,7 @@ __all__ = [
     "in_blocks",
     "in_precision",
     "in_turns",
+    "is_shortage",
     "keep_freed_memory",
     "load",
     "memory_shortage",

@@ -6,6 +6,8 @@ import os
 from importlib import metadata
 
 BACKENDS = ("numpy", "cupy", "auto")
+# What CUDA and cuBLAS say of a GPU whose memory is full, or that is another's alone.
+TAKEN = ("out of memory", "ALLOC_FAILED", "NOT_INITIALIZED", "DevicesUnavailable")
 
 
 class BackendError(RuntimeError):
@@ -42,10 +44,14 @@ def cupy_problem():
         right = float((ones @ ones).sum()) == 8.0
     except Exception as error:  # importing touches neither cuBLAS nor the compiler; this does
         first_line = str(error).splitlines()[0] if str(error) else ""
+        hint = (
+            "other programs may have taken it: nvidia-smi lists them"
+            if any(word in first_line for word in TAKEN)
+            else "the CUDA libraries may be missing: python -m pip install 'cupy-cuda13x[ctk]'"
+        )
         return (
             f"CuPy {cupy.__version__} sees a GPU but cannot run on it "
-            f"({type(error).__name__}: {first_line}); the CUDA libraries may be missing: "
-            "python -m pip install 'cupy-cuda13x[ctk]'"
+            f"({type(error).__name__}: {first_line}); {hint}"
         )
     return None if right else "CuPy runs but multiplied two matrices of ones wrongly"
 

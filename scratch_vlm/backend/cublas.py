@@ -16,6 +16,7 @@ from scratch_vlm.backend.gemm import Layout, Refused, check_shapes, plan
 # cudaDataType and cublasComputeType_t, from library_types.h and cublas_api.h
 TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}
 COMPUTE = {"float32": 68, "tf32": 77, "float64": 70}
+NO_MEMORY = (1, 3)  # CUBLAS_STATUS_NOT_INITIALIZED, of a new handle, and CUBLAS_STATUS_ALLOC_FAILED
 HOST_POINTERS = 0  # alpha and beta are read when the function is called
 DEFAULT_ALGORITHM = -1
 WORKSPACE = 32 << 20  # bytes, what NVIDIA recommends for Hopper
@@ -54,7 +55,8 @@ class Cublas:
     def _call(self, name, *arguments):
         status = getattr(self._library, name)(*arguments)
         if status:
-            raise CublasError(f"{name} failed with status {status}")
+            full = "; the memory of the GPU may be full" if status in NO_MEMORY else ""
+            raise CublasError(f"{name} failed with status {status}{full}")
 
     def use(self, stream, workspace, size):
         """Compute on a stream from here on, with memory of its own.

@@ -3,8 +3,9 @@
 In bf16 and fp16 a product rounds what it multiplies. An array that several products read is
 rounded once; one that nothing but products read need not exist in float32 at all, which halves the
 bytes that cross the memory of a device. Products compute what they did, since what was rounded
-stays as it is when it is rounded again. Two other things see rounded numbers: the gradient of a
-bias, which sums the array that products read, and the scale of attention, which comes after.
+stays as it is when it is rounded again, and what is too large for fp16 stays infinite. Two other
+things see rounded numbers: the gradient of a bias, which sums the array that products read, and the
+scale of attention, which comes after.
 """
 
 from functools import cache

@@ -7,9 +7,12 @@ stream of their own. Only the GPU waits, by events: a step for the copy of its b
 for the step that read what it writes over.
 """
 
+import warnings
+
 import numpy as np
 
 ALIGNMENT = 512  # bytes; CuPy's own arrays begin at multiples of it, too
+OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 
 
 class Feed:
@@ -126,8 +129,8 @@ class _Slot:
         size = sum(map(_room, arrays)) or ALIGNMENT
         self.copied.synchronize()  # or the copy before could take numbers of this batch
         if size > len(self._host):
-            self._host = np.frombuffer(self._xp.cuda.alloc_pinned_memory(size), "uint8", size)
             self._there = self._xp.empty(size, "uint8")
+            self._host = _pinned(size, self._xp)
         for own, x in zip(_unpacked(self._host, arrays), arrays, strict=True):
             own[...] = x
         stream.wait_event(self.read)
@@ -135,6 +138,22 @@ class _Slot:
         self.copied.record(stream)
         self.taken = True
         return tuple(_unpacked(self._there, arrays))
+
+
+def _pinned(size, xp):
+    # Or ordinary memory, from where CUDA copies as correctly: only that the thread waits for it.
+    try:
+        return np.frombuffer(xp.cuda.alloc_pinned_memory(size), "uint8", size)
+    except xp.cuda.runtime.CUDARuntimeError as error:
+        if error.status != OUT_OF_MEMORY:
+            raise
+    warnings.warn(
+        "CUDA found no memory of the host to pin for batches, so they take longer to the GPU; "
+        "numbers do not change. Other programs may use most of the memory (free -h shows it)",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return np.empty(size, "uint8")
 
 
 def _room(x):

@@ -6,7 +6,8 @@ works it off without Python. So what a replay does is what was recorded, and onl
 may change: inputs are copied to where they were the first time, learning rate, loss scale and the
 like are inputs too, and random numbers are drawn again. Nothing else of Python runs again, nothing
 may wait for the GPU or come from the host, and memory for what is in between belongs to the graph,
-from a pool that nobody else uses.
+from a pool that only graphs use, and that gives nothing back while they live. They take turns in
+it, so what must last from one launch to another is kept elsewhere.
 """
 
 import weakref
@@ -68,7 +69,7 @@ class Graphs:
         idle = _idle[xp, xp.cuda.Device().id]
         self._stream = idle.pop() if idle else xp.cuda.Stream(non_blocking=True)
         weakref.finalize(self, idle.append, self._stream).atexit = False
-        self._pool = xp.cuda.MemoryPool()
+        self._pool = xp.cuda.MemoryPool(_keeping(xp))
         self._constants = {}
 
     @contextmanager
@@ -102,11 +103,19 @@ class Graphs:
         callable
             Of the same arguments, which may be numbers, or tuples of them, in place of arrays;
             call it inside `in_use`. The first calls run as they are, then one is recorded, for
-            every set of shapes by itself. What it returns holds until the next call.
+            every set of shapes by itself. What it returns holds until the next call of anything
+            that these graphs have recorded.
+
+        Raises
+        ------
+        GraphError
+            By what is returned, if it is called elsewhere, or the function cannot be recorded.
         """
         recordings = {}
 
         def call(*arguments):
+            if self._xp.cuda.get_current_stream() != self._stream:
+                raise GraphError("what is recorded runs on a stream of its own: call it in in_use")
             arrays = [self._array(x) for x in arguments]
             shapes = tuple((x.shape, name_of(x.dtype)) for x in arrays)
             if shapes not in recordings and len(recordings) == MOST:
@@ -118,10 +127,11 @@ class Graphs:
             for own, x in zip(recording.inputs, arrays, strict=True):
                 own[...] = self._xp.asarray(x)
             if recording.graph is None and recording.calls < WARMUP:
-                recording.calls += 1
                 recording.random.clear()
                 with self._own_memory(_Copies(self._xp, self._constants, recording.random)):
-                    return function(*recording.inputs)
+                    outputs = function(*recording.inputs)
+                recording.calls += 1
+                return outputs
             if recording.graph is None:
                 self._capture(function, recording)
             for one in recording.random:
@@ -142,32 +152,59 @@ class Graphs:
     def _capture(self, function, recording):
         copies = _CapturedCopies(self._constants, recording.random)
         with self._own_memory(copies):
-            self._stream.begin_capture()
             try:
+                self._stream.begin_capture()
                 recording.outputs = function(*recording.inputs)
-            except BaseException:
+                recording.graph = self._stream.end_capture()
+            except BaseException as error:
                 with suppress(Exception):  # the one that counts is on its way
                     self._stream.end_capture()
+                refused = isinstance(error, RuntimeError) and "captur" in str(error).lower()
+                if refused:  # by CuPy or by CUDA
+                    raise GraphError(
+                        f"no graph can hold this, leave --graph out: {error}"
+                    ) from error
                 raise
-            recording.graph = self._stream.end_capture()
+
+
+def _keeping(xp):
+    # What a pool takes memory with. Where there is none left a pool gives back what no array has
+    # and asks again; but addresses in it are part of graphs, so here it is only forgotten.
+    kept = []
+
+    def allocate(size):
+        try:
+            memory = xp.cuda.Memory(size)
+        except xp.cuda.runtime.CUDARuntimeError:  # perhaps the pool of all has more than it needs
+            xp.get_default_memory_pool().free_all_blocks()
+            memory = xp.cuda.Memory(size)
+        kept.append(memory)
+        return xp.cuda.MemoryPointer(memory, 0)
+
+    return allocate
 
 
 class _Copies:
     # From the host, in the calls before a recording: what is copied is kept, since a graph would
     # read host memory again at each replay. Receivers get a copy of it, which they may change.
+    # What is kept is not in the pool of graphs: an earlier one would write over it.
 
     def __init__(self, xp, constants, random):
         self._xp, self._constants, self._random = xp, constants, random
 
     def constant(self, x):
         if _key(x) not in self._constants:
-            self._constants[_key(x)] = self._xp.asarray(x)
+            self._constants[_key(x)] = self._lasting(x)
         return self._constants[_key(x)].copy()
 
     def drawn(self, draw, rng, shape, dtype):
-        room = self._xp.asarray(draw(rng))
+        room = self._lasting(draw(rng))
         self._random.append(_Drawn(rng, draw, room))
         return room
+
+    def _lasting(self, x):
+        with self._xp.cuda.using_allocator(self._xp.get_default_memory_pool().malloc):
+            return self._xp.asarray(x)
 
 
 class _CapturedCopies:

@@ -38,13 +38,30 @@ def keep_freed_memory():
     )
 
 
+def is_shortage(error):
+    """Tell whether an error means that memory ran out.
+
+    Parameters
+    ----------
+    error : Exception
+        Any. What CUDA needs for itself, such as a graph or a stream, CuPy does not call a
+        MemoryError where it is missing.
+
+    Returns
+    -------
+    bool
+    """
+    said = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, MemoryError) or str(error).startswith(said)
+
+
 def memory_shortage(error):
     """Say how much memory was asked for in vain, and how much there is.
 
     Parameters
     ----------
-    error : MemoryError
-        As NumPy or CuPy raised it.
+    error : Exception
+        As NumPy or CuPy raised it, and `is_shortage` found.
 
     Returns
     -------
@@ -58,7 +75,8 @@ def memory_shortage(error):
     """
     asked = re.search(r"allocat\w+ ([\d.,]+ \w+)", str(error))
     asked = f": {_readable(asked[1])} more was asked for" if asked else ""
-    cupy = sys.modules.get(type(error).__module__.partition(".")[0])
+    home = type(error).__module__.partition(".")[0]
+    cupy = sys.modules.get("cupy" if home == "cupy_backends" else home)
     if not hasattr(cupy, "cuda"):
         free = _free_on_host()
         return f"out of memory{asked}" + (f", {_gib(free)} is free" if free is not None else "")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from scratch_vlm.backend import cupy_problem, load, memory_shortage, to_host
+from scratch_vlm.backend import cupy_problem, is_shortage, load, memory_shortage, to_host
 from scratch_vlm.bench.clock import in_turn, ratio
 from scratch_vlm.bench.contenders import contenders
 from scratch_vlm.bench.show import OPS, draw, table
@@ -195,16 +195,17 @@ def measure(subject, found, report, seed, rounds, seconds, until):
                     continue
             if subject.kind == "step":
                 memory[contender.name] = contender.memory(work, before)
-            works[contender.name] = partial(contender.measure, work)
-        except MemoryError as error:
-            report["skipped"][at] = memory_shortage(error)
+            works[contender.name] = partial(_measure, contender, work, found)
         except Exception as error:  # one who fails must not take the others' results away
-            kind = type(error).__name__
-            full = kind == "OutOfMemoryError"  # PyTorch's, which is no MemoryError
-            report["skipped" if full else "failed"][at] = f"{kind}: {error}".partition("\n")[0]
+            report["skipped" if _is_full(error) else "failed"][at] = _in_words(error)
         finally:
             contender.rest()
-    samples = in_turn(works, rounds=rounds, seconds=seconds)
+    try:
+        samples = in_turn(works, rounds=rounds, seconds=seconds)
+    except Exception as error:
+        if not _is_full(error):
+            raise
+        samples, report["skipped"][subject.name] = {}, _in_words(error)
     about = ("family", "kind", "size", "unit", "flops", "bytes")
     times = {}
     for contender in found:
@@ -218,6 +219,27 @@ def measure(subject, found, report, seed, rounds, seconds, until):
                 "memory": memory.get(contender.name),
             }
     return {name: getattr(subject, name) for name in about} | {"times": times}
+
+
+def _measure(contender, work, found, times=1):
+    try:
+        return contender.measure(work, times)
+    except Exception as error:
+        if not _is_full(error):
+            raise
+    for one in found:  # each of whom keeps memory for a next time
+        one.rest()
+    return contender.measure(work, times)
+
+
+def _is_full(error):
+    return is_shortage(error) or type(error).__name__ == "OutOfMemoryError"  # PyTorch's
+
+
+def _in_words(error):
+    if is_shortage(error):
+        return memory_shortage(error)
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 def why_not(subject, contender, ceilings, until):

@@ -12,7 +12,7 @@ from scratch_vlm.ops.masks import check_mask
 
 TILE = 64  # tokens of a tile, as in tiles.cuh
 THREADS = 128
-WIDTHS = (32, 64)  # that the files are compiled for
+WIDTHS = (32, 64, 128)  # that the files are compiled for
 
 
 def attend_forward(q, k, v, *, mask=None, scale=None, blind="zero", out=None):
@@ -21,8 +21,8 @@ def attend_forward(q, k, v, *, mask=None, scale=None, blind="zero", out=None):
     Parameters
     ----------
     q : array of shape (B, A, T, K)
-        Queries in bfloat16, or in float32 where products are to be computed in bf16; K a multiple
-        of 8, at most 64.
+        Queries in bfloat16 or float16, or in float32 where products are to be computed in bf16 or
+        fp16; K a multiple of 8, at most 128.
     k : array of shape (B, G, S, K)
         Keys.
     v : array of shape (B, G, S, K)
@@ -43,8 +43,9 @@ def attend_forward(q, k, v, *, mask=None, scale=None, blind="zero", out=None):
         For `ops.attend.attend_backward`. In place of the weights it holds the logarithm of their
         sum for each query.
     """
-    if q.dtype == "float32" and product_precision() == "bf16" and can_launch(q):
-        return _from_float32(q, k, v, out, {"mask": mask, "scale": scale, "blind": blind})
+    half = half_type(product_precision())
+    if half is not None and q.dtype == "float32" and can_launch(q):
+        return _from_float32(q, k, v, half, out, {"mask": mask, "scale": scale, "blind": blind})
     if not _takes(q, k, v, out) or (blind != "zero" and mask is not None):
         return NotImplemented
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
@@ -76,11 +77,10 @@ def attend_forward(q, k, v, *, mask=None, scale=None, blind="zero", out=None):
     return y, Saved(_backward, **saved, kinds=kinds, bits=bits, of_mask=of_mask)
 
 
-def _from_float32(q, k, v, out, options):
-    # Tensor cores take bfloat16: copies go in, and what comes out is float32 again.
+def _from_float32(q, k, v, half, out, options):
+    # Tensor cores take 16 bits: copies go in, and what comes out is float32 again.
     if not q.ndim == k.ndim == v.ndim == 4:
         return NotImplemented
-    half = half_type("bf16")
     result = attend_forward(*(_lowered(x, half) for x in (q, k, v)), **options)
     if result is NotImplemented or (out is not None and out.shape != q.shape):
         return NotImplemented
@@ -164,7 +164,7 @@ def _takes(q, k, v, out):
     arrays = (q, k, v) if out is None else (q, k, v, out)
     return (
         can_launch(q)
-        and name_of(q.dtype) == "bfloat16"
+        and name_of(q.dtype) in ("bfloat16", "float16")
         and all(x.ndim == 4 and x.size and x.dtype == q.dtype and _aligned(x) for x in arrays)
         and max(q.shape[:2]) <= MOST_BLOCKS
         and q.size // q.shape[3] < 2**31

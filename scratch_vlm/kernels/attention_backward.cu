@@ -8,14 +8,19 @@
 //
 //   dv = P' dy      dP = dy v'      dz = P (dP - delta)      dq = dz k scale      dk = dz' q scale
 //
-// with delta = sum(dy * y) per query. dk and dv are sums over queries, dq is one over keys. So
-// there are two kernels, one with a block per tile of keys and one with a block per tile of
-// queries, and each sums in an order of its own that never changes: no atomics, the same bits in
-// every run. A single kernel would need 5 products, and atomic sums for dq.
+// with delta = sum(dy * y) per query; A' is A transposed, and P multiplies number by number. dk and
+// dv are sums over queries, dq is one over keys. So there are two kernels, one with a block per
+// tile of keys and one with a block per tile of queries, and each sums in an order of its own that
+// never changes: no atomics, the same bits in every run. A single kernel would need 5 products, and
+// atomic sums for dq.
+//
+// In float16 dz may be too large, since dy comes from a scaled loss and dP sums over channels. It
+// is a float until it becomes a factor of dq and dk. Infinite there, it makes infinities or nan of
+// all that it goes into, and the training takes a smaller scale.
 #include "tiles.cuh"
 
 // delta (images, heads, queries) = sum over channels of dy * y. A lane takes eight channels: a
-// warp then asks for 4 or 8 rows at once, and memory is kept busy by few instructions.
+// warp then asks for several rows at once, and memory is kept busy by few instructions.
 extern "C" __global__ void __launch_bounds__(THREADS) attention_delta(
     const number* dy, const number* y, float* delta, int heads, int queries, int width, int rows,
     long long dy_image, long long dy_head, long long dy_step, long long y_image, long long y_head,
@@ -37,42 +42,44 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_delta(
   if (row < rows && channel == 0) delta[row] = sum;
 }
 
-// What a tile of queries, or the first N * 8 of it, adds to dk and dv of 16 keys. Scores are
-// computed transposed here: rows are keys.
+// What a tile of queries, or the first N * 8 of it, adds to dk and dv of 16 keys. Everything is
+// transposed here: rows are keys, columns are queries. A query that does not exist adds nothing,
+// since its q, dy and delta are zeros.
 template <int N>
-__device__ __forceinline__ void add_queries(float sum_k[WIDTH / 8][4], float sum_v[WIDTH / 8][4],
-                                            const unsigned k_rows[WIDTH / 16][4],
+__device__ __forceinline__ void add_queries(Sums sum_k, Sums sum_v, const Rows k_rows,
                                             const number* v_tile, const number* q_tile,
                                             const number* dy_tile, const float* logs,
                                             const float* deltas, const long long* bits,
                                             float to_log2) {
-  int lane = threadIdx.x % WARP, row = threadIdx.x / WARP * 16;
+  int lane = threadIdx.x % WARP, row = threadIdx.x / WARP * 16, column = lane % 4 * 2;
   float weights[N][4] = {}, dz[N][4];
-  pair_up(weights, k_rows, q_tile);  // scores, until the loop below
+  add_dot_products(weights, k_rows, q_tile);  // scores, until the loop below
 #pragma unroll
   for (int n = 0; n < N; n++)
 #pragma unroll
-    for (int j = 0; j < 4; j++) {
-      int query = n * 8 + lane % 4 * 2 + j % 2;  // behind the last one, all of dy is zero
-      weights[n][j] = exp2f(weights[n][j] * to_log2 - logs[query] * LOG2_E);
-      dz[n][j] = -deltas[query];
-    }
+    for (int j = 0; j < 4; j++)
+      weights[n][j] = exp2f(weights[n][j] * to_log2 - logs[n * 8 + column + j % 2] * LOG2_E);
   if (bits) hide(weights, bits + TILE + row, 0.0f);
-  weigh(sum_v, weights, dy_tile);
-  unsigned v_rows[WIDTH / 16][4];  // kept, they would cost the third block of a multiprocessor
+  add_weighted(sum_v, weights, dy_tile);
+  Rows v_rows;  // kept like k_rows, they would cost the third block of a multiprocessor
   hold_rows(v_rows, v_tile, row);
-  pair_up(dz, v_rows, dy_tile);  // dL/dP - delta, until the loop below
+#pragma unroll
+  for (int n = 0; n < N; n++)
+#pragma unroll
+    for (int j = 0; j < 4; j++) dz[n][j] = -deltas[n * 8 + column + j % 2];
+  add_dot_products(dz, v_rows, dy_tile);  // dP - delta, until the loop below
 #pragma unroll
   for (int n = 0; n < N; n++)
 #pragma unroll
     for (int j = 0; j < 4; j++) dz[n][j] *= weights[n][j];
-  weigh(sum_k, dz, q_tile);
+  add_weighted(sum_k, dz, q_tile);
 }
 
 // dk and dv of 64 keys: blockIdx = (tile of keys, head of keys, image). Queries and their dy come
 // by, of all heads that share these keys.
+//
 // dk and dv have their heads side by side in tokens, `step` numbers from one token to the next.
-extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_dkdv(
+extern "C" __global__ void __launch_bounds__(THREADS, WIDTH > 64 ? 2 : 3) attention_dkdv(
     const number* q, const number* k, const number* v, const number* dy, const float* log_sum,
     const float* delta, number* dk, number* dv, const unsigned char* kinds, const long long* bits,
     int heads, int sharers, int queries, int keys, int width, long long q_image, long long q_head,
@@ -81,8 +88,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_dkdv(
     int mask_image, int mask_head, float scale) {
   extern __shared__ __align__(16) number shared[];
   __shared__ float logs[2][TILE], deltas[2][TILE];  // of the queries of both pairs of tiles
-  int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-  int key_tile = blockIdx.x, group = blockIdx.y;
+  int warp = threadIdx.x / WARP, key_tile = blockIdx.x, group = blockIdx.y;
   long long image = blockIdx.z;
   int first = key_tile * TILE, key_tiles = (keys + TILE - 1) / TILE;
   int query_tiles = (queries + TILE - 1) / TILE;
@@ -111,7 +117,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_dkdv(
     load_pair(shared + turn * PAIR, Q, DY, tile * TILE, width);
   };
 
-  float sum_k[WIDTH / 8][4] = {}, sum_v[WIDTH / 8][4] = {};
+  Sums sum_k = {}, sum_v = {};
   number* v_tile = shared + 2 * PAIR;
   load_tile(shared + PAIR, K, first, width);  // where the second pair will lie
   load_tile(v_tile, V, first, width);
@@ -120,7 +126,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_dkdv(
   if (head < end) load_queries(head, tile, 0);
   copy_wait<0>();
   __syncthreads();
-  unsigned k_rows[WIDTH / 16][4];
+  Rows k_rows;
   hold_rows(k_rows, shared + PAIR, warp * 16);
 
   int turn = 0, next_head, next;
@@ -148,31 +154,29 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_dkdv(
 
 // What a tile of keys, or the first N * 8 of it, adds to dq of 16 queries.
 template <int N>
-__device__ __forceinline__ void add_keys(float sum[WIDTH / 8][4],
-                                         const unsigned q_rows[WIDTH / 16][4],
-                                         const unsigned dy_rows[WIDTH / 16][4],
-                                         const float log_2[2], const float shift[2],
+__device__ __forceinline__ void add_keys(Sums sum, const Rows q_rows, const Rows dy_rows,
+                                         const float log_2[2], const float deltas[2],
                                          const number* k_tile, const number* v_tile, int count,
                                          const long long* bits, float to_log2) {
   float weights[N][4] = {}, dz[N][4];
 #pragma unroll
   for (int n = 0; n < N; n++)
 #pragma unroll
-    for (int j = 0; j < 4; j++) dz[n][j] = -shift[j / 2];
-  pair_up(weights, q_rows, k_tile);  // scores, until the loop below
-  pair_up(dz, dy_rows, v_tile);      // dL/dP - delta, until the loop below
+    for (int j = 0; j < 4; j++) dz[n][j] = -deltas[j / 2];
+  add_dot_products(weights, q_rows, k_tile);  // scores, until the loop below
+  add_dot_products(dz, dy_rows, v_tile);      // dP - delta, until the loop below
 #pragma unroll
   for (int n = 0; n < N; n++)
 #pragma unroll
     for (int j = 0; j < 4; j++) dz[n][j] *= exp2f(weights[n][j] * to_log2 - log_2[j / 2]);
   if (bits) hide(dz, bits + threadIdx.x / WARP * 16, 0.0f);
   else if (count < N * 8) hide_behind(dz, count, 0.0f);
-  weigh(sum, dz, k_tile);
+  add_weighted(sum, dz, k_tile);
 }
 
 // dq of 64 queries: blockIdx = (tile of queries, head, image). Keys and values come by.
 // dq has its heads side by side in tokens, `step` numbers from one token to the next.
-extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_dq(
+extern "C" __global__ void __launch_bounds__(THREADS, WIDTH > 64 ? 2 : 3) attention_dq(
     const number* q, const number* k, const number* v, const number* dy, const float* log_sum,
     const float* delta, number* dq, const unsigned char* kinds, const long long* bits, int heads,
     int sharers, int queries, int keys, int width, long long q_image, long long q_head,
@@ -190,7 +194,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_dq(
   Tokens V = {v + image * v_image + group * v_head, v_step, keys};
   Mask may = {kinds, bits, int(image) * mask_image + head * mask_head, key_tiles};
 
-  float sum[WIDTH / 8][4] = {}, log_2[2], shift[2], to_log2 = scale * LOG2_E;
+  Sums sum = {};
+  float log_2[2], deltas[2], to_log2 = scale * LOG2_E;
   int tile = next_tile(may, query_tile, 0);
   load_pair(shared + PAIR, Q, DY, first, width);  // where the second pair will lie
   if (tile < key_tiles) load_pair(shared, K, V, tile * TILE, width);
@@ -199,11 +204,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_dq(
     int query = first + warp * 16 + lane / 4 + 8 * half;
     long long at = (image * heads + head) * queries + query;
     log_2[half] = query < queries ? log_sum[at] * LOG2_E : INFINITE;
-    shift[half] = query < queries ? delta[at] : 0.0f;
+    deltas[half] = query < queries ? delta[at] : 0.0f;
   }
   copy_wait<0>();
   __syncthreads();
-  unsigned q_rows[WIDTH / 16][4], dy_rows[WIDTH / 16][4];
+  Rows q_rows, dy_rows;
   hold_rows(q_rows, shared + PAIR, warp * 16);
   hold_rows(dy_rows, shared + PAIR + TILE * PITCH, warp * 16);
 
@@ -219,9 +224,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) attention_dq(
     const long long* bits = bits_of(may, query_tile, tile);
     int count = keys - tile * TILE;
     if (count > FEW)
-      add_keys<TILE / 8>(sum, q_rows, dy_rows, log_2, shift, k_tile, v_tile, count, bits, to_log2);
+      add_keys<TILE / 8>(sum, q_rows, dy_rows, log_2, deltas, k_tile, v_tile, count, bits, to_log2);
     else
-      add_keys<FEW / 8>(sum, q_rows, dy_rows, log_2, shift, k_tile, v_tile, count, bits, to_log2);
+      add_keys<FEW / 8>(sum, q_rows, dy_rows, log_2, deltas, k_tile, v_tile, count, bits, to_log2);
   }
   long long start = image * queries * step + head * width;
   put_rows(shared + turn * PAIR, dq + start, step, first, queries, width, sum, scale, scale);

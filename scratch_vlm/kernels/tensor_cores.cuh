@@ -1,8 +1,9 @@
 // Tensor cores (Ampere and later), and copies that run while the threads go on.
 //
 // A tensor core multiplies two small matrices in one instruction that a whole warp gives together:
-// C (16 x 8, float) += A (16 x 16, bfloat16) B (16 x 8, bfloat16). No thread holds a matrix; each
-// of the 32 lanes holds a few numbers of it, its fragment. With g = lane / 4 and t = lane % 4:
+// C (16 x 8) += A (16 x 16) B (16 x 8), A and B in bfloat16 or float16, C in float. No thread
+// holds a matrix; each of the 32 lanes holds a few numbers of it, its fragment. With g = lane / 4
+// and t = lane % 4:
 //
 //   C: c[0], c[1]  row g,      columns 2t, 2t + 1        c[2], c[3]  the same in row g + 8
 //   A: a[0] row g,  a[1] row g + 8,  columns 2t, 2t + 1 (two numbers in 32 bits)
@@ -12,18 +13,34 @@
 // (PTX ISA, "Matrix Fragments for mma.m16n8k16".) C and A number their rows and columns alike, so
 // what a product left in two neighbouring C is, rounded, the A of the next product: that is how
 // attention multiplies its weights with the values without writing them anywhere.
+//
+// C++ has no words for these instructions; asm("...") passes on what stands between the quotes, in
+// PTX, the assembly language of GPUs. %0, %1, ... are the registers named behind the colons: those
+// that are written, then those that are read.
 #ifndef SCRATCH_VLM_TENSOR_CORES
 #define SCRATCH_VLM_TENSOR_CORES
 
-#include <cuda_bf16.h>
+// What PTX calls a type of 16 bits: NAME_OF(__half), of float16, is "f16".
+#define NAME_OF(type) PASTE(NAME_OF_, type)
+#define PASTE(a, b) a##b
+#define NAME_OF___half "f16"
+#define NAME_OF___nv_bfloat16 "bf16"
 
 // c += a b
 __device__ __forceinline__ void multiply_add(float c[4], const unsigned a[4], const unsigned b[2]) {
   asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+      "mma.sync.aligned.m16n8k16.row.col.f32." NAME_OF(NUMBER) "." NAME_OF(NUMBER) ".f32 "
       "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// Two numbers of a C as two neighbours in an A, rounded. What is too large for float16, above
+// 65,504, becomes infinite and not the largest number: whoever scales the loss has to see it.
+__device__ __forceinline__ unsigned round_pair(float first, float second) {
+  unsigned pair;  // the first in its lower 16 bits, which PTX names last
+  asm("cvt.rn." NAME_OF(NUMBER) "x2.f32 %0, %1, %2;\n" : "=r"(pair) : "f"(second), "f"(first));
+  return pair;
 }
 
 // Load four 8 x 8 matrices from shared memory. Lane i names the 16 bytes of row i % 8 of matrix

@@ -1,5 +1,8 @@
 // Matrices of attention in tiles: 64 tokens of one head in shared memory, 16 of them for each of
 // the four warps of a block. Products of tiles run on tensor cores and are summed in float.
+//
+// In the comments A' is A transposed. A thread knows its place by two numbers: `warp` says which 16
+// of the block's 64 tokens it works on, `lane` which numbers of a fragment it holds.
 #ifndef SCRATCH_VLM_TILES
 #define SCRATCH_VLM_TILES
 
@@ -7,7 +10,7 @@
 #include "tensor_cores.cuh"
 
 #ifndef WIDTH
-#define WIDTH 64  // channels of a head, rounded up to 32 or 64; chosen when the file is compiled
+#define WIDTH 64  // channels of a head, rounded up to 32, 64 or 128 when the file is compiled
 #endif
 #define TILE 64
 #define FEW 16  // tokens of a tile that are computed where the others do not exist. Images are
@@ -47,28 +50,33 @@ __device__ __forceinline__ void load_pair(number* pair, Tokens one, Tokens two, 
   copy_commit();
 }
 
-// 16 rows of a tile as left factors of products. What stays while other tiles come by is read from
-// shared memory once, and lives in registers from then on.
-__device__ __forceinline__ void hold_rows(unsigned rows[WIDTH / 16][4], const number* tile,
-                                          int first) {
+// The 16 tokens of a warp in registers: as a left factor, a fragment A for each 16 channels; and as
+// what is summed up, a fragment C for each 8.
+typedef unsigned Rows[WIDTH / 16][4];
+typedef float Sums[WIDTH / 8][4];
+
+// 16 rows of a tile as a left factor. What stays while other tiles come by is read from shared
+// memory once, and lives in registers from then on.
+__device__ __forceinline__ void hold_rows(Rows rows, const number* tile, int first) {
   int lane = threadIdx.x % WARP;
 #pragma unroll
-  for (int i = 0; i < WIDTH / 16; i++)
+  for (int i = 0; i < WIDTH / 16; i++)  // eight rows, eight below; both eight channels on
     load_matrices(rows[i], tile + (first + lane % 16) * PITCH + i * 16 + lane / 16 * 8);
 }
 
-// c (16 x 64) += 16 rows times a tile (64 x WIDTH) transposed: the scalar products of all pairs of
-// tokens. Products that follow each other add to different sums, so that none waits for the last.
-// N is 8, and 2 where only the first 16 tokens of the tile are computed; likewise below.
+// c (16 x 64) += left (16 x WIDTH) right' (WIDTH x 64): the dot products of all pairs of tokens.
+// The columns of right' are rows of the tile, and lie as a fragment B wants its columns. Products
+// that follow each other add to different sums, so that none waits for the last. N is 8, and 2
+// where only the first 16 tokens of the tile are computed; likewise below.
 template <int N>
-__device__ __forceinline__ void pair_up(float (&c)[N][4], const unsigned left[WIDTH / 16][4],
-                                        const number* right) {
+__device__ __forceinline__ void add_dot_products(float (&c)[N][4], const Rows left,
+                                                 const number* right) {
   int lane = threadIdx.x % WARP;
 #pragma unroll
   for (int i = 0; i < WIDTH / 16; i++)  // 16 channels
 #pragma unroll
     for (int n = 0; n < N; n += 2) {
-      unsigned b[4];  // 16 tokens
+      unsigned b[4];  // two fragments, of eight tokens each
       load_matrices(b, right + (n * 8 + lane / 16 * 8 + lane % 8) * PITCH + i * 16 +
                            lane / 8 % 2 * 8);
       multiply_add(c[n], left[i], b);
@@ -76,27 +84,21 @@ __device__ __forceinline__ void pair_up(float (&c)[N][4], const unsigned left[WI
     }
 }
 
-__device__ __forceinline__ unsigned round_pair(float first, float second) {
-  __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
-  unsigned bits;
-  memcpy(&bits, &pair, 4);
-  return bits;
-}
-
-// sum (16 x WIDTH) += w (16 x 64), rounded to bfloat16, times a tile (64 x WIDTH). The sums of
-// pair_up lie in the lanes just as the left factor of the next product has to lie.
+// sum (16 x WIDTH) += weights (16 x 64), rounded to 16 bits, times a tile (64 x WIDTH). The weights
+// were dot products: they lie in the lanes just as a left factor has to lie. Columns of the tile
+// are not its rows, so it is transposed on the way.
 template <int N>
-__device__ __forceinline__ void weigh(float sum[WIDTH / 8][4], const float (&w)[N][4],
-                                      const number* tile) {
+__device__ __forceinline__ void add_weighted(Sums sum, const float (&weights)[N][4],
+                                             const number* tile) {
   int lane = threadIdx.x % WARP;
 #pragma unroll
   for (int i = 0; i < N / 2; i++) {
-    const float *left = w[2 * i], *right = w[2 * i + 1];
+    const float *left = weights[2 * i], *right = weights[2 * i + 1];  // 8 tokens each
     unsigned a[4] = {round_pair(left[0], left[1]), round_pair(left[2], left[3]),
                      round_pair(right[0], right[1]), round_pair(right[2], right[3])};
 #pragma unroll
     for (int n = 0; n < WIDTH / 8; n += 2) {
-      unsigned b[4];  // 16 tokens, 16 channels
+      unsigned b[4];  // two fragments, of eight channels each
       load_transposed(b, tile + (i * 16 + lane % 16) * PITCH + n * 8 + lane / 16 * 8);
       multiply_add(sum[n], a, b);
       multiply_add(sum[n + 1], a, b + 2);
@@ -106,21 +108,21 @@ __device__ __forceinline__ void weigh(float sum[WIDTH / 8][4], const float (&w)[
 
 typedef Several<number, 8> Eight;  // channels, 16 bytes
 
-// Write 16 rows, the first two of a lane's four sums to row lane / 4, the others eight rows below,
-// each times a number of its own. They go through a tile that nobody reads any more, where each
-// warp has 16 rows: from there a lane writes 16 bytes at once, and 4 or 8 lanes a whole row.
+// Write 16 rows: of four sums of a lane the first two to row lane / 4, times times_0, the others
+// eight rows below, times times_1. They go through a tile that nobody reads any more, where each
+// warp has 16 rows: from there a lane writes 16 bytes at once, and WIDTH / 8 lanes a whole row.
 __device__ __forceinline__ void put_rows(number* tile, number* to, long long step, int first,
-                                         int count, int width, const float sum[WIDTH / 8][4],
-                                         float times_0, float times_1) {
+                                         int count, int width, const Sums sum, float times_0,
+                                         float times_1) {
   const int lanes = WIDTH / 8, rows = WARP / lanes;  // lanes of a row, rows at a time
   int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
   tile += warp * 16 * PITCH;
 #pragma unroll
   for (int n = 0; n < WIDTH / 8; n++) {
     number* place = tile + lane / 4 * PITCH + n * 8 + lane % 4 * 2;
-    *(__nv_bfloat162*)place = __floats2bfloat162_rn(sum[n][0] * times_0, sum[n][1] * times_0);
+    *(unsigned*)place = round_pair(sum[n][0] * times_0, sum[n][1] * times_0);
     place += 8 * PITCH;
-    *(__nv_bfloat162*)place = __floats2bfloat162_rn(sum[n][2] * times_1, sum[n][3] * times_1);
+    *(unsigned*)place = round_pair(sum[n][2] * times_1, sum[n][3] * times_1);
   }
   __syncwarp();
   first += warp * 16;

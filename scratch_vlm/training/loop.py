@@ -32,6 +32,7 @@ from scratch_vlm.backend import (
     Feed,
     Graphs,
     in_precision,
+    is_shortage,
     memory_shortage,
     namespace,
     to_device,
@@ -259,7 +260,8 @@ def train(
     BackendError
         If the configuration wants a graph, and `xp` is NumPy.
     GraphError
-        If it wants one, and the objective copies other numbers from the host in each call.
+        If it wants one, and the objective waits for the device, or copies other numbers from the
+        host in each call.
     OutOfMemory
         If a step needs more memory than there is. The checkpoint is that of before.
     RunFolderError
@@ -547,7 +549,9 @@ def _writing(curve, run, step):
 def _explaining_memory(run, config):
     try:
         yield
-    except MemoryError as error:
+    except Exception as error:
+        if not is_shortage(error):
+            raise
         saved = has_checkpoint(run.checkpoint)
         kept = f"the checkpoint {run.checkpoint} is intact" if saved else "there is no checkpoint"
         raise OutOfMemory(

@@ -7,7 +7,7 @@ from scratch_vlm.viz.style import SMALL, WIDTH, Sheet, styled, text_width
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 2, 1.5, 2)))
 
 
-def lines(x, series, *, across, up, log="", height=2.9, title=None, theme="light"):
+def lines(x, series, *, across, up, log="", points=None, height=2.9, title=None, theme="light"):
     """Draw one or more lines against the same numbers, each with its name at its end.
 
     Parameters
@@ -20,6 +20,8 @@ def lines(x, series, *, across, up, log="", height=2.9, title=None, theme="light
         What the axes show, with units.
     log : {"", "x", "y", "xy"}, default ""
         Axes on which equal ways are equal factors; what is not positive there is left out.
+    points : dict of str to (x, y), optional
+        Places to mark, by name.
     height : float, default 2.9
         Inches of the axes.
     title : str, optional
@@ -63,6 +65,10 @@ def lines(x, series, *, across, up, log="", height=2.9, title=None, theme="light
             if known.any():
                 end = np.flatnonzero(known)[-1]
                 ends.append((x[end], y[end], name, colour))
+        for name, place in (points or {}).items():
+            axes.plot(*place, marker="o", markersize=6, color=look.ink)
+            offset = {"xytext": (6, -10), "textcoords": "offset points"}
+            axes.annotate(name, place, **offset, size=SMALL, color=look.ink, zorder=3)
         axes.autoscale_view()
         axes.xaxis.set_inverted(x[0] > x[-1])
         _name_ends(axes, ends)

@@ -118,6 +118,29 @@ def test_a_gpu_that_cannot_multiply_is_reported_with_the_first_line_of_the_reaso
         load("cupy")
 
 
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "cudaErrorMemoryAllocation: out of memory",
+        "cudaErrorDevicesUnavailable: CUDA-capable device(s) is/are busy or unavailable",
+        "CUBLAS_STATUS_NOT_INITIALIZED",  # what cuBLAS says where it finds no memory
+        "CUBLAS_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_a_gpu_that_others_have_taken_is_no_missing_library(fake_cupy, reason):
+    fake_cupy(f"""
+        __version__ = "99.0"
+        float32 = "float32"
+        class cuda:
+            is_available = staticmethod(lambda: True)
+        def ones(shape, dtype):
+            raise RuntimeError("{reason}")
+    """)
+    with pytest.raises(BackendError, match=r"taken it: nvidia-smi lists them\.") as said:
+        load("cupy")
+    assert reason in str(said.value) and "pip" not in str(said.value)
+
+
 def test_two_builds_of_cupy_are_told_apart(monkeypatch):
     both = [SimpleNamespace(name=name) for name in ("numpy", "cupy-cuda13x", "cupy-cuda12x")]
     monkeypatch.setattr(choose.metadata, "distributions", lambda: both)

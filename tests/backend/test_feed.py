@@ -4,11 +4,14 @@ The stand-in for CuPy has the worst cases: copies that end when somebody waits f
 that have not begun when the next copies could already be done.
 """
 
+import warnings
+
 import numpy as np
 import pytest
 import strict
 
 from scratch_vlm.backend import Feed, to_host
+from scratch_vlm.backend.feed import OUT_OF_MEMORY
 
 CASES = ("late copies", "late steps", "late copies and steps")
 
@@ -143,3 +146,25 @@ def test_arrays_begin_where_kernels_may_read_many_numbers_at_once():
         arrays = feed.receive(feed.send(make_batch(1)))
     begins = [x.host.ctypes.data - arrays[0].host.ctypes.data for x in arrays]
     assert not any(np.array(begins) % 512)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_without_pinned_memory_steps_see_their_own_batches_after_a_warning(case, monkeypatch):
+    monkeypatch.setattr(strict.cuda.PinnedMemory, "error", OUT_OF_MEMORY)
+    with pytest.warns(RuntimeWarning, match="CUDA found no memory of the host to pin for batches"):
+        check(strict, case, monkeypatch, [make_batch(i) for i in range(12)])
+
+
+def test_the_warning_is_shown_once(monkeypatch):
+    monkeypatch.setattr(strict.cuda.PinnedMemory, "error", OUT_OF_MEMORY)
+    with warnings.catch_warnings(record=True) as shown, Feed(strict) as feed:
+        warnings.simplefilter("default")
+        for i in range(6):
+            feed.receive(feed.send(make_batch(i)))
+    assert len(shown) == 1
+
+
+def test_other_errors_of_the_device_are_not_taken_for_want_of_memory(monkeypatch):
+    monkeypatch.setattr(strict.cuda.PinnedMemory, "error", 700)
+    with pytest.raises(strict.cuda.CUDARuntimeError, match="700"), Feed(strict) as feed:
+        feed.send(make_batch(0))

@@ -8,7 +8,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from scratch_vlm.backend import keep_freed_memory, memory, memory_shortage
+from scratch_vlm.backend import is_shortage, keep_freed_memory, memory, memory_shortage
 
 
 def test_it_says_whether_the_c_library_took_the_settings():
@@ -53,6 +53,18 @@ def out_of_gpu_memory(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", fake)
     kind = type("OutOfMemoryError", (MemoryError,), {"__module__": "cupy.cuda.memory"})
     return kind("Out of memory allocating 3,221,225,472 bytes (allocated so far: 5 bytes).")
+
+
+@pytest.mark.parametrize(
+    "said", ["cudaErrorMemoryAllocation: out of memory", "CUDA_ERROR_OUT_OF_MEMORY: out of memory"]
+)
+def test_what_cuda_itself_has_no_memory_for_is_a_shortage(out_of_gpu_memory, said):
+    error = type("CUDARuntimeError", (RuntimeError,), {"__module__": "cupy_backends.cuda.api"})(
+        said
+    )
+    assert is_shortage(error) and is_shortage(out_of_gpu_memory)
+    assert memory_shortage(error).startswith("out of memory on the GPU, 1.25 GiB of 80.00 GiB is")
+    assert not is_shortage(RuntimeError("cudaErrorIllegalAddress: an illegal memory access"))
 
 
 def test_a_gpu_without_memory_says_what_was_asked_and_what_is_free(out_of_gpu_memory):

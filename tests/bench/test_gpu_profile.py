@@ -4,6 +4,7 @@ import doctest
 import importlib.util
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -27,8 +28,21 @@ def test_the_table_is_as_its_example_says(gpu_profile):
 
 def test_without_a_profiler_it_says_what_is_missing(gpu_profile, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch.profiler", None)
+    monkeypatch.setenv("TEARDOWN_CUPTI", "0")
     assert gpu_profile.main([]) == 3
     assert "pip install torch" in capsys.readouterr().err
+
+
+def test_a_profiler_that_sees_nothing_is_named(gpu_profile, monkeypatch, capsys):
+    for name in ("torch", "torch.profiler"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    contender = SimpleNamespace(name="cupy tf32 graph", takes_part=lambda subject: True)
+    monkeypatch.setattr(gpu_profile, "contenders", lambda backend: ([contender], {}))
+    monkeypatch.setattr(gpu_profile, "WHO", {"lesson ViT": contender.name})
+    monkeypatch.setattr(gpu_profile, "watch", lambda contender, subject: [])
+    monkeypatch.setenv("TEARDOWN_CUPTI", "0")
+    assert gpu_profile.main([]) == 3
+    assert "saw no kernel" in capsys.readouterr().err
 
 
 @pytest.mark.gpu

@@ -1,4 +1,4 @@
-"""A case for every kernel: run an op on float32 or bfloat16, by kernels, and on float64, by NumPy.
+"""A case for every kernel: run an op on few bits, by kernels, and on float64, by NumPy.
 
 No kernel takes float64, so one and the same call is the kernel's and its twin's. A case yields
 what is compared: a name, the kernel's result, and the twin's.
@@ -19,6 +19,7 @@ from scratch_vlm.ops import activations, attend, losses, masks
 from scratch_vlm.training.optimizer import AdamW
 
 NUMBERS = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+PRECISIONS = {"bfloat16": "bf16", "float16": "fp16"}
 ROUNDING = {"float32": 1e-5, "bfloat16": 6e-3, "float16": 1e-3}  # relative, of a whole array
 
 
@@ -260,12 +261,16 @@ def attention_case(
     mask="none",
     scale=None,
     out=False,
+    of=None,
 ):
-    """Attention whose q, k and v lie side by side in tokens, as layers hand them over."""
+    """Attention whose q, k and v lie side by side in tokens, as layers hand them over.
+
+    Perhaps of another type than `number`, that of products: float32, as behind a rotation.
+    """
     groups = heads // sharers
 
-    def draw(*shape):  # numbers that bfloat16 has, whatever holds them
-        return _draw(rng, "bfloat16", *shape).astype(NUMBERS[number]).swapaxes(1, 2)
+    def draw(*shape):
+        return _draw(rng, number, *shape).astype(NUMBERS[of or number]).swapaxes(1, 2)
 
     q = draw(images, queries, heads, width)
     kv = draw(images, keys, 2 * groups, width)
@@ -273,7 +278,7 @@ def attention_case(
     dy = draw(images, queries, heads, width)
     mask = some_mask(rng, mask, images, heads, queries, keys)
     place = np.full((images, queries, heads, width), np.nan, q.dtype).swapaxes(1, 2)
-    with products_in("bf16"):
+    with products_in(PRECISIONS[number]):
         y, saved = attend.attend_forward(
             q, k, v, mask=mask, scale=scale, out=place if out else None
         )
@@ -326,7 +331,9 @@ WITH_BARRIERS = {  # small, yet with enough tiles, slices and rows for a missing
     "add_sum": partial(add_sum_case, number="float32", rows=100, width=140),
     "contrastive": partial(contrastive_case, number="float32", pairs=70, width=70),
     "attention": partial(attention_case, heads=1, queries=140, keys=140, mask="causal"),
-    "stripes": partial(attention_case, heads=1, queries=140, keys=140, mask="stripes"),
+    "stripes": partial(
+        attention_case, number="float16", heads=1, queries=140, keys=140, mask="stripes"
+    ),
 }
 
 

@@ -52,8 +52,9 @@ class Nvrtc:
         Returns
         -------
         dict of str to dict
-            For each kernel its ``registers``, bytes of ``spills``, and ``byte_stores``, the
-            instructions that write a single byte to global memory.
+            For each kernel its ``registers``, bytes of ``spills``, ``byte_stores``, the
+            instructions that write a single byte to global memory, and ``halves``, those that
+            name a floating point type of 16 bits.
         """
         nvrtc, program = self.library, ctypes.c_void_p()
         self._check(
@@ -75,15 +76,13 @@ class Nvrtc:
             r"entry function '(\w+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads"
             r".*?Used (\d+) registers"
         )
-        byte_stores = {
-            name: len(re.findall(r"st\.global\.[ub]8", body))
-            for name, body in re.findall(r"\.entry (\w+)\((.*?)\n}", ptx, re.S)
-        }
+        bodies = dict(re.findall(r"\.entry (\w+)\((.*?)\n}", ptx, re.S))
         return {
             name: {
                 "registers": int(registers),
                 "spills": int(stores) + int(loads),
-                "byte_stores": byte_stores[name],
+                "byte_stores": len(re.findall(r"st\.global\.[ub]8", bodies[name])),
+                "halves": set(re.findall(r"\w[\w.]*\.b?f16(?:x2)?\b[\w.]*", bodies[name])),
             }
             for name, stores, loads, registers in re.findall(report, log, re.S)
         }

@@ -12,15 +12,17 @@ import numpy as np
 from scratch_vlm import kernels
 from scratch_vlm.backend import launch
 
-CASES = {
-    "norm": {"number": "float32", "rows": 3, "width": 36, "shift": 1},
-    "add_norm": {"number": "float32", "rows": 3, "width": 36},
-    "cross_entropy": {"number": "float32", "classes": 301, "rows": 2},
-    "add_at": {"number": "float32", "count": 5, "width": 131},
-    "contrastive": {"number": "float32", "pairs": 17, "width": 33},
-    "adamw": {"number": "float32", "size": 65},
-    "attention": {"heads": 1, "queries": 5, "keys": 71, "width": 24, "mask": "random"},
-}
+ATTENTION = {"heads": 1, "queries": 5, "keys": 71, "width": 24, "mask": "random"}
+CASES = (
+    ("norm", {"number": "float32", "rows": 3, "width": 36, "shift": 1}),
+    ("add_norm", {"number": "float32", "rows": 3, "width": 36}),
+    ("cross_entropy", {"number": "float32", "classes": 301, "rows": 2}),
+    ("add_at", {"number": "float32", "count": 5, "width": 131}),
+    ("contrastive", {"number": "float32", "pairs": 17, "width": 33}),
+    ("adamw", {"number": "float32", "size": 65}),
+    ("attention", ATTENTION),
+    ("attention", ATTENTION | {"number": "float16", "width": 72}),
+)
 
 
 def main(*options):
@@ -35,7 +37,7 @@ def main(*options):
             options = {"number": "float32", "WIDTH": 64, "VECTOR": 4, "LANES": 32}
             launch.launch("norm.cu", "norm_forward", 1, 96, *arguments, **options)
             return
-        for name, sizes in CASES.items():
+        for name, sizes in CASES:
             for one in kernel_cases.CASES[name](np.random.default_rng(0), **sizes):
                 assert one.error() < kernel_cases.ROUNDING["bfloat16"], (name, one.what)
     print("clean")

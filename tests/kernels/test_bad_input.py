@@ -95,6 +95,9 @@ def test_arrays_that_do_not_fit_are_left_to_the_op():
     assert embedding.add_at(x, np.zeros(3, int), np.ones((2, 8), "float32")) is refused
     many = np.broadcast_to(np.ones(8, ml_dtypes.bfloat16), (MOST_BLOCKS + 1, 1, 1, 8))
     assert attention.attend_forward(many, many, many) is refused
+    for width in (12, 136):  # no steps of 16 bytes, and too many sums for a thread
+        wide = np.ones((1, 1, 2, width), ml_dtypes.bfloat16)
+        assert attention.attend_forward(wide, wide, wide) is refused
     q = np.ones((1, 1, 70, 8), ml_dtypes.bfloat16)
     far = np.lib.stride_tricks.as_strided(np.ones(1, bool), (70, 70), (2**25, 1))
     assert attention.attend_forward(q, q, q, mask=far) is refused

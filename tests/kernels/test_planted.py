@@ -42,13 +42,13 @@ PLANTED = [  # file, what it says, what it should not say, case, sizes
     ("contrastive.cu", "row == column ? 2.0f", "row == column ? 1.0f", "contrastive", FEW),
     ("contrastive.cu", "sums[half] *= expf(largest[half] - score);", "", "contrastive", FEW),
     ("tiles.cuh", "left[i], b + 2", "left[i], b", "attention", ATTENTION),
-    ("attention_forward.cu", "sum[n][j] *= shrink[j / 2]", ";", "attention", ATTENTION),
-    ("attention_forward.cu", "total[half] *= shrink[half];", "", "attention", ATTENTION),
+    ("attention_forward.cu", "so_far.sum[n][j] *= shrink[j / 2]", "", "attention", ATTENTION),
+    ("attention_forward.cu", "so_far.total[half] *= shrink[half];", "", "attention", ATTENTION),
     ("attention_forward.cu", "&& lacks ?", "&& false ?", "attention", ATTENTION),
     ("attention_forward.cu", "i % 32 & 1) << query", "i % 32 & 1)", "attention", ATTENTION),
     ("tiles.cuh", "n * 8 + j % 2 < count", "true", "attention", ATTENTION | {"mask": "none"}),
-    ("attention_backward.cu", " = -shift[j / 2]", " = 0.0f", "attention", ATTENTION),
-    ("attention_backward.cu", " = -deltas[query]", " = deltas[query]", "attention", ATTENTION),
+    ("attention_backward.cu", " = -deltas[j / 2]", " = 0.0f", "attention", ATTENTION),
+    ("attention_backward.cu", " = -deltas[n", " = deltas[n", "attention", ATTENTION),
 ]
 
 

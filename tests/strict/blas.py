@@ -25,11 +25,12 @@ class Library:
     calls : list
         The products so far.
     record : callable, optional
-        Called with each product and its arguments: what a capture keeps, to do it again.
+        Called with each product and its arguments: what a capture keeps, to do it again. Then
+        memory of their own is needed, that a stream forgets when it is set.
     """
 
     def __init__(self, status=0, record=None):
-        self.status, self.calls, self.record = status, [], record
+        self.status, self.calls, self.record, self._room = status, [], record, None
         kind = ctypes.CFUNCTYPE(ctypes.c_int, *cublas.ARGUMENTS)
         self.cublasGemmStridedBatchedEx = kind(self._call)
 
@@ -41,14 +42,17 @@ class Library:
         return self.status
 
     def cublasSetStream_v2(self, handle, stream):
+        self._room = None
         return self.status
 
     def cublasSetWorkspace_v2(self, handle, workspace, size):
+        self._room = workspace.value
         return self.status
 
     def _call(self, *arguments):
         if self.status:
             return self.status
+        assert self._room or not self.record, "the memory between products is the library's own"
         _, opa, opb, m, n, k, alpha, *rest = arguments
         a, b, (beta, *c) = rest[:4], rest[4:8], rest[8:13]
         batch, compute, _ = rest[13:]
@@ -120,7 +124,7 @@ class LtLibrary:
         assert c is d and wanted == 1
         assert self._look_up(preference)[cublaslt.MOST_WORKSPACE] == cublas.WORKSPACE
         count._obj.value = int(self.able)
-        found._obj.algorithm[0] = description.value
+        found._obj.algorithm[:2] = description.value, preference.value
         return 0
 
     def cublasLtMatmul(
@@ -129,6 +133,10 @@ class LtLibrary:
         assert c.value == d.value and c_is is d_is
         assert algorithm._obj.algorithm[0] == description.value
         m, n, k, told = self._check(description, a_is, b_is, c_is)
+        promised = self._made[algorithm._obj.algorithm[1]]
+        for attribute, x in zip(cublaslt.ALIGNMENTS, (a, b, c, d), strict=True):
+            assert x.value % promised[attribute] == 0, "less aligned than the algorithm needs"
+        assert told[cublaslt.BIAS] % promised[cublaslt.ALIGNMENTS[0]] == 0
         operands = []
         for address, matrix, name in (
             (a, a_is, cublaslt.FIRST_TRANSPOSED),

@@ -6,7 +6,8 @@ Run it with a new CuPy installed::
 
 A function is described by its signature, with an ``=`` behind what may be left out; a ufunc by
 the word ``ufunc``, anything else by ``value``. What is written in Cython has its signature in the
-first line of the docstring alone.
+first line of the docstring alone. Of `cupy.cuda` there are names only, behind each class and module
+those in it.
 """
 
 import inspect
@@ -49,6 +50,14 @@ def describe(name, x):
     return "value"
 
 
+def describe_cuda():
+    """Name what is in the part of CuPy that speaks to CUDA, and what is in that."""
+    found = {name: x for name, x in vars(cupy.cuda).items() if name[0] != "_" and callable(x)}
+    inner = {name: dir(x) if isinstance(x, type) else () for name, x in found.items()}
+    inner["runtime"] = [n for n, x in vars(cupy.cuda.runtime).items() if callable(x)]
+    return {name: " ".join(sorted(n for n in inner[name] if n[0] != "_")) for name in sorted(inner)}
+
+
 def describe_all():
     """Describe the module and its array."""
     names = {n: getattr(cupy, n) for n in dir(cupy) if not n.startswith("_")}
@@ -58,6 +67,7 @@ def describe_all():
         "cupy": cupy.__version__,
         "functions": functions,
         "methods": {n: signature(n, x) for n, x in members.items() if callable(x)},
+        "cuda": describe_cuda(),
         "attributes": [n for n, x in members.items() if not callable(x)],
     }
 

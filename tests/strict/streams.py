@@ -122,20 +122,43 @@ class Event:
         self.mark.reach()
 
 
+class CUDARuntimeError(RuntimeError):
+    """What CuPy raises when CUDA refuses; the status is a number."""
+
+    def __init__(self, status):
+        self.status = status
+        super().__init__({2: "cudaErrorMemoryAllocation: out of memory"}.get(status, f"{status}"))
+
+
 class PinnedMemory(bytearray):
-    """Memory that the system does not move."""
+    """Memory that the system does not move.
+
+    Attributes
+    ----------
+    error : int
+        What CUDA says when it is asked for some; 0 for here it is.
+    """
+
+    error = 0
 
 
 def alloc_pinned_memory(size):
     """Return that much."""
+    if PinnedMemory.error:
+        raise CUDARuntimeError(PinnedMemory.error)
     return PinnedMemory(b"\xff" * size)  # NaN, as long as nothing is written
 
 
 def copy(there, here, stream):
-    """Let a stream copy from pinned memory."""
-    if not isinstance(_owner(here), PinnedMemory) or here.dtype != there.dtype:
-        raise TypeError("copies that do not wait are from pinned memory, to an array of that dtype")
-    stream.put(lambda: there.__setitem__(..., here))
+    """Let a stream copy from pinned memory; for other memory the host may wait until it has."""
+    if here.dtype != there.dtype or here.shape != there.shape:
+        raise TypeError("copies from the host are to an array of that dtype and shape")
+    if isinstance(_owner(here), PinnedMemory):
+        stream.put(lambda: there.__setitem__(..., here))
+    else:
+        _wait("a copy from memory that is not pinned")
+        stream.run(None)
+        there[...] = here
 
 
 def _owner(x):

@@ -2,7 +2,9 @@
 
 A capture takes down what is done, not with which numbers of Python it was decided: those are part
 of the calls. Memory that was given back during the capture belongs to others between two replays,
-so it holds NaN before each.
+so it holds NaN before each. And those others lose what they hold: whatever was taken from the same
+pool since may lie where the graph writes. Memory that the pool gave back to the device is gone, and
+a graph that was captured with it cannot be launched.
 """
 
 import threading
@@ -19,6 +21,7 @@ _alive = weakref.WeakValueDictionary()
 class _Mine(threading.local):  # what other threads do goes to other streams
     tape = None  # of the capture that is going on
     pool = None  # that memory is taken from, if not from the one of all
+    began = 0  # pieces that the pool had given when the capture began
 
 
 _mine = _Mine()
@@ -26,6 +29,10 @@ _mine = _Mine()
 
 class CaptureRefused(RuntimeError):
     """Something that a CUDA graph cannot hold was done while one was captured."""
+
+
+class IllegalAddress(RuntimeError):
+    """A graph was launched that uses memory which the device has back."""
 
 
 class Call(NamedTuple):
@@ -71,16 +78,22 @@ def _arrays(values):
 class Graph:
     """What `end_capture` returns."""
 
-    def __init__(self, calls):
-        self._calls = calls
+    def __init__(self, calls, pool, began):
+        self._calls, self._pool = calls, pool
+        self._count = pool.count if pool else 0
+        self._memory = pool.memory(began) if pool else []
 
     def launch(self, stream=None):
         """Do it all again."""
         refuse("a graph was launched")
+        if any(memory() is None for memory in self._memory):
+            raise IllegalAddress("the pool of a graph gave back memory that the graph uses")
+        for x in self._pool.arrays(self._count) if self._pool else ():
+            _spoil(x)
         for call in self._calls:
             for x in call.made:
-                if x is not None and x.dtype.kind == "f":
-                    x.fill(np.nan)
+                if x is not None:
+                    _spoil(x)
         for function, args, kwargs, made in self._calls:
             result = function(*args, **kwargs)
             results = result if isinstance(result, list | tuple) else (result,)
@@ -89,11 +102,19 @@ class Graph:
                     x[...] = y
 
 
+def _spoil(x):
+    """Write what nobody means to read."""
+    if x.dtype.kind == "b":
+        np.logical_not(x, out=x)
+    else:
+        x.fill(np.iinfo(x.dtype).max if x.dtype.kind in "iu" else np.nan)
+
+
 def track(x):
     """Remember an array of the device for as long as it lives."""
     _alive[id(x)] = x
     if _mine.pool and x.host.base is None:
-        _mine.pool.taken += x.host.nbytes
+        _mine.pool.take(x)
 
 
 def begin():
@@ -102,7 +123,7 @@ def begin():
     alive = [reference() for reference in _alive.valuerefs()]  # other threads may add some
     wholes = [_whole(x.host) for x in alive if x is not None]
     _before[:] = [(x, x.copy()) for x in {id(x): x for x in wholes}.values() if x.flags.writeable]
-    _mine.tape = []
+    _mine.tape, _mine.began = [], _mine.pool.count if _mine.pool else 0
 
 
 def _whole(x):
@@ -115,7 +136,7 @@ def end():
     for x, held in _before:
         x[...] = held
     _before.clear()
-    return Graph(calls)
+    return Graph(calls, _mine.pool, _mine.began)
 
 
 def use_pool(pool):

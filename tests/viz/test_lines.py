@@ -36,6 +36,14 @@ def test_names_of_lines_that_meet_do_not_touch():
     assert np.diff(places).min() > 0.04
 
 
+def test_places_are_marked_by_name():
+    x = np.arange(1.0, 5.0)
+    axes = lines(x, {"a": x}, across="n", up="m", points={"here": (2.0, 3.0)}).figure.axes[1]
+    (mark,) = (line for line in axes.get_lines() if line.get_marker() == "o")
+    assert mark.get_xydata().tolist() == [[2, 3]]
+    assert "here" in {text.get_text() for text in axes.texts}
+
+
 def test_what_has_no_logarithm_is_left_out():
     figure = lines(np.arange(1.0, 4.0), {"a": [1.0, 10.0, 0.0]}, across="n", up="m", log="y")
     (line,) = figure.axes[1].get_lines()

@@ -161,6 +161,6 @@ def _compile(text, flags):
         bare = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
         done = subprocess.run(command, input=text, text=True, capture_output=True, env=bare)
         if done.returncode:
-            raise RuntimeError(f"g++ refuses the kernel:\n{done.stderr}")
+            raise SyntaxError(f"g++ refuses the kernel:\n{done.stderr}")
         part.replace(built)
     return built

@@ -19,5 +19,3 @@ struct __nv_bfloat16 {
     return f;
   }
 };
-struct alignas(4) __nv_bfloat162 { __nv_bfloat16 x, y; };
-static inline __nv_bfloat162 __floats2bfloat162_rn(float a, float b) { return {a, b}; }

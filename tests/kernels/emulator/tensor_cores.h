@@ -6,14 +6,21 @@
 #include <vector>
 
 #include "cuda_bf16.h"
+#include "cuda_fp16.h"
 
 namespace emulated {
 
+inline unsigned round_pair(float first, float second) {
+  NUMBER rounded[2] = {first, second};
+  unsigned pair;
+  memcpy(&pair, rounded, 4);
+  return pair;
+}
+
 inline float half_of(unsigned pair, int which) {
-  unsigned bits = which ? pair & 0xffff0000u : pair << 16;
-  float f;
-  memcpy(&f, &bits, 4);
-  return f;
+  NUMBER halves[2];
+  memcpy(halves, &pair, 4);
+  return halves[which];
 }
 
 struct Fragments { unsigned a[4], b[2]; };
@@ -110,3 +117,4 @@ using emulated::copy_commit;
 using emulated::load_matrices;
 using emulated::load_transposed;
 using emulated::multiply_add;
+using emulated::round_pair;
