@@ -133,10 +133,10 @@ def count():
     return rows
 
 
-def draw(rows):
+def draw(rows, theme="light"):
     """Draw the roof, and under it how far each op goes to the right; return a figure."""
     left, ends = 1.95, np.array([0.05, 3000.0])
-    with styled("light") as look:
+    with styled(theme) as look:
         sheet = Sheet(WIDTH, 5.35, look, "What a GPU can do with each byte that it fetches")
         sheet.text(MARGIN, 0.05, "TFLOP/s, at most", size=SMALL, color=look.muted)
         roof = sheet.axes(left, 0.25, WIDTH - left - MARGIN, 2.0)
@@ -196,7 +196,8 @@ def main():
         print(f"   H200: at least {1e3 * row['with'] / MEMORY['H200']:.3f} ms for the bytes")
     result = {"ops": rows, "memory": MEMORY, "tensor": TENSOR, "vector": VECTOR}
     out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    draw(rows).savefig(out.with_suffix(".png"), dpi=150)
+    for theme, end in (("light", ""), ("dark", "_dark")):
+        draw(rows, theme).savefig(out.with_name(f"{out.stem}{end}.png"), dpi=150)
 
 
 if __name__ == "__main__":

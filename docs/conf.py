@@ -24,6 +24,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "myst_parser",
     "mathml",
+    "gallery",
     "numbering",
     "links",
 ]

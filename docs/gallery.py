@@ -1,7 +1,8 @@
-"""Figures of the lessons on their pages, in the colours of light and of dark pages.
+"""Figures in the colours of light and of dark pages.
 
-`show` hands figures over instead of writing files. Each function of `scratch_vlm.viz` is wrapped,
-so that its figure can be drawn once more in the dark theme.
+While pages are built, `show` hands figures over instead of writing files. Each function of
+`scratch_vlm.viz` is wrapped, so that its figure can be drawn once more in the dark theme. Beside
+``name.png`` then lies ``name_dark.png``, and wherever a page shows the one, it has the other, too.
 """
 
 import importlib
@@ -10,15 +11,19 @@ import pkgutil
 from functools import partial, wraps
 from pathlib import Path
 
+from docutils import nodes
+from PIL import Image, ImageOps
+
 from scratch_vlm import viz
 from scratch_vlm.viz import show as module
+from scratch_vlm.viz.style import THEMES
 
 shown = []
 
 IMAGE = """
 .. image:: /{path}
    :alt: {alt}
-   :class: figure only-{theme}
+   :class: figure
 """
 
 
@@ -45,12 +50,44 @@ def scrape(block, block_vars, gallery_conf):
     while shown:
         path = Path(next(block_vars["image_path_iterator"]))
         alt = path.stem.removeprefix("sphx_glr_").replace("_", " ")
-        for theme, figure in shown.pop(0).items():
-            place = path if theme == "light" else path.with_stem(f"{path.stem}_dark")
-            figure.savefig(place, dpi=192)
-            place = place.relative_to(sources).as_posix()
-            text += IMAGE.format(path=place, alt=alt, theme=theme)
+        figures = shown.pop(0)
+        figures["light"].savefig(path, dpi=192)
+        figures["dark"].savefig(dark_of(path), dpi=192)
+        text += IMAGE.format(path=path.relative_to(sources).as_posix(), alt=alt)
     return text
+
+
+def dark_of(path):
+    """Where the dark twin of a figure lies."""
+    return path.with_stem(f"{path.stem}_dark")
+
+
+def pair(app, doctree):
+    """Put the dark twin behind each figure that has one; the theme of the page hides one."""
+    for image in list(doctree.findall(nodes.image)):
+        path = Path(app.env.relfn2path(image["uri"])[1])
+        figure = path.parent.with_name(path.name.replace("_thumb", "_001_dark"))
+        if path.parent.name == "thumb" and figure.exists():
+            darken_card(path, figure)
+        if dark_of(path).exists():
+            twin = image.deepcopy()
+            twin["uri"] = image["uri"].replace(path.name, dark_of(path).name)
+            image["classes"].append("only-light")
+            twin["classes"].append("only-dark")
+            image.parent.insert(image.parent.index(image) + 1, twin)
+
+
+def darken_card(path, figure):
+    """Make the dark twin of a picture on a card of the dark twin of a lesson's first figure."""
+    with Image.open(path) as card, Image.open(figure) as image:
+        paper = THEMES["dark"].paper
+        ImageOps.pad(image.convert("RGB"), card.size, color=paper).save(dark_of(path))
+
+
+def setup(app):
+    """Register with Sphinx, before it collects the images."""
+    app.connect("doctree-read", pair, priority=100)
+    return {"parallel_read_safe": True}
 
 
 module.show = hand_over

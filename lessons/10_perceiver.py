@@ -177,7 +177,7 @@ for bands in (0, 1, 4):
     table = fourier_positions((8, 8), bands)
     near, far = np.linalg.norm(table[0] - table[1]), np.linalg.norm(table[0] - table[63])
     print(
-        f"{bands} frequencies, {table.shape[1]:2} numbers: "
+        f"frequencies: {bands}, numbers: {table.shape[1]:2}, "
         f"neighbours are {near / far:.2f} times as far apart as opposite corners"
     )
     assert near / far < 0.11 if bands == 0 else near / far > 0.2

@@ -272,9 +272,8 @@ accuracy = {"blind": [], "looking": []}
 for count in (0, 1, 2, 3, 6):
     for name, parameters in (("blind", p), ("looking", q)):
         accuracy[name].append(np.mean(ask(parameters, test.shortened(count)) == right))
-    print(
-        f"{count} shots: blind {accuracy['blind'][-1]:.2f}, looking {accuracy['looking'][-1]:.2f}"
-    )
+    blind, looking = (accuracy[name][-1] for name in ("blind", "looking"))
+    print(f"shots: {count}, blind {blind:.2f}, looking {looking:.2f}")
 print(f"chance, the kind of word known: {CHANCE:.2f}")
 hits = ask(q, test) == right
 for rule, name in enumerate(RULES):

@@ -137,8 +137,8 @@ def chunked(forward, backward, *, size, threads=1, recompute=False):
     threads : int, default 1
         Pieces in flight at once. NumPy lets go of the interpreter in its loops and products, so
         threads make elementwise work parallel; give BLAS one thread then
-        (``OPENBLAS_NUM_THREADS=1``). Every thread sums into a gradient tree of its own. On a
-        device one piece follows another, since each thread would have a stream of its own.
+        (``OPENBLAS_NUM_THREADS=1``). Every thread sums into a gradient tree of its own. Of a
+        device each would also have a stream of its own, so there it must be 1.
     recompute : bool, default False
         Save only the pieces' inputs and run each forward again in the backward, so that memory
         holds the activations of `threads` pieces however large the batch is.
@@ -152,7 +152,7 @@ def chunked(forward, backward, *, size, threads=1, recompute=False):
     Raises
     ------
     ValueError
-        If `size` or `threads` is less than 1.
+        If `size` or `threads` is less than 1; by the forward, if there are threads for a device.
 
     Notes
     -----
@@ -171,8 +171,7 @@ def chunked(forward, backward, *, size, threads=1, recompute=False):
         forward, backward = recomputed(forward, backward)
 
     def pieces_of(x):
-        pieces = [x[start : start + size] for start in range(0, len(x), size)] or [x]
-        return pieces, min(threads, len(pieces)) if namespace(x) is np else 1
+        return [x[start : start + size] for start in range(0, len(x), size)]
 
     def run(work, count):  # work(worker) for each worker
         if count == 1 or _in_pool():  # whose threads would wait for each other
@@ -181,7 +180,10 @@ def chunked(forward, backward, *, size, threads=1, recompute=False):
         return [task.result() for task in tasks]
 
     def forward_(x, p, *, rng=None, **options):
-        pieces, workers = pieces_of(x)
+        if threads > 1 and namespace(x) is not np:
+            raise ValueError(f"threads share out work of the host; for a device 1, not {threads}")
+        pieces = pieces_of(x) or [x]
+        workers = min(threads, len(pieces))
         rngs = [None] * len(pieces) if rng is None else rng.spawn(len(pieces))
         results = [None] * len(pieces)
 
@@ -195,7 +197,8 @@ def chunked(forward, backward, *, size, threads=1, recompute=False):
         return y, {str(i): saved for i, (_, saved) in enumerate(results)}
 
     def backward_(dy, saved, g):
-        dys, workers = pieces_of(dy)
+        dys = pieces_of(dy) or [dy]
+        workers = min(threads, len(dys))
         sums = [g] + [zeros_like(g) for _ in range(workers - 1)]
         dxs = [None] * len(dys)
 

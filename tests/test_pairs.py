@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from scratch_vlm import cases
 from scratch_vlm.backend import to_device, to_host
-from scratch_vlm.cases import Sizes, check_case, find_pairs, make_case, whole_models
+from scratch_vlm.cases import Sizes, check_case, draw, find_pairs, make_case, whole_models
 from scratch_vlm.gradcheck import strategies
 from scratch_vlm.layers import linear
 from scratch_vlm.recompute import recomputed
@@ -114,7 +113,9 @@ def test_a_pair_without_a_case_is_an_error(monkeypatch):
     for function in (new_forward, new_backward):
         function.__module__ = linear.__name__
         monkeypatch.setattr(linear, function.__name__, function, raising=False)
-    with pytest.raises(LookupError, match=r"no case in scratch_vlm.cases for layers.linear.new"):
+    with pytest.raises(
+        LookupError, match=r"no case in scratch_vlm.cases.draw for layers.linear.new"
+    ):
         find_pairs()
     monkeypatch.delattr(linear, "new_backward")
     with pytest.raises(LookupError, match=r"layers.linear.new has no new_backward"):
@@ -144,7 +145,7 @@ def test_a_failure_prints_the_lines_that_show_it_again(monkeypatch):
 
 
 def test_every_whole_model_is_of_a_pair():
-    assert {stem for stem, _ in cases.WHOLE_MODELS.values()} <= set(PAIRS)
+    assert {stem for stem, _ in draw.WHOLE_MODELS.values()} <= set(PAIRS)
 
 
 def test_an_empty_batch_comes_through(pair):

@@ -270,9 +270,10 @@ EQUIVALENT = {
     "chunked: if count == 1 or _in_pool():": (
         "who works changes no number; chunks of chunks have a test of their own"
     ),
-    "chunked: return (pieces, min(threads, len(pieces)) if namespace(x) is np else 1)": (
-        "how many work side by side is a matter of speed; devices are not judged here"
-    ),
+    "chunked: workers = min(threads, len(dys))": {
+        "workers = threads": IDLE,
+        "workers = len(dys)": IDLE,
+    },
     "chunked: sums = [g] + [zeros_like(g) for _ in range(workers - 1)]": {
         "sums = [g] + [zeros_like(g) for _ in range(workers + 1)]": IDLE,
         "sums = [g] + [zeros_like(g) for _ in range(workers - 0)]": IDLE,

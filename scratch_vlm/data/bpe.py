@@ -7,10 +7,9 @@ library tokenizers, and what it writes, ``tokenizer.json``, any program that use
 
 from pathlib import Path
 
-import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from scratch_vlm.data.tokens import BEGIN, END, PAD, SPECIALS
+from scratch_vlm.data.tokens import BEGIN, END, PAD, SPECIALS, token_rows
 
 BYTES = 256
 SPLITS = {
@@ -139,17 +138,7 @@ class BPE:
         ValueError
             If a text does not fit.
         """
-        if isinstance(texts, str):
-            raise TypeError(f"texts is a list of strings; write [{texts!r}] for a single one")
-        rows = np.full((len(texts), length), PAD)
-        for row, text in zip(rows, texts, strict=True):
-            ids = [BEGIN, *self.tokens(text), END]
-            if len(ids) > length:
-                raise ValueError(
-                    f"{text!r} is {len(ids)} tokens with its begin and end; {length} fit"
-                )
-            row[: len(ids)] = ids
-        return rows
+        return token_rows(texts, lambda text: [BEGIN, *self.tokens(text), END], length)
 
     def decode(self, rows):
         """Turn rows of token ids into texts, up to the end token of each.

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scratch_vlm.data.tokens import BEGIN, END, PAD, SPECIALS
+from scratch_vlm.data.tokens import BEGIN, END, PAD, SPECIALS, refuse_specials
 from scratch_vlm.ops.losses import IGNORE
 
 IMAGE = "<image>"
@@ -229,18 +229,13 @@ def _shown(turns, placeholders):
 
 @lru_cache(maxsize=2**14)  # the same few questions come back in every training step
 def _turn(tokenizer, question, answer):
-    ids = _words(tokenizer, question)
+    ids = _words(tokenizer, question, "question")
     if answer is None:
         return ids, [IGNORE] * len(ids)
-    said = [*_words(tokenizer, answer), END]
+    said = [*_words(tokenizer, answer, "answer"), END]
     return ids + said, [IGNORE] * len(ids) + said
 
 
-def _words(tokenizer, text):
-    ids = tokenizer.tokens(" " + text)
-    for name in (*SPECIALS, *CHAT_SPECIALS):
-        if tokenizer.id(name) in ids:
-            raise ValueError(
-                f"{text!r} contains the special token {name}; images are shown by Turn(media=...)"
-            )
-    return ids
+def _words(tokenizer, text, what):
+    refuse_specials(text, (*SPECIALS, *CHAT_SPECIALS), what)
+    return tokenizer.tokens(" " + text)

@@ -11,6 +11,72 @@ PAD, BEGIN, END = 0, 1, 2
 SPECIALS = ("<pad>", "<bos>", "<eos>")
 
 
+def refuse_specials(text, specials, what="text"):
+    """Refuse a text in which a special token is written out: it would not be read as text.
+
+    Parameters
+    ----------
+    text : str
+        What somebody typed.
+    specials : iterable of str
+        The special tokens of a tokenizer.
+    what : str, default "text"
+        What the text is, for the message.
+
+    Raises
+    ------
+    ValueError
+        If one stands in the text; the message says what would fit.
+
+    Examples
+    --------
+    >>> refuse_specials("is it red", ["<image>"], "question")
+    >>> refuse_specials("is < image> red", ["<image>"], "question")
+    """
+    for token in specials:
+        if token in text:
+            raise ValueError(
+                f"the {what} {text!r} holds {token}, a special token of the model, which is never "
+                f"read as text: leave it out, or put a space into it, {token[0]} {token[1:]}"
+            )
+
+
+def token_rows(texts, tokens, length, *, pad=PAD):
+    """Turn texts into rows of token ids that are equally long.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        B texts.
+    tokens : callable
+        ``tokens(text)`` returns the ids of one, with its begin and end.
+    length : int
+        T, tokens in a row.
+    pad : int, default 0
+        Stands behind shorter texts.
+
+    Returns
+    -------
+    ids : integer array of shape (B, T)
+
+    Raises
+    ------
+    TypeError
+        If `texts` is a single string.
+    ValueError
+        If a text does not fit.
+    """
+    if isinstance(texts, str):
+        raise TypeError(f"texts is a list of strings; write [{texts!r}] for a single one")
+    rows = np.full((len(texts), length), pad)
+    for row, text in zip(rows, texts, strict=True):
+        ids = tokens(text)
+        if len(ids) > length:
+            raise ValueError(f"{text!r} is {len(ids)} tokens with its begin and end; {length} fit")
+        row[: len(ids)] = ids
+    return rows
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """A word for each id.
@@ -65,17 +131,11 @@ class Vocabulary:
         ValueError
             If a word is unknown or a text does not fit.
         """
-        if isinstance(texts, str):
-            raise TypeError(f"texts is a list of strings; write [{texts!r}] for a single one")
-        ids = np.full((len(texts), length), PAD)
-        for row, text in zip(ids, texts, strict=True):
-            tokens = [BEGIN, *map(self._id, text.split()), END]
-            if len(tokens) > length:
-                raise ValueError(
-                    f"{text!r} is {len(tokens)} tokens with its begin and end; {length} fit"
-                )
-            row[: len(tokens)] = tokens
-        return ids
+
+        def tokens(text):
+            return [BEGIN, *map(self._id, text.split()), END]
+
+        return token_rows(texts, tokens, length)
 
     def decode(self, ids):
         """Turn rows of token ids back into texts, up to the end token of each.

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scratch_vlm.backend import namespace, to_device, to_host
-from scratch_vlm.data.chat import Turn, answer_text, encode_chat
+from scratch_vlm.data.chat import CHAT_SPECIALS, Turn, answer_text, encode_chat
 from scratch_vlm.data.files import (
     MediaError,
     media_kind,
@@ -21,7 +21,7 @@ from scratch_vlm.data.files import (
     stream_video,
     to_bytes,
 )
-from scratch_vlm.data.tokens import END
+from scratch_vlm.data.tokens import END, SPECIALS, refuse_specials
 from scratch_vlm.experiments.chats import placeholders
 from scratch_vlm.experiments.runs import ROOT, Model, ModelError, load_model, newest_model
 from scratch_vlm.experiments.scenes import prepare
@@ -308,7 +308,7 @@ def ask(model, path, question, *, new=None, temperature=0.0, seed=0, frames=None
     ModelError
         If the folder holds no vision language model.
     ValueError
-        If the question is empty or too long, or an option is out of range.
+        If the question is empty or too long or holds a special token, or an option is out of range.
     """
     model = _opened(model, "ask")
     how = {"temperature": temperature, "rng": np.random.default_rng(seed)}
@@ -540,7 +540,7 @@ def embed_text(model, texts):
     ModelError
         If the folder holds no such model.
     ValueError
-        If a text is too long, or a word is not in the vocabulary.
+        If a text is too long or holds a special token, or a word is not in the vocabulary.
     """
     model = _opened(model, "embed")
     if isinstance(model, Published):
@@ -585,13 +585,20 @@ def unread_words(model, question):
     -------
     list of (str, str or None)
         Each with the nearest word that is known, if one is near.
+
+    Raises
+    ------
+    ValueError
+        If a special token is written out in the question.
     """
+    question = plain(question)
+    refuse_specials(question, (*SPECIALS, *CHAT_SPECIALS), "question")
     bpe = model.tokenizer
     known = [bpe.text([i]) for i in range(len(bpe))]
     known = [word[1:] for word in known if word.startswith(" ")]
     # Most are beginnings of words, left over from merging.
     known = [w for w in known if not any(k != w and k.startswith(w) for k in known)]
-    unread = [word for word in plain(question).split() if len(bpe.tokens(" " + word)) > 1]
+    unread = [word for word in question.split() if len(bpe.tokens(" " + word)) > 1]
     near = [difflib.get_close_matches(word, known, 1) for word in unread]
     return [(word, close[0] if close else None) for word, close in zip(unread, near, strict=True)]
 

@@ -78,7 +78,7 @@ def check_pairs(text="", *, seed=0, examples=6, backend=None, dtype="float64", f
         print(lines)
     worst = max(results, key=lambda result: np.nan_to_num(result["worst"], nan=np.inf))
     print(
-        f"\n{len(results)} pairs, {len(wrong)} wrong; "
+        f"\n{len(results)} pair{'s' * (len(results) > 1)}, {len(wrong)} wrong; "
         f"worst error {worst['worst']:.1e} ({worst['name']})"
     )
     for file in files:

@@ -169,7 +169,7 @@ def embed_words(published, texts):
     Raises
     ------
     ValueError
-        If a text is longer than the model reads.
+        If a text is longer than the model reads, or holds a special token.
     """
     model, reader = published.model, published.reader
     pad = reader.id("pad_token") if "pad_token" in reader.specials else None

@@ -177,7 +177,8 @@ def features_backward(dy, s, g):
     dx = read(max(used))
     for name in reversed(s["blocks"]):
         dx = BLOCKS[vit.block.order][1](dx, s["blocks"][name], g["blocks"][name])
-        dx = dx + read(int(name))
+        if int(name) in used:
+            dx = dx + read(int(name))
     return vit_embed_backward(dx, s["embed"], g)
 
 

@@ -6,6 +6,7 @@ Jinja's sandbox. Else the family's own prompt is written, as its documentation g
 
 import importlib.util
 
+from scratch_vlm.data.tokens import refuse_specials
 from scratch_vlm.pretrained.tensors import FileError
 
 AROUND = "<fake_token_around_image>"
@@ -71,7 +72,7 @@ def write_example(reader, family, question, answer, *, images=1, image=None, spa
         As `write_prompt` does; also if the answer holds a special token of the model.
     """
     text, _, mark = _text(reader, family, question, images, image)
-    _check_plain(reader, answer, "answer")
+    refuse_specials(answer, (*reader.markers, mark), "answer")
     asked = _ids(reader, text, mark, image, images, span)
     told = text + ("" if text[-1:].isspace() else " ") + answer.strip()
     ids = _ids(reader, told, mark, image, images, span)
@@ -87,7 +88,7 @@ def _text(reader, family, question, images, image):
         raise FileError(
             f"the tokenizer has no token {image}, which config.json says stands for an image"
         )
-    _check_plain(reader, question, "question")
+    refuse_specials(question, (*reader.markers, mark), "question")
     text, source = _from_template(reader, question, images), "chat template"
     if text is None or text.count(mark) != images:
         text, source = FAMILIES[family](reader, question, images, mark), family
@@ -155,9 +156,3 @@ def _from_template(reader, question, images):
         )
     except Exception as error:  # a template can fail in any way that a program can
         raise FileError(f"the chat template of the model is damaged: {error}") from error
-
-
-def _check_plain(reader, text, what):
-    for token in reader.markers:
-        if token in text:
-            raise ValueError(f"the {what} holds the special token {token}; write it without")

@@ -6,9 +6,9 @@ how a text becomes a row for a text tower, and the way back.
 
 from pathlib import Path
 
-import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from scratch_vlm.data.tokens import refuse_specials, token_rows
 from scratch_vlm.pretrained.tensors import FileError, read_json
 
 NAMES = ("bos_token", "eos_token", "pad_token", "unk_token", "image_token")
@@ -130,18 +130,18 @@ class TextReader:
 
         Raises
         ------
+        TypeError
+            If `texts` is a single string.
         ValueError
-            If a text does not fit.
+            If a text does not fit, or a special token is written out in it.
         """
-        rows = np.full((len(texts), length), pad)
-        for row, text in zip(rows, texts, strict=True):
-            ids = self.tokens(text)
-            if len(ids) > length:
-                raise ValueError(
-                    f"{text!r} is {len(ids)} tokens with its begin and end; {length} fit"
-                )
-            row[: len(ids)] = ids
-        return rows
+        markers = self.markers
+
+        def tokens(text):
+            refuse_specials(text, markers)
+            return self.tokens(text)
+
+        return token_rows(texts, tokens, length, pad=pad)
 
 
 def read_tokenizer(folder, family):

@@ -13,7 +13,6 @@ from scratch_vlm.backend import (
     BackendError,
     GraphError,
     Graphs,
-    add_product,
     namespace,
     product,
     to_device,
@@ -85,28 +84,15 @@ def test_every_set_of_shapes_has_a_graph_of_its_own_up_to_a_limit(xp, graphs):
     assert len(runs) == MOST * (WARMUP + 1) + WARMUP + 3
 
 
-def test_pieces_of_a_batch_are_recorded_whatever_the_threads(xp, graphs):
-    # Other threads have other streams.
-    p = {"w": to_device(RNG(1).standard_normal((4, 5)).astype("float32"), xp)}
-    g = {"w": xp.zeros((4, 5), "float32")}
-    forward, backward = chunked(
-        lambda x, p: (product(x, p["w"]), (x, p["w"])),
-        lambda dy, saved, g: add_product(g["w"], saved[0].T, dy),
-        size=2,
-        threads=2,
-    )
-
-    def function(x):
-        y, saved = forward(x, p)
-        backward(y, saved, g)
-        return y
-
-    recorded, total = graphs.recorded(function), 0
-    for x in batches(xp, shape=(6, 4)):
-        y, x, w = (to_host(one) for one in (recorded(x), x, p["w"]))
-        total = total + x.T @ (x @ w)
-        np.testing.assert_allclose(y, x @ w, rtol=1e-5)
-        np.testing.assert_allclose(to_host(g["w"]), total, rtol=1e-4)
+def test_threads_which_would_have_other_streams_are_refused(xp, graphs):
+    forward, _ = chunked(lambda x, p: (2 * x, None), None, size=2, threads=2)
+    recorded = graphs.recorded(lambda x: forward(x, {})[0])
+    with pytest.raises(ValueError, match="threads share out work of the host; for a device 1, no"):
+        recorded(batches(xp)[0])
+    forward, _ = chunked(lambda x, p: (2 * x, None), None, size=2)
+    recorded = graphs.recorded(lambda x: forward(x, {})[0])
+    for x in batches(xp):
+        np.testing.assert_array_equal(to_host(recorded(x)), 2 * to_host(x))
 
 
 def test_constants_of_the_host_are_kept_and_may_be_overwritten(xp, graphs):

@@ -271,6 +271,17 @@ def test_words_that_were_never_read_are_named_with_the_nearest(tmp_path):
     assert unread_words(model, QUESTIONS[0]) == []
 
 
+@pytest.mark.parametrize("kind", ["unified", "cross_modal"])
+def test_question_with_a_special_token_is_refused_in_one_line(tmp_path, picture, kind, capsys):
+    folder = make(tmp_path / "run", kind)
+    for token in ("<image>", "<pad>", "<bos>", "<eos>"):
+        said = f"the question 'what {token} is' holds {token}, a special token"
+        assert cli.main(["ask", str(picture), f"What {token} is?", "--model", str(folder)]) == 2
+        assert capsys.readouterr().err.startswith(f"scratch-vlm ask: {said}")
+        with pytest.raises(ValueError, match=said):
+            ask(folder, picture, f"what {token} is")
+
+
 def test_plain_keeps_words_with_hyphens():
     assert plain("What digit is  Top-Left ?!") == "what digit is top-left"
 

@@ -1,6 +1,7 @@
 """Tokenizers and prompts of published models: special tokens, padding, and what is refused."""
 
 import json
+import re
 import warnings
 
 import numpy as np
@@ -149,8 +150,27 @@ def test_template_that_fails_or_reaches_out_is_refused(tmp_path, template):
 
 def test_question_with_a_special_token_is_refused(folders):
     for family, mark in CHATS.items():
-        with pytest.raises(ValueError, match="holds the special token"):
+        with pytest.raises(ValueError, match=re.escape(f"holds {mark}, a special token")):
             asked(folders, family, f"what {mark} is it")
+        reader, ids, _ = asked(folders, family, f"what {mark[0]} {mark[1:]} is it")
+        assert ids.count(reader.id(mark)) == 1  # what the message says would fit, is read as text
+        assert f"what {mark[0]} {mark[1:]} is it" in reader.text(ids)
+
+
+def test_a_mark_of_images_that_is_not_flagged_as_special_is_refused_too(folders):
+    tokenizer = _without_headers()
+    tokenizer.add_tokens(["<picture>"])
+    reader = TextReader(tokenizer, {"bos_token": "<|begin_of_text|>"})
+    assert "<picture>" not in reader.markers
+    with pytest.raises(ValueError, match="holds <picture>, a special token"):
+        write_prompt(reader, "mllama", "What <picture>", image=reader.id("<picture>"))
+
+
+@pytest.mark.parametrize(("family", "token"), [("clip", "<|endoftext|>"), ("siglip", "</s>")])
+def test_text_of_a_tower_with_a_special_token_is_refused(folders, family, token):
+    reader = read_tokenizer(folders[family], family)
+    with pytest.raises(ValueError, match=re.escape(f"the text 'a cat{token} or not' holds")):
+        reader.rows(["a cat", f"a cat{token} or not"], 30, pad=0)
 
 
 def test_missing_and_damaged_files_are_named(tmp_path):
@@ -186,3 +206,5 @@ def test_padding_that_a_file_asks_for_is_not_done(tmp_path):
     assert 5 < len(reader.tokens("the astronaut smiles of coffee")) < 40
     assert set(SPECIALS["clip"]) <= set(reader.markers)
     assert isinstance(reader.rows(["a"], 8, pad=0), np.ndarray)
+    with pytest.raises(TypeError, match="a list of strings"):
+        reader.rows("a cat", 8, pad=0)

@@ -1,4 +1,3 @@
-import itertools
 import math
 import subprocess
 import sys
@@ -6,10 +5,9 @@ from functools import partial
 
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from drawn import assert_texts_fit, images, softmax, texts, words
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
-from matplotlib.text import Text
 
 from scratch_vlm.ops.patches import patchify_forward
 from scratch_vlm.viz import figures
@@ -17,15 +15,6 @@ from scratch_vlm.viz.style import THEMES
 
 LONG = "yellow seven above green three"
 LIGHT = THEMES["light"]
-
-
-def images(n, *shape):
-    return np.random.default_rng(n).random((n, *(shape or (24, 24, 3))), dtype=np.float32)
-
-
-def softmax(*shape, seed=0):
-    x = np.exp(2 * np.random.default_rng(seed).normal(size=shape))
-    return x / x.sum(axis=-1, keepdims=True)
 
 
 def curve(n=300, **options):
@@ -97,25 +86,6 @@ CASES = {
 }
 
 
-def texts(figure):
-    """All that is written; Matplotlib also keeps labels of ticks beyond an axis, never drawn."""
-    beyond = set()
-    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
-        low, high = sorted(axis.get_view_interval())
-        for tick in axis.get_major_ticks():
-            if not low <= tick.get_loc() <= high:
-                beyond |= {tick.label1, tick.label2}
-    return [
-        text
-        for text in figure.findobj(Text)
-        if text.get_text().strip() and text.get_visible() and text not in beyond
-    ]
-
-
-def words(figure):
-    return [text.get_text().replace("\n", " ") for text in texts(figure)]
-
-
 def frames(axes, colour, **style):
     return [
         patch
@@ -136,24 +106,7 @@ def pictures(figure):
 )
 def test_no_text_is_clipped_or_overlaps(draw, options):
     figure = draw(**options)
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    figure.draw(renderer)
-    boxes = [
-        (text.get_text(), text.get_window_extent(renderer).padded(-1)) for text in texts(figure)
-    ]
-    for text, box in boxes:
-        inside = (
-            box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
-        )
-        assert inside, f"{text!r} is clipped"
-    for (one, a), (other, b) in itertools.combinations(boxes, 2):
-        assert not a.overlaps(b), f"{one!r} overlaps {other!r}"
-    page = figure.axes[0]
-    for text, picture in itertools.product(page.texts, page.images):
-        box = text.get_window_extent(renderer).padded(-1)
-        assert not box.overlaps(picture.get_window_extent(renderer)), (
-            f"{text.get_text()!r} on image"
-        )
+    assert_texts_fit(figure)
 
 
 @pytest.mark.parametrize("draw", [pytest.param(draw, id=name) for name, draw in CASES.items()])

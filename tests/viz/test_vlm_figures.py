@@ -1,13 +1,11 @@
-import itertools
 import subprocess
 import sys
 from functools import partial
 
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from drawn import assert_texts_fit, images, softmax, texts, words
 from matplotlib.colors import to_hex, to_rgb
-from matplotlib.text import Text
 
 from scratch_vlm.viz import vlm_figures as figures
 from scratch_vlm.viz.report import Report
@@ -28,15 +26,6 @@ def luminance(colour):
 def contrast(a, b):
     low, high = sorted([luminance(a), luminance(b)])
     return (high + 0.05) / (low + 0.05)
-
-
-def images(n, *shape):
-    return np.random.default_rng(n).random((n, *(shape or (24, 24, 3))), dtype=np.float32)
-
-
-def softmax(*shape, seed=0):
-    x = np.exp(2 * np.random.default_rng(seed).normal(size=shape))
-    return x / x.sum(axis=-1, keepdims=True)
 
 
 def row(question="what colour is the seven", truth="red", **replies):
@@ -135,25 +124,6 @@ EVERY = pytest.mark.parametrize(
 )
 
 
-def texts(figure):
-    """All that is written; Matplotlib also keeps labels of ticks beyond an axis, never drawn."""
-    beyond = set()
-    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
-        low, high = sorted(axis.get_view_interval())
-        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
-            if not low <= tick.get_loc() <= high:
-                beyond |= {tick.label1, tick.label2}
-    return [
-        text
-        for text in figure.findobj(Text)
-        if text.get_text().strip() and text.get_visible() and text not in beyond
-    ]
-
-
-def words(figure):
-    return [text.get_text().replace("\n", " ") for text in texts(figure)]
-
-
 def said(figure, text):
     (found,) = [t for t in texts(figure) if t.get_text() == text]
     return found
@@ -165,24 +135,7 @@ def test_figure_fits_its_page_and_no_text_is_clipped_overlaps_or_is_a_formula(dr
     assert figure.get_size_inches()[0] <= 7.6
     assert to_hex(figure.get_facecolor()) == THEMES["dark"].paper
     assert not any(text.get_parse_math() for text in texts(figure))
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    figure.draw(renderer)
-    boxes = [
-        (text.get_text(), text.get_window_extent(renderer).padded(-1)) for text in texts(figure)
-    ]
-    for text, box in boxes:
-        inside = (
-            box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
-        )
-        assert inside, f"{text!r} is clipped"
-    for (one, a), (other, b) in itertools.combinations(boxes, 2):
-        assert not a.overlaps(b), f"{one!r} overlaps {other!r}"
-    page = figure.axes[0]
-    for text, picture in itertools.product(page.texts, page.images):
-        box = text.get_window_extent(renderer).padded(-1)
-        assert not box.overlaps(picture.get_window_extent(renderer)), (
-            f"{text.get_text()!r} on image"
-        )
+    assert_texts_fit(figure)
 
 
 def test_pyplot_is_not_needed():
