@@ -16,7 +16,7 @@ import numpy as np
 
 from scratch_vlm.backend import BackendError
 from scratch_vlm.bench.contenders import contenders
-from scratch_vlm.bench.run import TARGETS
+from scratch_vlm.bench.judge import TARGETS
 from scratch_vlm.bench.subjects import subjects
 
 WHO = {family: who for families, who, *_ in TARGETS for family in families}

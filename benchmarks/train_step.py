@@ -28,7 +28,9 @@ import numpy as np
 from scratch_vlm.backend import keep_freed_memory
 from scratch_vlm.bench.clock import ratio
 from scratch_vlm.bench.contenders import contenders
-from scratch_vlm.bench.run import floor_seconds, measure, raise_ceilings
+from scratch_vlm.bench.floors import floor_seconds, raise_ceilings
+from scratch_vlm.bench.plan import Piece
+from scratch_vlm.bench.run import measure
 from scratch_vlm.bench.subjects import FLOAT, PASSES, subjects
 
 MODELS = {"vit": "lesson ViT", "clip": "CLIP of the demo"}
@@ -36,9 +38,9 @@ MODELS = {"vit": "lesson ViT", "clip": "CLIP of the demo"}
 
 def compare(family, found, ceilings, rounds):
     """Measure one model; return its entry of the results."""
-    (subject,) = [subject for subject in subjects(quick=True) if subject.family == family]
-    notes = {"ceilings": ceilings, "skipped": {}, "failed": {}}
-    entry = measure(subject, found, notes, 0, rounds, 1e9, np.inf)
+    *_, subject = (subject for subject in subjects(quick=True) if subject.family == family)
+    notes = {"ceilings": ceilings, "compiling": None, "skipped": {}, "remarks": {}, "failed": {}}
+    entry = measure(Piece(subject, tuple(found)), notes, 0, rounds, 1e9, np.inf)
     if notes["skipped"] or notes["failed"]:
         raise SystemExit(json.dumps(notes["skipped"] | notes["failed"], indent=2))
     times = entry["times"]

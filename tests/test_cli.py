@@ -13,7 +13,7 @@ import pytest
 
 from scratch_vlm import backend, cli
 from scratch_vlm.backend import cupy_problem
-from scratch_vlm.experiments import digits
+from scratch_vlm.experiments import checks, digits
 from scratch_vlm.gradcheck import GradientError
 from scratch_vlm.layers import linear
 from scratch_vlm.training.checkpoint import load_checkpoint
@@ -72,6 +72,28 @@ def test_gradcheck_writes_what_it_found(tmp_path, capsys):
     assert "2 pairs, 0 wrong" in capsys.readouterr().out
     assert cli.main(["gradcheck", "--pair", "layers.linear"]) == 0
     assert "1 pair, 0 wrong" in capsys.readouterr().out
+
+
+def test_parts_of_gradcheck_are_all_pairs_once_and_each_is_written_as_it_is_done(
+    tmp_path, capsys, monkeypatch
+):
+    written, original = [], checks.write_json
+
+    def write(file, content):
+        written.append((len(content["pairs"]), content["chosen"]))
+        original(file, content)
+
+    monkeypatch.setattr(checks, "write_json", write)
+    names, file = [], tmp_path / "gradcheck.json"
+    for part in ("1/2", "2/2"):
+        arguments = ["gradcheck", "--pair", "layers.mlp", "--examples", "1", "--part", part]
+        assert cli.main([*arguments, "--json", str(file)]) == 0
+        names += [pair["name"] for pair in json.loads(file.read_text())["pairs"]]
+    assert names == ["layers.mlp.mlp", "layers.mlp.swiglu"] and written == [(1, 1)] * 2
+    assert cli.main(["gradcheck", "--pair", "layers.mlp", "--part", "3/3"]) == 2
+    assert "part 3 of 3 is empty: there are 2 pairs" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["gradcheck", "--part", "3/2"])
 
 
 def test_gradcheck_of_a_wrong_pair_exits_with_1_and_names_the_parameter(monkeypatch, capsys):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scratch_vlm.bench.clock import ratio
-from scratch_vlm.bench.run import targets
+from scratch_vlm.bench.judge import by_size, targets
 from scratch_vlm.bench.subjects import FUSIONS
 from scratch_vlm.experiments.lessons import find_lessons
 from scratch_vlm.layers.block import BlockConfig
@@ -162,7 +162,7 @@ def test_what_a_gpu_is_held_against_is_said_and_what_was_measured():
     report = read(f"{sorted(RESULTS.glob('gpu-*'))[-1].name}/bench.json")
     times = {
         entry["family"]: entry["times"]  # of the largest
-        for entry in report["results"]
+        for entry in by_size(report["results"])
     }
     rows = {"lesson ViT": "Lesson ViT", "ViT-B/16": "ViT-B/16, 128 images"}
     rows |= {f"GPT-2 small VLM, {kind}": "VLM of GPT-2" for kind in FUSIONS}

@@ -34,7 +34,6 @@ from scratch_vlm.tree import leaves, tree_map, zeros_like
 
 RATE, DECAY, CLIP = 1e-4, 0.01, 1.0  # of AdamW
 PRECISIONS = ("float32", "tf32", "bf16")  # on a device
-KEPT = 0.2  # of what is free; a graph keeps its memory while the others are timed
 
 
 def cotangent(shape):
@@ -50,6 +49,23 @@ def cotangent(shape):
     array of shape (...)
     """
     return np.asarray(np.random.default_rng(1).standard_normal(shape, dtype="float32"))
+
+
+def factors(n):
+    """Draw two matrices, for a GPU is faster where bits are all the same, and draws less power.
+
+    Parameters
+    ----------
+    n : int
+        Rows and columns.
+
+    Returns
+    -------
+    list of array of shape (n, n)
+    """
+    rng, rows = np.random.default_rng(2), min(n, 512)
+    drawn = (rng.standard_normal((rows, n), dtype="float32") for _ in range(2))
+    return [np.resize(x, (n, n)) for x in drawn]
 
 
 class Contender:
@@ -70,22 +86,25 @@ class Contender:
 
     Attributes
     ----------
+    name, library : str
+        With precision and `only`, and without.
     clock : callable
         What measures it, see `clock.on_host`.
     """
 
     def __init__(self, name, precision, on_device, cores, only=""):
+        self.library = name
         words = (name, "" if precision == "float32" else precision, only)
         self.name = " ".join(filter(None, words))
         self.precision, self.on_device, self.only = precision, on_device, only
         self.cores, self.clock = cores, on_host
 
     def takes_part(self, subject):
-        """Whether it is worth timing: whether it differs from others, and compiling is not long."""
+        """Whether it is worth timing: whether it differs from others, and compiling is worth it."""
         if self.only == "compiled":
             return self.precision in subject.compiled
         if self.only == "graph":
-            return subject.kind == "step" and subject.memory < KEPT * self.free()
+            return subject.kind == "step"
         return subject.products or self.precision == "float32"
 
     def cores_for(self, subject):
@@ -107,6 +126,12 @@ class Contender:
         """Seconds of one call, as the mean of some in a row."""
         with self.settings():
             return self.clock(work, times)
+
+    def remark(self):
+        """What readers of its times should know, after a first piece of work; None if nothing."""
+
+    def forget(self):
+        """Let go of what was kept for the work that was prepared."""
 
 
 class Ours(Contender):
@@ -174,7 +199,7 @@ class Ours(Contender):
 
     def multiply(self, n, cores):
         """Return what multiplies square matrices, a pair on each core, and its FLOPs."""
-        a, b = (self.xp.ones((n, n), "float32") for _ in range(2))
+        a, b = (to_device(x, self.xp) for x in factors(n))
         out = [self.xp.empty_like(a) for _ in range(cores)]
         return _on_all(lambda i: product(a, b, out=out[i]), cores), cores * 2 * n**3
 
@@ -192,7 +217,7 @@ class Ours(Contender):
         return self.xp.get_default_memory_pool().total_bytes()
 
     def memory(self, work, before):
-        """Most bytes since `held`: a model, its gradients and moments, and a step."""
+        """Most bytes taken since `held`: a model, its gradients and moments, and a step."""
         if not self.on_device:
             most = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
@@ -258,7 +283,7 @@ class Torch(Contender):
     Parameters
     ----------
     precision : {"float32", "tf32", "bf16"}
-        Of matrix products; bf16 by autocast.
+        Of matrix products; bf16 as `torch_twin` says.
     device : {"cpu", "cuda"}
         Where.
     cores : int
@@ -293,8 +318,22 @@ class Torch(Contender):
 
         make = getattr(torch_twin, subject.kind)
         more = {"compiled": True} if self.only else {}
+        if self.only:
+            self._skips = self._torch._dynamo.utils.counters["inductor"]["cudagraph_skips"]
         work = make(subject, inputs, p, self.device, bf16=self.precision == "bf16", **more)
         return self._on_cores(work, self.cores_for(subject))
+
+    def remark(self):
+        """Whether PyTorch recorded no graph though it was asked to, as it does silently."""
+        if not (self.only and self.on_device):
+            return None
+        skips = self._torch._dynamo.utils.counters["inductor"]["cudagraph_skips"] - self._skips
+        return f"PyTorch ran {skips} of its parts without a CUDA graph" if skips else None
+
+    def forget(self):
+        """Let go of what is compiled, and of its graphs' memory."""
+        if self.only:
+            self._torch.compiler.reset()
 
     def _on_cores(self, work, cores):
         if self.on_device:
@@ -309,7 +348,7 @@ class Torch(Contender):
     def multiply(self, n, cores):
         """Return what multiplies two square matrices on all cores, and its FLOPs."""
         dtype = self._torch.bfloat16 if self.precision == "bf16" else self._torch.float32
-        a, b = (self._torch.ones((n, n), device=self.device, dtype=dtype) for _ in range(2))
+        a, b = (self._torch.tensor(x, device=self.device, dtype=dtype) for x in factors(n))
         return self._on_cores(lambda: a @ b, cores), 2 * n**3
 
     def copy(self, size, cores):
@@ -321,12 +360,13 @@ class Torch(Contender):
         """Bytes that are held now, or None on the host, where PyTorch keeps quiet."""
         if not self.on_device:
             return None
+        self.rest()
         self._torch.cuda.reset_peak_memory_stats()
-        return self._torch.cuda.memory_allocated()
+        return self._torch.cuda.memory_reserved()
 
     def memory(self, work, before):
-        """Most bytes since `held`: a model, its gradients and moments, and a step."""
-        return None if before is None else self._torch.cuda.max_memory_allocated() - before
+        """Most bytes taken from the device since `held`, whether in use or kept for later."""
+        return None if before is None else self._torch.cuda.max_memory_reserved() - before
 
     def free(self):
         """Bytes of memory that there are."""
@@ -443,7 +483,7 @@ def _step(forward, backward, inputs, p, pieces, threads):
         numbers = namespace(loss).stack([loss, optimizer.gradient_norm()])
         loss, norm = to_host(numbers).tolist()  # the one wait for a device
         optimizer.step(RATE, norm)
-        return [loss, norm]
+        return loss, norm
 
     return run
 
@@ -460,7 +500,7 @@ class _RecordedStep:
         numbers = self._gradients(1.0, *self._inputs)
         loss, norm = to_host(numbers).tolist()  # the one wait for a device
         self._update(self._optimizer.plan(RATE, norm))
-        return [loss, norm]
+        return loss, norm
 
     def begin_again(self, p):
         """Forget all steps; parameters are those of `p` again."""

@@ -1,11 +1,12 @@
 """What is timed, and the least that each must cost.
 
-FLOPs are those of matrix products, by the formulas of `scratch_vlm.costs`. Bytes are what crosses
-the memory bus whatever the implementation, in float32: of an op or a block every input and every
-output of the forward and of the backward once; of a training step ten passes over the parameters
-(weights are read forward and backward, gradients written, and AdamW reads four vectors and writes
-three), and of AdamW alone seven; of generation all weights for each new token, and what is in the
-cache.
+FLOPs are those of matrix products, by the formulas of `scratch_vlm.costs`, without what a causal
+mask hides. Bytes are what crosses the memory bus whatever the implementation: of an op or a block
+every input and every output of the forward and of the backward once; of a training step ten passes
+over the parameters (weights are read forward and backward, gradients written, and AdamW reads four
+vectors and writes three), and of AdamW alone seven; of generation all weights for each new token,
+and what is in the cache. In bf16 they are half as many, but for the six passes of AdamW over the
+parameters and their two moments, which stay float32.
 """
 
 from collections.abc import Callable
@@ -27,12 +28,14 @@ from scratch_vlm.ops.masks import causal_mask
 
 FLOAT = 4  # bytes
 PASSES = 10  # of a training step over its parameters
+KEPT_EXACT = 6  # of these, in float32 whatever the precision
 HEAD = 64  # K
 BATCH = 4  # sequences that tokens are dealt out to, where they attend to each other
 VOCABULARY = 8192
 SEEN = 64  # visual tokens of a sequence, and latents of a Resampler
 WORDS = 64  # tokens of a text beside its image
 FUSIONS = ("unified", "cross-modal")
+OPS = ("pair", "update")  # kinds of work that are no models
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,9 @@ class Subject:
     unit : str
         Of the size.
     flops, bytes : int
-        The least it costs.
+        The least it costs, in float32.
+    exact : int
+        Those of the bytes that are no fewer in bf16.
     draw : callable
         ``draw(rng)`` gives a tuple of inputs and the parameters, perhaps None, on the host.
     forward, backward : callable or None
@@ -65,6 +70,8 @@ class Subject:
         Whether the precision of products changes anything.
     compiled : tuple of str
         Precisions in which PyTorch may take the time to compile it.
+    blocks : int
+        Of a model; the time to compile it grows with them.
     """
 
     family: str
@@ -81,6 +88,8 @@ class Subject:
     memory: int = 0
     products: bool = True
     compiled: tuple = ()
+    blocks: int = 0
+    exact: int = 0
 
     @property
     def name(self):
@@ -105,8 +114,9 @@ def subjects(*, quick=False):
     found = [pair(family, n, width) for family in PAIRS for n in counts]
     found += [update(n * width) for n in counts]
     lesson = vlm_parts(128, 4, 4, 512, image=32, patch=4)
-    small = vit_step("lesson ViT", vit_config(128, 4, 4, 10, image=32, patch=4), 128)
-    found.append(replace(small, compiled=("float32", "tf32", "bf16")))
+    small = vit_config(128, 4, 4, 10, image=32, patch=4)
+    found += [vit_step("lesson ViT", small, few) for few in ((16,) if quick else (2, 16))]
+    found.append(replace(vit_step("lesson ViT", small, 128), compiled=("float32", "tf32", "bf16")))
     found.append(clip_step("CLIP of the demo", scenes.MODEL, 128))
     found += [vlm_step(f"lesson VLM, {kind}", kind, lesson, 32) for kind in FUSIONS]
     found.append(generation("lesson LM, 32 new tokens", lesson[1], 8, prompt=32, new=32))
@@ -166,6 +176,15 @@ def _attend_flops(n, d):
     return b * costs.attend_cost(d // HEAD, HEAD, t, t).training_flops
 
 
+def _causal_flops(n, d):
+    b, t = _sequences(n)
+    return _attend_flops(n, d) - 3 * b * _hidden(d, t)
+
+
+def _hidden(width, tokens):  # FLOPs of a forward: of (tokens - 1) / 2 scores in each row
+    return 2 * width * tokens * (tokens - 1)
+
+
 def _layer(cost, seen=0):  # x, y, dy, dx and x again; and weights twice, and their gradients
     def least(n, d):
         b, t = _sequences(n)
@@ -197,10 +216,10 @@ PAIRS = {
     "attention": _Pair(
         attend, "attend", lambda n, d: (_attend_flops(n, d), 11 * n * d), inputs=_heads
     ),
-    "causal attention": _Pair(  # half of the scores are hidden
+    "causal attention": _Pair(  # almost half of the scores are hidden
         attend,
         "attend",
-        lambda n, d: (_attend_flops(n, d) // 2, 11 * n * d),
+        lambda n, d: (_causal_flops(n, d), 11 * n * d),
         inputs=_heads,
         options=lambda n, d: {"mask": causal_mask(_sequences(n)[1])},
     ),
@@ -330,6 +349,7 @@ def update(n):
         *("AdamW", "update", n, "parameters", 0, FLOAT * 7 * n, draw),
         memory=FLOAT * 5 * n,
         products=False,
+        exact=FLOAT * 7 * n,
     )
 
 
@@ -407,8 +427,18 @@ def vit_step(family, config, batch):
         s_model, s_loss = saved
         vit.vit_backward(losses.cross_entropy_backward(dloss, s_loss), s_model, g)
 
-    cost = costs.vit_cost(config)
-    return _step(family, batch, "images", cost, config, draw, forward, backward, {"config": config})
+    step = _step(
+        family,
+        batch,
+        "images",
+        costs.vit_cost(config),
+        config,
+        draw,
+        forward,
+        backward,
+        {"config": config},
+    )
+    return replace(step, blocks=config.depth)
 
 
 def clip_step(family, config, batch):
@@ -446,7 +476,10 @@ def clip_step(family, config, batch):
         {"config": config},
     )
     compared = PAIRS["contrastive loss"].least(batch, config.image.outputs)[0]
-    return replace(step, flops=step.flops + compared, pieces=1)
+    text = config.text
+    hidden = text.causal * text.depth * _hidden(text.block.width, text.context)
+    flops = step.flops + compared - 3 * batch * hidden
+    return replace(step, flops=flops, pieces=1, blocks=config.image.depth + text.depth)
 
 
 def vlm_step(family, kind, parts, batch):
@@ -468,7 +501,7 @@ def vlm_step(family, kind, parts, batch):
     Subject
     """
     sight, language = parts
-    image, places, options = language.vocabulary - 1, 1, {}
+    image, places, options, looks_at = language.vocabulary - 1, 1, {}, ()
     if kind == "unified":
         places, module, name = sight.tokens(1), unified, "unified"
         config = unified.UnifiedConfig(sight, language, image)
@@ -476,8 +509,8 @@ def vlm_step(family, kind, parts, batch):
     else:
         module, name, options = cross_modal, "cross_modal", {"slots": 1}
         looks = gated.GatedConfig(language.block, language.block.width, gate=0.5)
-        every = tuple(range(0, language.depth, 4))  # a gated block before every fourth
-        config = cross_modal.CrossModalConfig(sight, language, looks, every, image)
+        looks_at = tuple(range(0, language.depth, 4))  # a gated block before every fourth
+        config = cross_modal.CrossModalConfig(sight, language, looks, looks_at, image)
         cost = costs.cross_modal_cost(config, tokens=places + WORDS)
 
     def draw(rng):
@@ -487,10 +520,10 @@ def vlm_step(family, kind, parts, batch):
         media = _normal(rng, batch, 1, *sight.tower.vit.image)
         return (ids, labels, media), getattr(module, f"{name}_init")(rng, config)
 
-    return _step(
+    step = _step(
         family,
         batch,
-        "texts with an image",
+        "texts",
         cost,
         sight.tower.vit,
         draw,
@@ -498,6 +531,9 @@ def vlm_step(family, kind, parts, batch):
         getattr(module, f"{name}_loss_backward"),
         {"config": config, **options},
     )
+    hidden = language.depth * _hidden(language.block.width, places + WORDS)
+    blocks = max(sight.tower.used) + language.depth + len(looks_at)
+    return replace(step, flops=step.flops - 3 * batch * hidden, blocks=blocks)
 
 
 def _step(family, batch, unit, cost, seeing, draw, forward, backward, options):
@@ -515,6 +551,7 @@ def _step(family, batch, unit, cost, seeing, draw, forward, backward, options):
         options,
         pieces=min(batch, 8),
         memory=FLOAT * (4 * cost.parameters + batch * cost.activations),
+        exact=FLOAT * KEPT_EXACT * cost.parameters,
     )
 
 
@@ -538,6 +575,7 @@ def generation(family, config, batch, *, prompt, new):
     steps = [costs.language_model_cost(config, tokens=prompt)]  # which scores the last token alone
     steps += [costs.language_model_cost(config, tokens=1, past=prompt + i) for i in range(new - 1)]
     cached = batch * costs.kv_cache_numbers(config) * sum(prompt + i for i in range(new - 1))
+    hidden = config.depth * _hidden(config.block.width, prompt)
 
     def draw(rng):
         return (rng.integers(0, config.vocabulary, (batch, prompt)),), lm_init(rng, config)
@@ -547,7 +585,7 @@ def generation(family, config, batch, *, prompt, new):
         "generation",
         batch,
         "texts",
-        batch * (sum(cost.flops for cost in steps) - unread.flops),
+        batch * (sum(cost.flops for cost in steps) - unread.flops - hidden),
         FLOAT * (new * steps[0].parameters + cached),
         draw,
         options={"config": config, "new": new},

@@ -1,7 +1,9 @@
 """The same work in PyTorch, on the same numbers, as its users would write it.
 
-Fused attention, fused AdamW, automatic gradients. Weights come from our trees by their names. That
-a twin computes the same is checked before it is timed.
+Fused attention, fused AdamW, automatic gradients; bf16 by autocast where a model learns, and by
+weights in bf16 where it only writes. Labels are shifted, not logits, which would be copied. A step
+never waits for the device: whoever wants the loss may fetch it. Weights come from our trees by
+their names. That a twin computes the same is checked before it is timed.
 """
 
 from functools import partial
@@ -10,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from scratch_vlm.bench.contenders import CLIP, DECAY, RATE, cotangent
+from scratch_vlm.ops.losses import IGNORE
 from scratch_vlm.training.optimizer import decays
 from scratch_vlm.tree import leaves
 
@@ -90,7 +93,7 @@ def step(subject, inputs, p, device, *, bf16=False, compiled=False):
     Returns
     -------
     callable
-        Gives the loss and the norm of the gradient, as numbers.
+        Gives the loss and the norm of the gradient, on the device.
     """
     inputs, t = _tensors(inputs, p, device)
     groups = [
@@ -113,7 +116,7 @@ def step(subject, inputs, p, device, *, bf16=False, compiled=False):
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(t.values(), CLIP)
         optimizer.step()
-        return torch.stack([loss.detach(), norm]).tolist()
+        return loss.detach(), norm
 
     return run
 
@@ -137,9 +140,9 @@ def generation(subject, inputs, p, device, *, bf16=False):
     room = (len(prompts), heads, prompts.shape[1] + new, width // heads)
 
     dtype = torch.bfloat16 if bf16 else torch.float32
+    t = {name: x.detach().to(dtype) for name, x in t.items()}
 
     @torch.inference_mode()
-    @torch.autocast(device, torch.bfloat16, enabled=bf16)
     def run():
         cache = [
             tuple(torch.empty(room, device=device, dtype=dtype) for _ in range(2))
@@ -264,7 +267,8 @@ def _sight(t, media, config):
 
 
 def _words(t, ids, prefix, past=0):
-    return t[prefix + "tokens/w"][ids] + t[prefix + "positions/w"][past : past + ids.shape[1]]
+    places = t[prefix + "positions/w"][past : past + ids.shape[1]]
+    return F.embedding(ids, t[prefix + "tokens/w"]) + places
 
 
 def _scores(t, x, prefix):
@@ -272,12 +276,13 @@ def _scores(t, x, prefix):
 
 
 def _next_token(logits, labels):
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    labels = F.pad(labels[:, 1:], (0, 1), value=IGNORE)
+    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
 
 
 def _unified_loss(t, ids, labels, media, *, config):
     visual, lm = _sight(t, media, config.sight), config.lm
-    x = torch.cat([visual, t["lm/tokens/w"][ids[:, visual.shape[1] :]]], 1)
+    x = torch.cat([visual, F.embedding(ids[:, visual.shape[1] :], t["lm/tokens/w"])], 1)
     x = x + t["lm/positions/w"][: ids.shape[1]]
     for i in range(lm.depth):
         x = _block(t, x, lm.block, f"lm/blocks/{i}/", True)

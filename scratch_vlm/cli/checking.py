@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from scratch_vlm.cli.shared import at_least, command, json_files, option
+from scratch_vlm.cli.shared import at_least, command, json_files, more_than_zero, option, part_of
 
 
 @command(
@@ -37,6 +37,13 @@ status 1 if a pair is wrong. To check a layer of your own:
         default="float64",
         help="judge gradients in this precision as well (default float64)",
     ),
+    option(
+        "--part",
+        type=part_of,
+        default=(1, 1),
+        metavar="I/N",
+        help="only every Nth pair, from the Ith on: for N processes side by side",
+    ),
     option("--json", type=Path, metavar="FILE", help="write results here"),
     out="folder to write gradcheck.json into",
 )
@@ -52,6 +59,7 @@ def gradcheck(options):
         examples=options.examples,
         backend=options.backend,
         dtype=options.dtype,
+        part=options.part,
         files=files,
     )
     return 0 if passed else 1
@@ -69,20 +77,30 @@ here is left out, and so is what would take too long or does not fit; the end sa
   scratch-vlm bench --only attention GELU
   scratch-vlm bench --backend numpy       on the host, though there is a GPU
   scratch-vlm bench --backend cupy        an error where CuPy does not work
+  scratch-vlm bench --minutes 20          for more of it; the same command goes on where it ended
+
+What matters most comes first: training steps that a GPU is held against, then each op at one size
+before the next, then other models. PyTorch's compiler, which may take a minute for a model, comes
+behind what is certain, and only if it seems to fit into the time that is left. Each piece of work
+is written down when it is done, so nothing is lost when it is cut off: the same command keeps what
+is in its folder and does what is missing or failed. --again does all anew.
 
 All take turns (A B C A B C) on the same numbers, and must have computed the same before. On a GPU
 time is that between two of its events. The floor is the least that the FLOPs and bytes of the work
 can take at the speed that products and copies reach on this machine, measured in the same run.
-On the host, ops, blocks and generation have one core, and training steps --cores.
+On the host, ops, blocks and generation have one core, and training steps --cores. Copies between
+host and device count for nobody, and nobody but this library waits for the loss after each step.
 
 Writes a folder:
 
-  bench.json    every sample, ceilings, memory, versions, what was skipped; from which size on the
-                GPU is faster, and whether it is as fast as it should be
+  bench.json    every sample, of which commit and when, seconds until the first result, ceilings,
+                memory, versions, what was skipped; from which size on the GPU is faster, and
+                whether it is as fast as it should be
+  bench.txt     the table
   bench.png     times over sizes, with floors
 
-Press Ctrl-C at any time: what was measured until then is written. Exit status 1 if something that
-is here did not work, or computed something else.
+Press Ctrl-C at any time, or send SIGTERM. Exit status 1 if something that is here did not work, or
+computed something else.
 """,
     option("--quick", action="store_true", help="small sizes and models"),
     option("--only", nargs="+", default=(), metavar="NAME", help="only what has NAME in its name"),
@@ -95,11 +113,12 @@ is here did not work, or computed something else.
     ),
     option(
         "--minutes",
-        type=at_least(1),
-        default=8,
+        type=more_than_zero,
+        default=8.0,
         metavar="N",
-        help="begin nothing more after this time (default 8)",
+        help="be done by then (default 8)",
     ),
+    option("--again", action="store_true", help="forget what was measured in the folder before"),
     option("--note", metavar="TEXT", help="about the machine, to be written down"),
     out="folder to write (default runs/bench)",
 )
@@ -114,6 +133,7 @@ def bench(options):
         only=options.only,
         cores=options.cores,
         minutes=options.minutes,
+        again=options.again,
         note=options.note,
     )
     return 130 if report["interrupted"] else 1 if report["failed"] else 0

@@ -1,6 +1,7 @@
 """What makes a command, and what several of them do."""
 
 import argparse
+import math
 import os
 import sys
 from pathlib import Path
@@ -70,6 +71,55 @@ def option(*names, **how):
     how : dict
     """
     return names, how
+
+
+def more_than_zero(text):
+    """Check a number that an option takes.
+
+    Parameters
+    ----------
+    text : str
+        As it was given.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If it is none, or not more than zero.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be more than zero, got {text!r}")
+    return value
+
+
+def part_of(text):
+    """Read which part of how many is meant.
+
+    Parameters
+    ----------
+    text : str
+        Such as ``2/4``.
+
+    Returns
+    -------
+    (int, int)
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If there is no such part.
+    """
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise argparse.ArgumentTypeError(f"must be like 2/4, the second of four; got {text!r}")
+    return int(number), int(count)
 
 
 def at_least(least):

@@ -15,7 +15,9 @@ from scratch_vlm.training.run import prepare_file, write_json
 LIBRARIES = ("numpy", "scipy", "matplotlib", "safetensors", "tqdm", "torch")
 
 
-def check_pairs(text="", *, seed=0, examples=6, backend=None, dtype="float64", files=()):
+def check_pairs(
+    text="", *, seed=0, examples=6, backend=None, dtype="float64", part=(1, 1), files=()
+):
     """Check the gradients of the library's pairs and print a table.
 
     Parameters
@@ -31,8 +33,10 @@ def check_pairs(text="", *, seed=0, examples=6, backend=None, dtype="float64", f
     dtype : {"float64", "float32"}
         With float32, gradients are judged in that precision as well, which takes their rounding
         to be no error.
+    part : (int, int), default (1, 1)
+        ``(i, n)`` checks every nth pair, from the ith on.
     files : sequence of path
-        Where to write the results as JSON.
+        Where to write the results as JSON, after each pair.
 
     Returns
     -------
@@ -42,7 +46,7 @@ def check_pairs(text="", *, seed=0, examples=6, backend=None, dtype="float64", f
     Raises
     ------
     ValueError
-        If no pair matches.
+        If no pair matches, or none is in that part.
     RunFolderError
         If a file cannot be written; said before anything is checked.
     """
@@ -51,8 +55,14 @@ def check_pairs(text="", *, seed=0, examples=6, backend=None, dtype="float64", f
     chosen = {name: pair for name, pair in every.items() if text in name}
     if not chosen:
         raise ValueError(f"no pair has {text!r} in its name; there are {', '.join(every)}")
+    there = len(chosen)
+    chosen = dict(list(chosen.items())[part[0] - 1 :: part[1]])
+    if not chosen:
+        raise ValueError(f"part {part[0]} of {part[1]} is empty: there are {there} pairs")
     for file in files:
         prepare_file(file)
+    about = {"seed": seed, "examples": examples, "dtype": dtype, "backend": xp.__name__}
+    about["chosen"] = len(chosen)
     width = max(map(len, chosen))
     print(f"{'pair':{width}}  inputs  parameters  worst error  method   seconds")
     results, wrong = [], []
@@ -63,6 +73,8 @@ def check_pairs(text="", *, seed=0, examples=6, backend=None, dtype="float64", f
         ]
         seconds = time.perf_counter() - started
         results.append(_summary(name, reports) | {"seconds": round(seconds, 3)})
+        for file in files:
+            write_json(file, about | {"pairs": results})
         mark = "" if results[-1]["passed"] else "  <- wrong"
         tqdm.write(
             f"{name:{width}}  {results[-1]['inputs']:6d}  {results[-1]['parameters']:10d}  "
@@ -81,9 +93,6 @@ def check_pairs(text="", *, seed=0, examples=6, backend=None, dtype="float64", f
         f"\n{len(results)} pair{'s' * (len(results) > 1)}, {len(wrong)} wrong; "
         f"worst error {worst['worst']:.1e} ({worst['name']})"
     )
-    for file in files:
-        about = {"seed": seed, "examples": examples, "dtype": dtype, "backend": xp.__name__}
-        write_json(file, about | {"pairs": results})
     return not wrong
 
 

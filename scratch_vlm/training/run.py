@@ -138,7 +138,7 @@ def _lock(handle, path):
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise RunFolderError(
-            f"another process is training in {path}; wait for it, or choose another folder"
+            f"another process is at work in {path}; wait for it, or choose another folder"
         ) from None
     except OSError:  # a file system without locks
         return

@@ -1,11 +1,12 @@
 """Contenders take turns, and a device is timed by its events."""
 
+import time
 from functools import partial
 
 import pytest
 
 from scratch_vlm.bench import clock
-from scratch_vlm.bench.clock import by_events, in_turn, on_host, ratio
+from scratch_vlm.bench.clock import WARMUP, by_events, in_turn, on_host, ratio
 
 
 def contenders(**seconds):
@@ -22,14 +23,14 @@ def contenders(**seconds):
 def test_contenders_take_turns():
     both, log = contenders(a=0.1, b=0.2)
     samples = in_turn(both, rounds=4, seconds=100)
-    assert [name for name, _ in log[2:]] == ["a", "b"] * 4
+    assert [name for name, _ in log[2 * WARMUP :]] == ["a", "b"] * 4
     assert samples == {"a": [0.1] * 4, "b": [0.2] * 4}
 
 
 def test_short_work_is_repeated_within_a_sample():
     both, log = contenders(short=clock.SAMPLE / 50, long=clock.SAMPLE * 50)
     in_turn(both, rounds=3, seconds=100)
-    assert dict(log[2:]) == {"short": 50, "long": 1}
+    assert dict(log[2 * WARMUP :]) == {"short": 50, "long": 1}
 
 
 @pytest.mark.parametrize(
@@ -40,10 +41,38 @@ def test_rounds_are_fewer_where_they_take_long(once, seconds, rounds):
     assert len(in_turn(one, rounds=20, seconds=seconds)["a"]) == rounds
 
 
+def test_who_is_slow_sits_out_rounds_and_any_two_meet():
+    some, _ = contenders(fast=0.1, slow=1.0, slower=1.5)
+    samples = in_turn(some, rounds=15, seconds=5)
+    slow, slower = [1.0, None], [1.5, None, None, None]
+    assert samples == {"fast": [0.1] * 15, "slow": (slow * 8)[:15], "slower": (slower * 4)[:15]}
+    assert ratio(samples["fast"], samples["slower"]) == pytest.approx(0.1 / 1.5)
+    assert ratio(samples["slow"], samples["slower"]) == pytest.approx(1 / 1.5)
+
+
+def test_time_that_is_up_ends_it_after_a_whole_round():
+    both, _ = contenders(a=0.1, b=1.0)
+    samples = in_turn(both, rounds=9, seconds=9, until=time.monotonic() - 1)
+    assert samples == {"a": [0.1], "b": [1.0]}
+
+
+def test_first_calls_are_not_counted():
+    calls = []
+
+    def measure(times):
+        calls.append(times)
+        return 0.3 if len(calls) <= 2 else 0.001  # it compiles, records, then works
+
+    samples = in_turn({"a": measure}, rounds=3, seconds=10)
+    assert samples == {"a": [0.001] * 3} and calls == [1] * WARMUP + [10] * 3
+
+
 def test_ratio_is_that_of_neighbours():
     assert ratio([1, 2, 30], [2, 4, 60]) == 0.5  # all slowed down by what slowed the others down
     with pytest.raises(ValueError):
         ratio([1, 2], [1])
+    with pytest.raises(ValueError, match="same round"):
+        ratio([1, None], [None, 1])
 
 
 def test_host_clock_counts_calls():

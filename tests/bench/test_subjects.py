@@ -1,5 +1,7 @@
 """The least that things cost, against numbers counted by hand and products that run."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from scratch_vlm.bench.subjects import (
     generation,
     pair,
     subjects,
+    update,
     vit_config,
     vit_step,
     vlm_parts,
@@ -52,7 +55,7 @@ def prepared(subject):
         ("linear", 3 * 2 * N * D * D, 5 * N * D + 3 * D * D + 2 * D),
         # q k', e v; and two gradients of each. q, k, v, y; q, k, v, dy, dq, dk, dv
         ("attention", 4 * 6 * 2 * 128 * 128 * D, 11 * N * D),
-        ("causal attention", 4 * 3 * 2 * 128 * 128 * D, 11 * N * D),
+        ("causal attention", 4 * 6 * 2 * (128 * 129 // 2) * D, 11 * N * D),
         ("layer norm", 0, 5 * N * D),  # x, y; dy, x, dx
         ("RMS norm", 0, 5 * N * D),
         ("GELU", 0, 5 * N * D),
@@ -108,9 +111,11 @@ def test_least_of_a_step_of_clip_is_as_counted_by_hand():
     subject = clip_step("CLIP", scenes.MODEL, 128)
     image, text, d = scenes.MODEL.image, scenes.MODEL.text, 64
     towers = 0
+    assert text.causal  # so that a token reads half of them, and itself
+    read = {image.tokens: image.tokens, text.context: (text.context + 1) / 2}
     for tokens, depth in ((image.tokens, 2), (text.context, 1)):
         weights = 128 * tokens * depth * 12 * d * d
-        towers += 6 * weights + 12 * 128 * depth * tokens**2 * d
+        towers += 6 * weights + 12 * 128 * depth * tokens * read[tokens] * d
     patches = 4 * 128 * image.grid[0] * image.grid[1] * 8 * 8 * 3 * d
     heads, scores = 2 * 6 * 128 * d * d, 6 * 128 * 128 * d
     assert subject.flops == towers + patches + heads + scores
@@ -123,10 +128,28 @@ def test_bytes_of_a_vision_language_step_are_those_of_its_parameters(kind):
     assert subject.bytes == 10 * 4 * sum(x.size for _, x in leaves(p))
 
 
+@pytest.mark.parametrize("kind", ["unified", "cross-modal"])
+def test_flops_of_a_vision_language_step_are_those_of_products_that_run(kind):
+    subject = vlm_step("VLM", kind, vlm_parts(64, 2, 5, 40, image=8, patch=4), 2)
+    tokens = 64 + (4 if kind == "unified" else 1)
+    hidden = 5 * 6 * 2 * (tokens * (tokens - 1) // 2) * 64  # scores that NumPy computes in vain
+    pixels = 2 * 4 * (4 * 4 * 3) * 64  # gradients that nobody needs
+    one_hot = 2 * tokens * 40 * 64  # how NumPy adds up the gradient of a small embedding
+    more = 2 * (hidden + pixels + one_hot)
+    assert counted(prepared(replace(subject, pieces=1))) == subject.flops + more
+
+
+def test_six_of_ten_passes_of_a_step_stay_float32_in_bf16():
+    subject = vit_step("lesson ViT", vit_config(128, 4, 4, 10, image=32, patch=4), 2)
+    assert subject.exact * 10 == subject.bytes * 6
+    assert update(300).exact == update(300).bytes and pair("MLP", N, D).exact == 0
+
+
 def test_flops_of_generation_are_those_of_products_that_run():
     config = vlm_parts(64, 2, 2, 40, image=8, patch=4)[1]
     subject = generation("LM", config, 3, prompt=5, new=4)
-    assert counted(prepared(subject)) == subject.flops
+    hidden = 3 * 2 * 2 * 2 * (5 * 4 // 2) * 64  # of the prompts, which NumPy computes in vain
+    assert counted(prepared(subject)) == subject.flops + hidden
     weights = sum(x.size for _, x in leaves(subject.draw(np.random.default_rng(0))[1]))
     cached = 3 * 2 * 2 * 64 * (5 + 6 + 7)  # keys and values of two blocks, for three new tokens
     assert subject.bytes == 4 * (4 * weights + cached)

@@ -423,7 +423,7 @@ def test_folder_that_cannot_be_written_is_said_before_a_batch_is_drawn(tmp_path)
 
 def test_folder_that_another_training_is_in_is_said_before_a_batch_is_drawn(tmp_path):
     pytest.importorskip("fcntl", reason="there are no such locks here")
-    refused = pytest.raises(RunFolderError, match="another process is training in")
+    refused = pytest.raises(RunFolderError, match="another process is at work in")
     with RunFolder(tmp_path).alone(), refused:
         run(tmp_path, batch=stop_at(0))
     run(tmp_path)

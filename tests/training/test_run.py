@@ -113,7 +113,7 @@ def test_other_metrics_are_refused_by_name(tmp_path, metrics, message):
 def test_a_folder_is_for_one_training_at_a_time(tmp_path):
     pytest.importorskip("fcntl", reason="there are no such locks here")
     run = RunFolder(tmp_path)
-    refused = pytest.raises(RunFolderError, match="another process is training in")
+    refused = pytest.raises(RunFolderError, match="another process is at work in")
     with run.alone(), refused, run.alone():
         pass
     held = (
