@@ -1,5 +1,6 @@
 """Pairs made from pairs: the same function, computed with less memory or on more cores."""
 
+import threading
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from copy import deepcopy
@@ -7,7 +8,7 @@ from copy import deepcopy
 import numpy as np
 
 from scratch_vlm.backend import namespace
-from scratch_vlm.backend.blocks import pool
+from scratch_vlm.backend.blocks import POOL, pool
 from scratch_vlm.tree import leaves, zeros_like
 
 _forward_only = ContextVar("forward_only", default=False)
@@ -173,8 +174,8 @@ def chunked(forward, backward, *, size, threads=1, recompute=False):
         return [x[start : start + size] for start in range(0, len(x), size)]
 
     def run(work, count):  # work(worker) for each worker
-        if count == 1:
-            return [work(0)]
+        if count == 1 or _in_pool():  # whose threads would wait for each other
+            return [work(worker) for worker in range(count)]
         tasks = [pool(threads).submit(copy_context().run, work, i) for i in range(count)]
         return [task.result() for task in tasks]
 
@@ -211,6 +212,10 @@ def chunked(forward, backward, *, size, threads=1, recompute=False):
         return None if dxs[0] is None else namespace(dy).concatenate(dxs)
 
     return forward_, backward_
+
+
+def _in_pool():
+    return threading.current_thread().name.startswith(POOL)
 
 
 def add_trees(target, other):

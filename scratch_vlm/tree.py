@@ -22,6 +22,9 @@ class _Frozen(dict):
     def __repr__(self):
         return "FROZEN"
 
+    def __reduce__(self):
+        return "FROZEN"  # by name, so that copies and pickles of a tree hold the one there is
+
 
 FROZEN = _Frozen()
 

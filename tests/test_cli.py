@@ -260,7 +260,8 @@ def test_kernels_are_refused_where_nothing_runs_them(tmp_path, capsys):
     for command in (["demo"], ["train", "vit"], ["compare"]):
         out = tmp_path / "run"
         assert cli.main([*command, "--backend", "numpy", "--kernels", "--out", str(out)]) == 2
-        assert "nothing compiles them for numpy" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "nothing compiles them for numpy: add --backend cupy, or leave --kernels" in said
         assert not out.exists()
 
 
@@ -312,3 +313,9 @@ def test_batches_of_a_training_can_be_smaller(tmp_path, capsys):
     assert cli.main(["train", "vit", *options]) == 0
     _, _, state = load_checkpoint(tmp_path / "checkpoint")
     assert state["run"]["config"]["batch_size"] == 8
+
+
+def test_without_a_command_the_help_is_shown(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["scratch-vlm"])
+    assert cli.main() == cli.main([]) == 2
+    assert "scratch-vlm demo " in capsys.readouterr().err

@@ -800,3 +800,22 @@ def test_arrays_of_a_device_stay_there(monkeypatch):
     assert check(forward, backward, [x], p).worst < 1e-14
     with pytest.raises(GradientError, match=r"input 0 .*<- wrong"):
         check(forward, partial(backward, factor=3), [x], p)
+
+
+def test_inputs_that_are_no_arrays_of_floats_are_named():
+    def scale_forward(x, p):
+        return x * p["gamma"], (x, p["gamma"])
+
+    def scale_backward(dy, saved, g):
+        g["gamma"] += (dy * saved[0]).sum(0)
+        return dy * saved[1]
+
+    p = {"gamma": numbers(3)}
+    for x, said in (
+        (np.ones((2, 3), int), "1 gradient for 0 floating point inputs; input 0 holds int64"),
+        ([1.0, 2.0, 3.0], "for input 0/0 but one array; input 0 is a list: make an array of it"),
+    ):
+        with pytest.raises(GradientError, match=said):
+            check(scale_forward, scale_backward, [x], p)
+    with pytest.raises(TypeError, match="alone takes no p; give a forward and a backward"):
+        check(scale_forward, None, [numbers(2, 3)], p)

@@ -28,6 +28,12 @@ def takes_out(function):
 WITH_OUT = [
     name for name, pair in PAIRS.items() if takes_out(pair.forward) or takes_out(pair.backward)
 ]
+ONE_AT_LEAST = {
+    *("ops.losses.contrastive", "ops.losses.sigmoid_contrastive", "models.clip.clip"),
+    *("ops.splice.deal", "models.unified.unified", "models.unified.unified_embed"),
+    *("models.unified.unified_loss", "models.cross_modal.cross_modal", "models.cross_modal.look"),
+    *("models.cross_modal.cross_modal_loss", "models.cross_modal.cross_trunk"),
+}
 of_layers = pytest.mark.parametrize("pair", LAYERS, indirect=True)
 sizes = strategies.sizes(
     B=(1, 3),
@@ -140,6 +146,16 @@ def test_a_failure_prints_the_lines_that_show_it_again(monkeypatch):
 
 def test_every_whole_model_is_of_a_pair():
     assert {stem for stem, _ in draw.WHOLE_MODELS.values()} <= set(PAIRS)
+
+
+def test_an_empty_batch_comes_through(pair):
+    if pair.name in ONE_AT_LEAST:
+        pytest.skip("takes no empty batch, or its case is made of texts with media")
+    case = make_case(pair.name, np.random.default_rng(0), Sizes(B=0))
+    y, saved = run(pair, case)
+    dx, g = pull(pair, case, cotangent(np.random.default_rng(1), y), saved)
+    assert [d.shape for d in dx] == [x.shape for x in case.inputs if x.dtype.kind == "f"][: len(dx)]
+    assert not any(x.any() for _, x in leaves(g)), "a batch without samples teaches nothing"
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -143,3 +143,12 @@ def test_forward_only_ends_with_an_error():
     with pytest.raises(ValueError, match="four"), forward_only():
         raise ValueError("four")
     assert nbytes(tower_forward(x, p, config=CONFIG)[1]) > 0
+
+
+def test_chunks_of_chunks_do_not_wait_for_each_other():
+    p, x, dy = tower(0, 8)
+    inner = chunked(tower_forward, tower_backward, size=1, threads=2)
+    outer = chunked(*inner, size=4, threads=2)
+    plain_results = run((tower_forward, tower_backward), p, x, dy)
+    for ours, right in zip(run(outer, p, x, dy), plain_results, strict=True):
+        np.testing.assert_allclose(ours, right, rtol=1e-5, atol=1e-5)

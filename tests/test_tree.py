@@ -1,5 +1,8 @@
 """Trees: names, the arena, freezing by rules."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -179,3 +182,9 @@ def test_first_bad_names_the_first_array_that_is_not_finite(bad):
 
 def test_first_bad_passes_over_what_holds_no_floats():
     assert first_bad({"ids": np.arange(3), "mask": np.ones(2, bool), "config": object()}) is None
+
+
+def test_copies_of_a_tree_stay_frozen_where_it_was():
+    g = freeze({"a": {"w": np.ones(2)}, "b": {"w": np.ones(2)}}, (("a/.*", False), (".*", True)))
+    for other in (copy.deepcopy(g), copy.copy(g), pickle.loads(pickle.dumps(g))):
+        assert other["a"] is FROZEN and [name for name, _ in leaves(other)] == ["b/w"]

@@ -7,6 +7,7 @@ from functools import cache, wraps
 
 import numpy as np
 
+POOL = "scratch-vlm"  # how the names of its threads begin
 BLOCK = 2**16  # numbers; with temporaries of the same size some hundred kilobytes
 
 
@@ -110,4 +111,4 @@ def pool(threads):
     -------
     concurrent.futures.ThreadPoolExecutor
     """
-    return ThreadPoolExecutor(threads, thread_name_prefix="scratch-vlm")
+    return ThreadPoolExecutor(threads, thread_name_prefix=POOL)

@@ -67,10 +67,11 @@ def factor_room(x, otherwise=None):
     array of shape (...) or None
         Empty, of 16 bits; or `otherwise`.
     """
-    xp, half = namespace(x), half_type(product_precision())
-    if half is None or x.dtype != "float32" or xp is np or not kernels_in_use():
+    xp = namespace(x)
+    if xp is np or x.dtype != "float32" or not kernels_in_use():
         return otherwise
-    return xp.empty(x.shape, half)
+    half = half_type(product_precision())
+    return otherwise if half is None else xp.empty(x.shape, half)
 
 
 @cache
@@ -85,12 +86,19 @@ def half_type(precision):
     Returns
     -------
     dtype or None
+
+    Raises
+    ------
+    ImportError
+        If bfloat16 is asked for and ml_dtypes is not installed.
     """
     if precision == "fp16":
         return np.dtype("float16")
     if precision == "bf16":
-        import ml_dtypes  # NumPy and CuPy have no such type of their own
-
+        try:
+            import ml_dtypes  # NumPy and CuPy have no such type of their own
+        except ImportError:
+            raise ImportError("bf16 on a GPU needs: python -m pip install ml_dtypes") from None
         return np.dtype(ml_dtypes.bfloat16)
     return None
 

@@ -16,7 +16,7 @@ PATIENCE = {"pair": 0.5, "update": 0.5, "step": 2.0, "generation": 2.0}
 SHARE = 60.0  # seconds that one may take to get ready, without compiling
 COMPILING = 4.0  # seconds for each block of a model, before one has been compiled here
 MARGIN = 1.1  # how much longer than the last one compiling may take
-KEPT = 0.2  # of what is free; a graph keeps its memory while the others are timed
+KEPT = 0.35  # of what is free; a graph keeps its memory while the others are timed
 
 
 class TooLongError(BaseException):

@@ -206,8 +206,9 @@ def embed(options):
     out = options.out or Path("embeddings.npy")
     prepare_file(out)
     model = _model(options, "embed", options.files[0])
-    files = tqdm(options.files, unit="image", disable=len(options.files) == 1)
-    found = np.stack([embed(model, file, frames=options.frames) for file in files])
+    alone = True if len(options.files) == 1 else None  # None: unless there is no terminal
+    with tqdm(options.files, unit="image", leave=False, disable=alone) as files:
+        found = np.stack([embed(model, file, frames=options.frames) for file in files])
     with replacing(out) as file:
         np.save(file, found)
     print(f"{out}: {found.shape[0]} x {found.shape[1]}, {found.dtype}")
@@ -248,7 +249,7 @@ def search(options):
         raise ValueError("the text to search for is empty")
     model = _model(options, "search")
     file = options.index or index_file(options.folder, model.folder)
-    with tqdm(unit="image", leave=False, delay=0.5) as bar:
+    with tqdm(unit="image", leave=False, delay=0.5, disable=None) as bar:
 
         def see(count):
             bar.total = count
@@ -285,7 +286,7 @@ def _model(options, job, file=None):
     if folder is None:
         folder = model_for(job, file)
         print(f"model: {folder}", file=sys.stderr)
-    with tqdm(unit="tensor", desc="loading", leave=False, delay=0.5) as bar:
+    with tqdm(unit="tensor", desc="loading", leave=False, delay=0.5, disable=None) as bar:
 
         def read(name, count):
             bar.total = count

@@ -189,17 +189,23 @@ videos, every gradient included. Each is a script that proves what it says.
   scratch-vlm lessons run        run all
   scratch-vlm lessons open 02    open its page in the browser, or its script if no pages are built
 
-To build the pages: pip install -e ".[docs]" && python -m sphinx -b html docs docs/_build/html
+To build the pages, which runs every lesson:
+  pip install -e ".[docs]" && python -m sphinx -b html docs docs/_build/html
 """,
     option("action", nargs="?", choices=("list", "run", "open"), default="list"),
     option("lesson", nargs="?", metavar="NN", help="its number (default all)"),
 )
 def lessons(options):
     from scratch_vlm.experiments import lessons
+    from scratch_vlm.training.run import prepare_file
 
     if options.action == "open" and not options.lesson:
         raise ValueError("which lesson? scratch-vlm lessons open 02")
     chosen = [lessons.find_lesson(options.lesson)] if options.lesson else lessons.find_lessons()
+    if options.action == "run":
+        from scratch_vlm.viz.show import figure_file
+
+        prepare_file(figure_file("figure"))
     for lesson in chosen:
         print(f"{lesson.number}  {lesson.question}", flush=True)
         if options.action == "open":

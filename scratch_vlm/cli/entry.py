@@ -48,7 +48,11 @@ def main(arguments=None):
         it was stopped by Ctrl-C, 141 if whoever read its output, such as ``head``, has gone.
     """
     typed = sys.argv[1:] if arguments is None else arguments
-    options = _parser(typed).parse_args(typed)
+    parser = _parser(typed)
+    if not typed:
+        parser.print_help(sys.stderr)
+        return 2
+    options = parser.parse_args(typed)
     # One BLAS thread: several wait for each other on a busy machine, and the second core is needed
     # to draw batches. NumPy reads this when it is first imported, so it must not have been yet.
     # What only uses a model draws none, and takes all cores for its products.

@@ -347,9 +347,14 @@ def _existing(path):
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
     if not path.is_file():
-        raise MediaError(f"{path} is a folder, not an image or a video")
+        kind = "a folder" if path.is_dir() else "a device or a pipe"
+        raise MediaError(f"{path} is {kind}, not an image or a video")
     if not path.stat().st_size:
         raise MediaError(f"{path} is empty: 0 bytes")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise MediaError(f"cannot read {path}: {error.strerror}") from error
     return path
 
 

@@ -189,6 +189,8 @@ def is_video(path):
 def model_for(job, path=None, *, root=ROOT):
     """Choose a model: of those that can do what is asked with a file, the one trained last.
 
+    Those that learn from examples in the prompt are passed over, since `ask` gives none.
+
     Parameters
     ----------
     job : {"ask", "caption", "classify", "embed", "search"}
@@ -220,7 +222,8 @@ def model_for(job, path=None, *, root=ROOT):
         raise MediaError(f"{path} is a video; a CLIP classifies images")
 
     def suits(about):
-        return _takes(about) in (media, "both") and (job != "caption" or "caption" in about)
+        takes = _takes(about) in (media, "both") and "shots" not in about
+        return takes and (job != "caption" or "caption" in about)
 
     found = newest_model(kinds, root=root, suits=suits)
     if found is None:

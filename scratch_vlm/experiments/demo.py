@@ -2,6 +2,7 @@
 
 import time
 from functools import partial
+from textwrap import fill
 
 import numpy as np
 
@@ -29,6 +30,13 @@ QUICK_STEPS = {
     "shots": 60,
 }
 PLACES = {"clip": "."}  # its curve and checkpoint stand in the demo's own folder
+MEANING = (  # of the columns of the table
+    "Value: accuracy on the test forms, 12 and 13; of text alone the loss, without any image. "
+    "Chance: guessing. Baseline: the nearest training sample in pixels; question only, image only: "
+    "the best that can be said from one of them; few-shot: perfect sight that guesses what is "
+    "asked for. The test has 252 digits and 512 scenes, boards or clips: differences of 0.03 are "
+    "noise."
+)
 SHOWN = 8  # scenes in the similarity matrix and captions in the retrieval figure
 
 
@@ -71,11 +79,7 @@ def run_demo(folder, *, seed=0, quick=False, xp=np, progress=True):
         **compare.measure(trained, "test"),
     }
     print(f"\n{results_table(metrics)}\n")
-    print("value: on the test forms, 12 and 13. chance: guessing. baseline: the nearest training")
-    print(
-        "sample in pixels; question only, image only: the best that can be said from one of them."
-    )
-    print("The test has 252 digits and 512 scenes, boards or clips: differences of 0.03 are noise.")
+    print(fill(MEANING, 90))
     curves = {name: RunFolder(run.path / PLACES.get(name, name)).read_curve() for name in NAMES}
     facts = training_facts(curves, seed=seed, quick=quick, xp=xp)
     write_report(run.report, trained, metrics, curves, facts)
@@ -119,11 +123,7 @@ def write_report(path, trained, metrics, curves, facts):
         "NumPy with explicit gradients, trained on digits from ten collection forms and tested on "
         "the handwriting of two others.",
     )
-    report.table(
-        metrics,
-        "Accuracy on the test forms. Chance is guessing; the baseline answers like the training "
-        "sample nearest in pixels.",
-    )
+    report.table(metrics, MEANING)
     report.facts(facts)
 
     report.section(

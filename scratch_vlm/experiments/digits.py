@@ -8,6 +8,7 @@ from scratch_vlm.backend import namespace, to_device, to_host
 from scratch_vlm.data.augment import Affine, affine
 from scratch_vlm.data.digits import nearest_neighbour, split
 from scratch_vlm.data.images import normalize
+from scratch_vlm.experiments.runs import save_model
 from scratch_vlm.layers.block import BlockConfig
 from scratch_vlm.models.vit import ViTConfig, vit_backward, vit_forward, vit_init
 from scratch_vlm.ops.losses import cross_entropy_backward, cross_entropy_forward
@@ -102,9 +103,11 @@ def train_model(folder, *, seed=0, steps=None, training=None, xp=np, progress=Tr
         vit_backward(cross_entropy_backward(dloss, s_loss), s_model, g)
 
     p = vit_init(np.random.default_rng(seed), MODEL)
-    return train(
+    p = train(
         forward, backward, p, batch, config, folder, identity=identity, xp=xp, progress=progress
     )
+    save_model(folder, "vit", MODEL, about={"media": "image", "shows": "one grey digit"})
+    return p
 
 
 def prepare(images):

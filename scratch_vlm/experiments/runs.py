@@ -90,7 +90,8 @@ def save_model(folder, kind, config, tokenizer=None, about=None):
         What it was trained for; anything that JSON can hold. These keys are read: ``media``, one
         of "image", "video" and "both"; ``frames``, of the longest videos; ``questions``, a list
         of examples; ``caption``, the question that asks it to describe what it is shown;
-        ``labels``, examples for a CLIP; and ``shows``, what is to be seen, in words.
+        ``shots``, where examples with their answers have to stand before a question; ``labels``,
+        examples for a CLIP; and ``shows``, what is to be seen, in words.
 
     Raises
     ------
@@ -287,8 +288,8 @@ def _scenes_clip(folder, state):
     if not known:
         raise ModelError(
             f"{folder} has a checkpoint but no {_model_file(folder).name}, which says what model "
-            "it is of; it is from an experiment that keeps none, or was trained before there was "
-            "one: the command that trained it, given again, writes it"
+            "it is of: the command that trained it, given again, writes it, unless it was train "
+            "perceiver, whose models no other command reads"
         )
     return {
         "kind": "clip",

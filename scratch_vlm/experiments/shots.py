@@ -129,6 +129,7 @@ def train_model(folder, *, clip, lm, seed=0, steps=None, training=None, xp=np, p
         "size": scenes.SIZE,
         "shows": "one coloured digit on a grid of 3 x 3, after others with their answers",
         "questions": [QUESTION],
+        "shots": SHOTS,
     }
     save_model(folder, "cross_modal", MODEL, tokenizer(), about)
     return p

@@ -298,8 +298,10 @@ def shots_section(report, p, metrics, name="test"):
             counts,
             {"right answers": [entry["value"] for entry in metrics["by_shots"].values()]},
             chance=metrics["by_shots"]["0"]["baseline"],
+            chance_name="rule guessed",
         ),
-        "Accuracy by the number of examples; the line is perfect sight that guesses the rule. In "
+        "Accuracy by the number of examples; the line is perfect sight that guesses what is asked "
+        "for. In "
         f"training there were at most {shots.SHOTS}.",
         "A curve that rises from a third with the first example",
     )

@@ -160,6 +160,10 @@ class Subject:
             inputs = "input" if count == 1 else "inputs"
             message = f"the backward returned {gradients} for {count} floating point {inputs}"
             hint = "" if self.has_cotangent else "; say with wrt which inputs have one"
+            if len(given) == len(self.inputs):
+                others = (i for i in range(len(given)) if i not in self.wanted)
+                kinds = ((i, getattr(self.inputs[i], "dtype", None)) for i in others)
+                hint += "".join(f"; input {i} holds {dtype}" for i, dtype in kinds if dtype)
             raise Broken("count", message + hint)
         found = {}
         for i, gradient in zip(self.wanted, given, strict=True):
@@ -168,7 +172,11 @@ class Subject:
             parts = {label: None} if gradient is None else dict(leaves(gradient, label))
             missing = sorted(set(own) - set(parts))
             if missing and gradient is not None:
-                raise Broken("count", f"the backward returned no gradient for {missing[0]}")
+                said = f"the backward returned no gradient for {missing[0]}"
+                if set(parts) == {label}:
+                    kind = type(self.inputs[i]).__name__
+                    said += f" but one array; {label} is a {kind}: make an array of it"
+                raise Broken("count", said)
             found |= {name: parts.get(name) for name in own}
         return found
 
@@ -210,6 +218,8 @@ def make_subject(forward, backward, inputs, p, options, wrt):
         layer = Stateful(forward)
         forward, backward, own_state = layer.forward, layer.backward, True
         state = layer.parameters
+    elif backward is None and p is not None:
+        raise TypeError("a function checked alone takes no p; give a forward and a backward")
     elif backward is None:
         backward, has_cotangent = _scale_gradient, False
     for f, name in ((forward, "forward"), (backward, "backward")):

@@ -86,7 +86,7 @@ def update_index(folder, file, embed, *, mark="", on_image=None):
         With images, also in folders below it; what is hidden is passed over.
     file : str or path
         Of the index; made if it is not there, and replaced as a whole. One that is damaged, or of
-        another model, is made anew.
+        another model, is made anew; a file of anything else is refused.
     embed : callable
         ``embed(path)`` returns the embedding of an image, of shape (E,), or raises ValueError or
         OSError for what is none.
@@ -105,11 +105,13 @@ def update_index(folder, file, embed, *, mark="", on_image=None):
     FileNotFoundError
         If there is no such folder.
     ValueError
-        If no image in it can be read.
+        If no image in it can be read, or `file` is there and is no index.
     """
     folder, file = Path(folder), Path(file)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
+    if file.exists() and not _is_index(file):
+        raise ValueError(f"{file} is no index, and would be replaced by one; name another file")
     before = _read(file, mark)
     names = sorted(str(path.relative_to(folder)) for path in _images(folder))
     known, skipped, new = {}, {}, 0
@@ -169,6 +171,15 @@ def _images(folder):
 def _state(path):
     stat = path.stat()
     return stat.st_mtime_ns, stat.st_size
+
+
+def _is_index(file):
+    # Perhaps cut short: a ZIP archive whose first entry, named behind its header, is the mark.
+    if not file.is_file():
+        return False
+    with file.open("rb") as opened:
+        head = opened.read(38)
+    return b"PK\x03\x04".startswith(head[:4]) and b"mark.npy".startswith(head[30:])
 
 
 def _read(file, mark):

@@ -70,7 +70,7 @@ def use_kernels(xp, names=None):
         set_compiler(xp, xp.RawModule)
     if not has_compiler(xp):
         raise ValueError(
-            f"kernels run on arrays of CuPy, and nothing compiles them for {xp.__name__}; "
-            "backend.load('cupy') says what is missing for CuPy"
+            f"kernels run on arrays of CuPy, and nothing compiles them for {xp.__name__}: "
+            "add --backend cupy, or leave --kernels out"
         )
     set_kernels({name: KERNELS[name] for name in names})

@@ -566,7 +566,8 @@ def next_token_forward(logits, labels, *, overwrite=False):
         raise ValueError(
             f"labels must be (B, T) and logits (B, T, V); got {labels.shape} and {logits.shape}"
         )
-    targets = xp.full_like(labels, IGNORE)
+    unsigned = labels.dtype.kind == "u"  # as files of tokens are, and IGNORE is negative
+    targets = xp.full_like(labels, IGNORE, dtype="int64" if unsigned else None)
     targets[:, :-1] = labels[:, 1:]
     return cross_entropy_forward(logits, targets, overwrite=overwrite)
 

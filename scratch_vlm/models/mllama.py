@@ -5,6 +5,7 @@ Transformer with gated positions, whose features are those of its end beside tho
 on the way, and a language model some of whose blocks are gated cross-attention.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -195,14 +196,14 @@ def tiled_vit_forward(images, p, *, config, ratios, real):
     x, s["ln_post"] = layer_norm_forward(x, p["ln_post"], eps=config.eps)
     shape = (len(x), config.tiles, config.padded, width)
     x, s["post_tile"] = tile_embedding_forward(x.reshape(shape), p["post_tile"], ratios=ratios)
-    x = x.reshape(len(x), -1, width)
+    x = x.reshape(len(x), config.tiles * config.padded, width)
     for name in map(str, range(config.global_depth)):
         x, s["global"][name] = gated_self_forward(
             x, p["global"][name], config=config.block, mask=mask
         )
     if config.layers:
         between = xp.stack([kept[i] for i in config.layers], axis=-1)  # (B, S, D, layers)
-        x = xp.concatenate([x, between.reshape(*x.shape[:2], -1)], axis=2)
+        x = xp.concatenate([x, between.reshape(*x.shape[:2], len(config.layers) * width)], axis=2)
     y = x.reshape(*shape[:3], config.outputs)[:, :, : config.tokens]
     return xp.ascontiguousarray(y), s
 
@@ -228,14 +229,14 @@ def tiled_vit_backward(dy, s, g):
     width = config.block.width
     padded = xp.zeros((b, tiles, config.padded, outputs), dy.dtype)
     padded[:, :, : config.tokens] = dy
-    padded = padded.reshape(b, -1, outputs)  # (B, S, E)
+    padded = padded.reshape(b, tiles * config.padded, outputs)  # (B, S, E)
     dx = padded[..., :width]
-    dbetween = padded[..., width:].reshape(*dx.shape, -1)  # (B, S, D, layers)
+    dbetween = padded[..., width:].reshape(*dx.shape, len(config.layers))  # (B, S, D, layers)
     for name in reversed(s["global"]):
         dx = gated_self_backward(dx, s["global"][name], g["global"][name])
     dx = dx.reshape(b, tiles, config.padded, width)
     dx = tile_embedding_backward(dx, s["post_tile"], g["post_tile"])
-    dx = layer_norm_backward(dx.reshape(b, -1, width), s["ln_post"], g["ln_post"])
+    dx = layer_norm_backward(dx.reshape(*padded.shape[:2], width), s["ln_post"], g["ln_post"])
     for i in reversed(range(config.depth)):
         dx = dx + sum(dbetween[..., n] for n, layer in enumerate(config.layers) if layer == i)
         dx = BLOCKS["pre"][1](dx, s["blocks"][str(i)], g["blocks"][str(i)])
@@ -280,7 +281,7 @@ def tiles_embed_forward(images, p, *, config, ratios):
     )
     x, s["patch"] = linear_forward(x, p["patch"])
     x, s["pre_tile"] = tile_embedding_forward(
-        x.reshape(b, tiles, -1, width), p["pre_tile"], ratios=ratios
+        x.reshape(b, tiles, config.tokens - 1, width), p["pre_tile"], ratios=ratios
     )
     cls = xp.broadcast_to(p["cls"], (b, tiles, 1, width))
     x = xp.concatenate([cls, x], axis=2)  # (B, I, N, D)
@@ -288,7 +289,7 @@ def tiles_embed_forward(images, p, *, config, ratios):
     x, s["ln_pre"] = layer_norm_forward(x, p["ln_pre"], eps=config.eps)
     y = xp.zeros((b, tiles, config.padded, width), x.dtype)
     y[:, :, : config.tokens] = x
-    return y.reshape(b, -1, width), s
+    return y.reshape(b, tiles * config.padded, width), s
 
 
 def tiles_embed_backward(dx, s, g):
@@ -316,7 +317,7 @@ def tiles_embed_backward(dx, s, g):
     if g:
         g["cls"] += dx[:, :, 0].sum((0, 1))
     dx = tile_embedding_backward(dx[:, :, 1:], s["pre_tile"], g["pre_tile"])
-    dx = xp.ascontiguousarray(dx).reshape(b * config.tiles, -1, width)
+    dx = xp.ascontiguousarray(dx).reshape(b * config.tiles, config.tokens - 1, width)
     dx = linear_backward(dx, s["patch"], g["patch"])
     dx = patchify_backward(dx, s["patchify"])
     return dx.reshape(b, config.tiles, *dx.shape[1:])
@@ -476,7 +477,7 @@ def tile_mask(real, config):
     """
     xp = namespace(real)
     live = real[:, :, None] & (xp.arange(config.padded) < config.tokens)  # (B, I, padded)
-    live = live.reshape(len(real), -1)
+    live = live.reshape(len(real), config.tiles * config.padded)
     return (live[:, :, None] | live[:, None])[:, None]
 
 
@@ -674,7 +675,9 @@ def interleaved_cache(p, config, batch, length):
 def _by_ratio(x, ratios, count):  # (B, ...) -> (count, ...), sums over the images of each layout
     xp = namespace(x)
     chosen = ratios[:, None] == xp.arange(count)  # (B, count)
-    sums = product(chosen.astype(x.dtype).T, x.reshape(len(x), -1), precision="float32")
+    sums = product(
+        chosen.astype(x.dtype).T, x.reshape(len(x), math.prod(x.shape[1:])), precision="float32"
+    )
     return sums.reshape(count, *x.shape[1:])
 
 

@@ -84,8 +84,9 @@ def l2_normalize_forward(x):
 
     Notes
     -----
-    :math:`y = x / \lVert x \rVert`; CLIP compares embeddings by this alone [1]_. The length is
-    bounded below by the smallest normal number, so that a row of zeros gives zeros, not nan.
+    :math:`y = x / \lVert x \rVert`; CLIP compares embeddings by this alone [1]_. The square of the
+    length is bounded below by the smallest normal number, so that a row of zeros gives zeros, not
+    nan; in float32 rows of a length from 1e-19 to 1e19 become unit vectors.
 
     References
     ----------

@@ -6,6 +6,7 @@ name of the file, ``input_grad/pixel_values``, ``gen/sequences``.
 """
 
 import re
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,6 +91,10 @@ def read_case(folder, *, dtype="float64"):
         If it is no such folder, or damaged.
     """
     folder = Path(folder)
+    if not (folder / "case.json").exists():
+        inside = [path.parent.name for path in folder.glob("*/case.json")]
+        more = f"; it holds {len(inside)}: give {folder / '*'}" if inside else ""
+        raise FileError(f"{folder} is no case, which is a folder with a case.json{more}")
     return Case(
         folder,
         read_json(folder / "case.json"),
@@ -212,9 +217,9 @@ def read_arrays(path, dtype=None):
         If it is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise FileError(f"cannot read {path}: {error}") from error
     if dtype is None:
         return arrays

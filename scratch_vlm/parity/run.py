@@ -104,8 +104,17 @@ def check_cases(folders, *, dtype="float64", tolerance=None, files=(), show=prin
     Returns
     -------
     bool
+
+    Raises
+    ------
+    FileError, OptionError
+        If the only folder is no case, or cannot be run.
+    ValueError
+        If the tolerance is negative.
     """
     tolerance = TOLERANCES[dtype] if tolerance is None else tolerance
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance must be at least 0, got {tolerance}")
     record, passed = [], True
     width = max(len(Path(folder).name) for folder in folders)
     for folder in folders:

@@ -14,8 +14,7 @@ def show(figure, name):
     figure : matplotlib.figure.Figure
         As the functions of `scratch_vlm.viz` return it.
     name : str
-        Of the file, without ending. It goes to the folder that the environment variable
-        SCRATCH_VLM_FIGURES names, by default runs/lessons.
+        Of the file, see `figure_file`.
     """
     try:
         from IPython import get_ipython
@@ -28,8 +27,24 @@ def show(figure, name):
 
         display(figure)
         return
-    folder = Path(os.environ.get("SCRATCH_VLM_FIGURES", FOLDER))
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.png"
+    path = figure_file(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     print(f"figure: {path}")
+
+
+def figure_file(name):
+    """Say where a figure goes.
+
+    Parameters
+    ----------
+    name : str
+        Of the figure.
+
+    Returns
+    -------
+    path
+        In the folder that the environment variable SCRATCH_VLM_FIGURES names, by default
+        runs/lessons.
+    """
+    return Path(os.environ.get("SCRATCH_VLM_FIGURES", FOLDER)) / f"{name}.png"

@@ -8,18 +8,34 @@ BLIND = ("question_only", "image_only")  # the same model, but it is shown a par
 DASH = "–"
 
 FAMILIES = {  # of metrics that have names to read; all others keep the dots of metrics.json
+    "vit": "ViT",
+    "clip": "CLIP",
     "vqa": "VQA",
     "video": "video",
     "captions": "captions",
     "few_shot": "few-shot",
+    "text_only": "text alone, nats a token",
 }
 WORDS = {
+    "lm": "language model",
     "cross_modal": "cross-modal",
+    "test_accuracy": "single digits",
+    "val_accuracy": "single digits, validation",
+    "zero_shot_8way": "one of eight captions",
+    "zero_shot_digit": "digits by words alone",
+    "linear_probe_digit": "digits by a linear probe",
+    "test": "new handwriting",
+    "val": "validation",
+    "heldout_combinations": "unseen combinations",
     "relation_heldout": "relation, held out",
     "exact": "every word right",
     "words": "words right",
     "clips": "whole clips",
     "one_frame": "one frame alone",
+    "by_shots": "examples shown",
+    "other_rule": "follows the examples to another rule",
+    "strange_images": "examples with images of others",
+    "any_rule": "no example, right by any rule",
 }
 
 
@@ -42,6 +58,8 @@ def readable(key):
     """
     key = str(key)
     count = re.fullmatch(r"(?:length_(\d+)|shots?_(\d+)|(\d+)_shots?)", key)
+    if candidates := re.fullmatch(r"retrieval_r_at_1_of_(\d+)", key):
+        return f"finding one of {candidates[1]} captions"
     if count:
         noun = "frame" if count[1] else "shot"
         number = count[1] or count[2] or count[3]
@@ -66,8 +84,8 @@ def metric_name(path):
     --------
     >>> metric_name("vqa.cross_modal.relation_heldout")
     'VQA, cross-modal: relation, held out'
-    >>> metric_name("vit.test_accuracy")
-    'vit.test_accuracy'
+    >>> metric_name("costs.seconds")
+    'costs.seconds'
     """
     family, *keys = path.split(".")
     if family not in FAMILIES or not keys:
@@ -102,7 +120,7 @@ def result_rows(metrics):
     Examples
     --------
     >>> result_rows({"vit": {"accuracy": {"value": 0.955, "chance": 0.1}, "epochs": 30}})
-    [('vit.accuracy', '0.955', '0.100', '–'), ('vit.epochs', '30', '–', '–')]
+    [('ViT: accuracy', '0.955', '0.100', '–'), ('ViT: epochs', '30', '–', '–')]
     >>> result_rows({"vqa": {"unified": {"colour": {"value": 0.9, "question_only": 0.3}}}})
     [('VQA, unified: colour', '0.900', '–', 'question only 0.300')]
     """
@@ -135,10 +153,10 @@ def results_table(metrics):
     Examples
     --------
     >>> print(results_table({"vit": {"accuracy": {"value": 0.955, "chance": 0.1}, "epochs": 30}}))
-    metric        value  chance  baseline
-    -------------------------------------
-    vit.accuracy  0.955   0.100         –
-    vit.epochs       30       –         –
+    metric         value  chance  baseline
+    --------------------------------------
+    ViT: accuracy  0.955   0.100         –
+    ViT: epochs       30       –         –
     """
     rows = [COLUMNS, *result_rows(metrics)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

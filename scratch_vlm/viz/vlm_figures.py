@@ -510,7 +510,7 @@ def gate_curves(steps, gates, *, names=None, title=None, theme="light"):
         return _line_panels(curves, look, theme, title, xname="step", zero=True, **options)
 
 
-def shots(counts, accuracies, chance=None, *, title=None, theme="light"):
+def shots(counts, accuracies, chance=None, *, chance_name="chance", title=None, theme="light"):
     """Draw accuracy against the number of examples shown before the question.
 
     Parameters
@@ -521,6 +521,8 @@ def shots(counts, accuracies, chance=None, *, title=None, theme="light"):
         For each model or type of question, in [0, 1].
     chance : float, optional
         The accuracy of guessing.
+    chance_name : str, default "chance"
+        What is guessed.
     title : str, optional
         A line above the figure.
     theme : {"light", "dark"}, default "light"
@@ -564,6 +566,7 @@ def shots(counts, accuracies, chance=None, *, title=None, theme="light"):
             ylim=(0, 1.03),
             marked=True,
             chance=chance,
+            chance_name=chance_name,
             height=2.6,
             last=lambda value: f"{value:.0%}",
         )
@@ -733,6 +736,7 @@ def _line_panels(
     marked=False,
     zero=False,
     chance=None,
+    chance_name="chance",
     last=None,
 ):
     """Panels under one another, of lines {name: (x, y, faint or None)} named at their ends."""
@@ -743,7 +747,7 @@ def _line_panels(
             said = readable(name) + (f" {last(y[-1])}" if last else "")
             own.append((y[-1], wrap(said, 1.9), _series(k, theme)["color"]))
         if chance is not None:
-            said = f"chance {last(chance)}" if last else "chance"
+            said = chance_name + (f" {last(chance)}" if last else "")
             own.append((chance, [said], look.muted))
         ends.append(own)
     left = 0.62

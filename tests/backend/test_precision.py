@@ -1,5 +1,7 @@
 """Products of fewer bits: rounded as the hardware rounds, and nothing but products."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -14,8 +16,11 @@ from scratch_vlm.backend import (
     to_device,
     to_host,
 )
+from scratch_vlm.backend.factors import half_type
 from scratch_vlm.layers.linear import linear_backward, linear_forward
+from scratch_vlm.layers.mlp import mlp_backward, mlp_forward, mlp_init
 from scratch_vlm.recompute import chunked
+from scratch_vlm.tree import FROZEN
 
 BITS = {"tf32": 10, "bf16": 7, "fp16": 10}
 
@@ -137,3 +142,14 @@ def test_a_wrapped_pair_is_in_its_precision_in_every_thread(threads):
 
 def test_float32_wraps_nothing():
     assert in_precision(max, min, "float32") == (max, min)
+
+
+def test_bf16_needs_ml_dtypes_only_on_a_device(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)  # as if it were not installed
+    half_type.cache_clear()
+    p = mlp_init(np.random.default_rng(0), 4, 8)
+    with products_in("bf16"):
+        y, saved = mlp_forward(np.ones((2, 4), "float32"), p)
+        mlp_backward(y, saved, FROZEN)
+    with pytest.raises(ImportError, match="bf16 on a GPU needs: python -m pip install ml_dtypes"):
+        half_type("bf16")

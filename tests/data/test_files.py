@@ -1,10 +1,12 @@
 """Image and video files: exact pixels and times, and kind words for files that cannot be read."""
 
 import importlib
+import os
 import subprocess
 import sys
 import tracemalloc
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -181,6 +183,19 @@ def test_files_that_are_not_there_are_refused_at_once(tmp_path, read):
     (tmp_path / "empty.mp4").touch()
     with pytest.raises(MediaError, match=r"empty.mp4 is empty: 0 bytes"):
         read(tmp_path / "empty.mp4")
+    with pytest.raises(MediaError, match=rf"{os.devnull} is a device or a pipe, not an image"):
+        read(os.devnull)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    (tmp_path / "photo.png").write_bytes(b"1")
+
+    def refuse(self, mode):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(MediaError, match=r"cannot read .*photo.png: Permission denied"):
+        read_image(tmp_path / "photo.png")
 
 
 @needs_av

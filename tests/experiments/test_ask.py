@@ -337,6 +337,7 @@ def test_the_newest_model_that_takes_the_file_is_chosen(tmp_path, picture, film)
     for age, (name, kind, about) in enumerate(
         [
             ("lm", "lm", {}),
+            ("shots", "cross_modal", {"shots": 4}),
             ("clip", "clip", {}),
             ("video", "cross_modal", {"media": "video"}),
             ("image", "unified", {}),

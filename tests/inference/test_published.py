@@ -249,6 +249,11 @@ def test_index_notices_what_changed_and_is_gone(tmp_path):
     file.write_bytes(file.read_bytes()[:40])
     assert update("another model").new == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["album", "index.npz"]
+    for other in (album / "a.png", album):  # as named by mistake, with --index
+        before = other.stat()
+        with pytest.raises(ValueError, match="is no index, and would be replaced by one"):
+            update_index(album, other, embed)
+        assert other.stat().st_mtime_ns == before.st_mtime_ns
     (album / "a.png").unlink()
     (album / "b.png").unlink()
     with pytest.raises(ValueError, match="there is no image in"):

@@ -32,6 +32,13 @@ def test_a_lesson_that_fails_is_told_by_the_status(checkout, capfd):
     assert "AssertionError" in capfd.readouterr().err
 
 
+def test_a_folder_that_takes_no_figures_is_said_before_anything_runs(checkout, monkeypatch, capfd):
+    monkeypatch.setenv("SCRATCH_VLM_FIGURES", str(checkout / "lessons" / "01_first.py"))
+    assert main(["lessons", "run", "1"]) == 2
+    said = capfd.readouterr()
+    assert "01_first.py is a file" in said.err and "it is" not in said.out
+
+
 def test_a_page_is_opened_where_it_is_built(checkout, monkeypatch, capsys):
     opened = []
     monkeypatch.setattr(lessons.webbrowser, "open", opened.append)

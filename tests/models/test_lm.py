@@ -334,3 +334,15 @@ def test_parameters_of_another_config_are_refused(changes, message):
 def test_a_config_refuses_bad_values_with_the_numbers(options, message):
     with pytest.raises(ValueError, match=message):
         LMConfig.llama(11, 9, depth=1, **options)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint64", "int8"])
+def test_tokens_of_files_may_be_unsigned(dtype):
+    rng = np.random.default_rng(0)
+    logits, labels = rng.standard_normal((2, 5, 7)), rng.integers(7, size=(2, 5))
+    loss, saved = next_token_forward(logits, labels.astype(dtype))
+    right, expected = next_token_forward(logits, labels)
+    assert loss == right
+    np.testing.assert_array_equal(
+        next_token_backward(1.0, saved), next_token_backward(1.0, expected)
+    )

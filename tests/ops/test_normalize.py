@@ -47,6 +47,12 @@ def test_unit_vectors_have_length_one_and_do_not_see_scale(seed, exponent):
     np.testing.assert_allclose(y, l2_normalize_forward(x)[0], rtol=1e-12)
 
 
+@pytest.mark.parametrize("length", [2e-19, 1.0, 1e19])
+def test_short_and_long_rows_of_float32_become_unit_vectors(length):
+    y, _ = l2_normalize_forward(np.array([[0.6 * length, 0, -0.8 * length]], "float32"))
+    np.testing.assert_allclose(y, [[0.6, 0, -0.8]], rtol=1e-6)
+
+
 @given(seeds)
 def test_the_gradient_of_a_unit_vector_is_orthogonal_to_it(seed):
     rng = np.random.default_rng(seed)

@@ -5,7 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scratch_vlm.ops.rotary import rotary_backward, rotary_forward
+from scratch_vlm.ops.rotary import (
+    RotaryScaling,
+    rotary_backward,
+    rotary_forward,
+    rotary_speeds,
+)
 
 RNG = np.random.default_rng
 
@@ -88,3 +93,74 @@ def test_what_does_not_fit_is_refused(shape, positions, error, message):
 def test_a_base_that_turns_everything_alike_is_refused():
     with pytest.raises(ValueError, match=r"base must be above 1, got 1.0"):
         rotary_forward(np.ones((1, 1, 2, 4)), positions=np.arange(2), base=1.0)
+
+
+def yarn_factor(pair, pairs, base, s):
+    """By what the speed of a pair is divided, told case by case."""
+
+    def place(turns):
+        return pairs * np.log(s.trained / (2 * np.pi * turns)) / np.log(base)
+
+    first, last = place(s.high), place(s.low)
+    first, last = (np.floor(first), np.ceil(last)) if s.whole else (first, last)
+    first, last = max(first, 0), min(last, 2 * pairs - 1)
+    if pair <= first:
+        return 1.0
+    if pair >= last:
+        return s.factor
+    slow = (pair - first) / (last - first)
+    return 1 / (1 - slow + slow / s.factor)
+
+
+def llama3_factor(pair, pairs, base, s):
+    turns = s.trained * base ** (-pair / pairs) / (2 * np.pi)
+    if turns <= s.low:
+        return s.factor
+    if turns >= s.high:
+        return 1.0
+    kept = (turns - s.low) / (s.high - s.low)
+    return 1 / (kept + (1 - kept) / s.factor)
+
+
+@pytest.mark.parametrize("base", [50.0, 10_000.0])
+@pytest.mark.parametrize(
+    ("right", "scaling"),
+    [
+        (llama3_factor, RotaryScaling("llama3", 8.0, trained=64)),
+        (yarn_factor, RotaryScaling("yarn", 4.0, trained=64, low=1.0, high=8.0)),
+        (yarn_factor, RotaryScaling("yarn", 4.0, trained=64, low=1.0, high=8.0, whole=False)),
+    ],
+)
+def test_fast_pairs_keep_their_speed_and_slow_ones_lose_the_factor(right, scaling, base):
+    pairs = 12
+    found = rotary_speeds(pairs, base) / rotary_speeds(pairs, base, scaling)
+    expected = [right(pair, pairs, base, scaling) for pair in range(pairs)]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert found.max() == pytest.approx(scaling.factor)
+
+
+def test_a_ramp_of_no_length_slows_all_pairs_behind_its_place():
+    scaling = RotaryScaling("yarn", 4.0, trained=4, low=1.0, high=8.0)
+    found = rotary_speeds(12, 10_000.0) / rotary_speeds(12, 10_000.0, scaling)
+    np.testing.assert_allclose(found, [1] + 11 * [4])
+
+
+def test_what_scaling_multiplies_is_in_queries_and_keys_and_their_gradients():
+    x, scaling = RNG(6).standard_normal((1, 1, 3, 4)), RotaryScaling("linear", 2.0, size=1.5)
+    y, saved = rotary_forward(x, positions=np.arange(3), scaling=scaling)
+    np.testing.assert_allclose((y * y).sum(-1), 1.5**2 * (x * x).sum(-1))
+    np.testing.assert_allclose(rotary_backward(y, saved), 1.5**2 * x)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "ntk"}, "kind must be one of linear, llama3, yarn, got 'ntk'"),
+        ({"factor": 0.5}, "factor must be at least 1, got 0.5"),
+        ({"low": 4.0}, r"low must be above 0 and below high, got 4.0, 4.0"),
+        ({"low": 0.0}, r"low must be above 0"),
+    ],
+)
+def test_scaling_that_cannot_be_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        RotaryScaling(**{"kind": "yarn", "factor": 2.0, **change})

@@ -113,3 +113,13 @@ def test_several_cases_are_summed_up_and_written(capsys, tmp_path):
     record = json.loads(file.read_text())
     assert [entry["passed"] for entry in record["cases"]] == [True, True]
     assert cli.main(["parity", str(CASES[0]), "--tolerance", "1e-30"]) == 1
+
+
+def test_what_is_no_case_says_what_would_be(tmp_path, capsys):
+    inside = shutil.copytree(CASES[0], tmp_path / "case")
+    for folder, said in ((tmp_path, f"it holds 1: give {tmp_path / '*'}"), (inside, "inputs.npz")):
+        (inside / "inputs.npz").write_bytes((CASES[0] / "inputs.npz").read_bytes()[:99])
+        assert cli.main(["parity", str(folder)]) == 2
+        assert said in capsys.readouterr().err
+    assert cli.main(["parity", str(CASES[0]), "--tolerance", "-1"]) == 2
+    assert "tolerance must be at least 0, got -1.0" in capsys.readouterr().err

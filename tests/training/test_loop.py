@@ -480,3 +480,12 @@ def test_without_memory_in_the_first_step_there_is_no_checkpoint(tmp_path):
 
     with pytest.raises(OutOfMemory, match="there is no checkpoint"):
         run(tmp_path, forward=greedy)
+
+
+def test_a_run_may_differ_from_its_experiment_in_seed_length_and_what_is_given():
+    config = TrainConfig(steps=100, batch_size=4, peak_rate=0.1, warmup=20)
+    assert config.for_run(7) == replace(config, seed=7)
+    assert config.for_run(7, 200) == replace(config, seed=7, steps=200)
+    assert config.for_run(0, 20, {"batch_size": 2}) == replace(
+        config, steps=20, warmup=5, batch_size=2
+    )

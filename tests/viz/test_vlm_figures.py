@@ -282,6 +282,8 @@ def test_shots_are_drawn_at_their_counts_over_chance():
     np.testing.assert_array_equal(line.get_xdata(), [0, 1, 4])
     assert set(chance.get_ydata()) == {0.25}
     assert {"chance 25%", "unified 60%"} <= set(words(figure))
+    named = figures.shots([0], {"unified": [0.5]}, 0.25, chance_name="rule guessed")
+    assert "rule guessed 25%" in words(named)
     assert not any("chance" in w for w in words(figures.shots([0], {"unified": [0.5]})))
 
 
