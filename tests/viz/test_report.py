@@ -138,7 +138,7 @@ def test_table_shows_value_chance_and_baseline():
     said = Page(full().html()).text
     start = said.index("metric")
     assert said[start : start + 4] == ["metric", "value", "chance", "baseline"]
-    assert said[start + 4 : start + 10] == ["clip.", "zero_", "shot", "0.940", "0.125", "–"]
+    assert said[start + 4 : start + 8] == ["CLIP: zero shot", "0.940", "0.125", "–"]
 
 
 def test_same_calls_give_the_same_bytes():
