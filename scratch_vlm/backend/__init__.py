@@ -15,14 +15,18 @@ from scratch_vlm.backend.precision import PRECISIONS, in_precision, products_in,
 from scratch_vlm.backend.primitives import (
     add_at,
     add_sum,
+    column_sum,
     erf,
     project,
     row_dot,
+    row_max,
     row_mean,
+    row_sum,
     rows,
     squared_length,
 )
 from scratch_vlm.backend.products import add_product, product
+from scratch_vlm.backend.token_blocks import back_in_token_blocks, in_token_blocks
 
 __all__ = [
     "PRECISIONS",
@@ -34,6 +38,8 @@ __all__ = [
     "add_product",
     "add_sum",
     "as_factor",
+    "back_in_token_blocks",
+    "column_sum",
     "cupy_problem",
     "drawn",
     "erf",
@@ -42,6 +48,7 @@ __all__ = [
     "fused",
     "in_blocks",
     "in_precision",
+    "in_token_blocks",
     "in_turns",
     "is_shortage",
     "keep_freed_memory",
@@ -53,7 +60,9 @@ __all__ = [
     "project",
     "rounded",
     "row_dot",
+    "row_max",
     "row_mean",
+    "row_sum",
     "rows",
     "squared_length",
     "to_device",

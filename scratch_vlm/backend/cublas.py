@@ -170,6 +170,10 @@ def matmul(a, b, out=None, *, bias=None, add=False, precision="float32", xp, bla
                 a = xp.ascontiguousarray(xp.broadcast_to(a, (*out.shape[:-2], *a.shape[-2:])))
             elif refused.operand == "b" and not _whole(b, out):
                 b = xp.ascontiguousarray(xp.broadcast_to(b, (*out.shape[:-2], *b.shape[-2:])))
+            elif refused.operand == "c":
+                fresh = matmul(a, b, precision=precision, xp=xp, blas=blas)
+                out[...] = fresh + out if add else fresh
+                return _plus(out, bias)
             else:
                 return _plus(_by_module(a.astype(dtype), b.astype(dtype), out, add, xp), bias)
     blas = blas or handle(xp)

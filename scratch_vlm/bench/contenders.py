@@ -449,9 +449,10 @@ def _pair(forward, backward, inputs, p, move):
 
 def _update(gradient, p):
     optimizer = AdamW(p, decay=DECAY)
-    optimizer.g["w"][...] = gradient  # zero after the first step, which takes as long
 
     def run():
+        if optimizer.steps % 256 == 0:  # zeros take as long, until the mean of them is denormal
+            optimizer.g["w"][...] = gradient
         optimizer.step(RATE, norm=1.0)
         return optimizer.p
 

@@ -7,7 +7,7 @@ THREADS = 256
 BLOCKS = 1056  # eight for each multiprocessor of an H100 or H200
 
 
-def adamw_update(vectors, now, *, betas, eps, scratch, coupled=False):
+def adamw_update(vectors, now, *, betas, eps, chunks, coupled=False):
     """Do the work of `training.optimizer.adamw_update`.
 
     Parameters
@@ -22,7 +22,7 @@ def adamw_update(vectors, now, *, betas, eps, scratch, coupled=False):
         How much of the two running means a step keeps.
     eps : float
         Added to the root of the second moment.
-    scratch : sequence of array
+    chunks : list of tuple
         Not needed here.
     coupled : bool, default False
         Whether the decay is added to the gradient; left to the lines of the op.

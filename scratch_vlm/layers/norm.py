@@ -2,7 +2,18 @@
 
 import numpy as np
 
-from scratch_vlm.backend import floating, fused, namespace, product, row_dot, row_mean, rows
+from scratch_vlm.backend import (
+    back_in_token_blocks,
+    column_sum,
+    floating,
+    fused,
+    in_token_blocks,
+    namespace,
+    product,
+    row_dot,
+    row_mean,
+    rows,
+)
 
 
 def layer_norm_init(width):
@@ -22,6 +33,7 @@ def layer_norm_init(width):
 
 
 @fused
+@in_token_blocks
 def layer_norm_forward(x, p, *, eps=1e-5, out=None):
     r"""Normalise each token to mean 0 and variance 1, then scale and shift it.
 
@@ -81,6 +93,7 @@ def layer_norm_forward(x, p, *, eps=1e-5, out=None):
 
 
 @fused
+@back_in_token_blocks
 def layer_norm_backward(dy, saved, g, *, past=None, out=None):
     r"""Gradient of `layer_norm_forward`.
 
@@ -113,8 +126,8 @@ def layer_norm_backward(dy, saved, g, *, past=None, out=None):
     xp = namespace(dy)
     product = dy * xhat
     if g:
-        g["gamma"] += rows(product).sum(0)
-        g["beta"] += rows(dy).sum(0)
+        g["gamma"] += column_sum(product)
+        g["beta"] += column_sum(dy)
     along_ones = _mean_times(dy, gamma)  # mean of dL/dxhat, (..., 1)
     along_xhat = _mean_times(product, gamma)  # mean of dL/dxhat * xhat
     dx = xp.multiply(dy, gamma, out=out)  # dL/dxhat, until the next lines
@@ -143,6 +156,7 @@ def rms_norm_init(width):
 
 
 @fused
+@in_token_blocks
 def rms_norm_forward(x, p, *, eps=1e-5, out=None):
     r"""Scale each token to a root mean square of 1, then scale its channels.
 
@@ -190,6 +204,7 @@ def rms_norm_forward(x, p, *, eps=1e-5, out=None):
 
 
 @fused
+@back_in_token_blocks
 def rms_norm_backward(dy, saved, g, *, past=None, out=None):
     r"""Gradient of `rms_norm_forward`.
 
@@ -220,7 +235,7 @@ def rms_norm_backward(dy, saved, g, *, past=None, out=None):
     xp = namespace(dy)
     product = dy * xhat
     if g:
-        g["gamma"] += rows(product).sum(0)
+        g["gamma"] += column_sum(product)
     along_xhat = _mean_times(product, gamma)  # mean of dL/dxhat * xhat, (..., 1)
     dx = xp.multiply(dy, gamma, out=out)  # dL/dxhat, until the next lines
     dx -= xp.multiply(xhat, along_xhat, out=product)

@@ -2,7 +2,7 @@
 
 import math
 
-from scratch_vlm.backend import floating, fused, namespace, product, row_dot
+from scratch_vlm.backend import floating, fused, namespace, product, row_dot, row_max, row_sum
 from scratch_vlm.ops.masks import check_mask
 
 BLIND = ("zero", "mean")
@@ -79,10 +79,9 @@ def attend_forward(q, k, v, *, mask=None, scale=None, blind="zero", out=None):
         if blind == "mean":
             lost = ~mask.any(-1, keepdims=True)
             xp.copyto(e, 0, where=lost)
-    # The bound acts only on a row that may attend to nothing: -inf - finite is -inf, not nan.
-    e -= xp.maximum(e.real.max(-1, keepdims=True), xp.finfo(e.dtype).min)
+    e -= row_max(e)  # finite, so that a row of nothing but -inf stays -inf, not nan
     xp.exp(e, out=e)
-    total = e.sum(-1, keepdims=True)  # (B, A, T, 1)
+    total = row_sum(e)  # (B, A, T, 1)
     norm = (total != 0) / xp.where(total == 0, 1, total)  # 0 for a row without any True
     y = product(_grouped(e, k.shape[1]), v)
     y = xp.multiply(y.reshape(*shape[:3], v.shape[-1]), norm, out=out)
@@ -123,10 +122,11 @@ def attend_backward(dy, saved, *, out=None):
     """
     q, k, v, e = saved["q"], saved["k"], saved["v"], saved["e"]
     xp, groups = namespace(dy), q.shape[1]
+    into_q, into_k, into_v = (None, None, None) if out is None else out
     delta = row_dot(dy, saved["y"])  # (B, A, T, 1)
     delta *= saved["norm"]
     dy = _grouped(dy * saved["norm"], groups)  # (B, G, A/G, T, K)
-    dv = product(_grouped(e, groups).swapaxes(-1, -2), dy)
+    dv = _over_sharers(_grouped(e, groups).swapaxes(-1, -2), dy, into_v)
     dz = product(dy, v.swapaxes(-1, -2)).reshape(e.shape)  # dL/dP, until the next two lines
     dz -= delta
     dz *= e
@@ -134,13 +134,9 @@ def attend_backward(dy, saved, *, out=None):
         xp.copyto(dz, 0, where=saved["lost"])
     dz = _grouped(dz, groups)
     dq = product(dz, k).reshape(*e.shape[:3], q.shape[-1])
-    dq = xp.multiply(dq, saved["scale"], out=dq if out is None else out[0])
-    dk = product(dz.swapaxes(-1, -2), q)  # the saved q carries the scale
-    dk, dv = _sum_over_sharers(dk), _sum_over_sharers(dv)
-    if out is None:
-        return dq, dk, dv
-    out[1][...], out[2][...] = dk, dv
-    return out
+    dq = xp.multiply(dq, saved["scale"], out=into_q)
+    dk = _over_sharers(dz.swapaxes(-1, -2), q, into_k)  # the saved q carries the scale
+    return (dq, dk, dv) if out is None else out
 
 
 def attention_weights(saved):
@@ -166,8 +162,11 @@ def _grouped(x, groups):  # (B, A, T, K) -> (B, G, A/G, T, K), a view
     return x.reshape(x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
 
 
-def _sum_over_sharers(x):  # (B, G, A/G, S, K) -> (B, G, S, K)
-    return x[:, :, 0] if x.shape[2] == 1 else x.sum(2)
+def _over_sharers(a, b, out):
+    # (B, G, A/G, S, T) times (B, G, A/G, T, K), summed over the heads that share: (B, G, S, K)
+    if a.shape[2] == 1:
+        return product(a[:, :, 0], b[:, :, 0], out=out)
+    return product(a, b).sum(2, out=out)
 
 
 def _check(q, k, v):

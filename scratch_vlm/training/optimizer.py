@@ -62,8 +62,8 @@ class Optimizer:
 
         xp = namespace(flat_p)
         rows = max(1, (chunk or (2**16 if xp is np else 2**22)) // ALIGN)
-        rows = min(rows, len(vectors[0]))
-        self._scratch = [xp.empty((rows, ALIGN), flat_p.dtype) for _ in range(2)]
+        room = xp.empty((min(rows, len(vectors[0])), ALIGN), flat_p.dtype)
+        self._chunks = _chunks(vectors, of_rows, room)
 
     def gradient_norm(self):
         """Measure the gradient of all trained parameters as one vector.
@@ -275,13 +275,13 @@ class AdamW(Optimizer):
             now,
             betas=self.betas,
             eps=self.eps,
-            scratch=self._scratch,
+            chunks=self._chunks,
             coupled=self.coupled,
         )
 
 
 @fused
-def adamw_update(vectors, now, *, betas, eps, scratch, coupled=False):
+def adamw_update(vectors, now, *, betas, eps, chunks, coupled=False):
     """Move parameters by one step of AdamW and set their gradients to zero, in place.
 
     Parameters
@@ -296,34 +296,34 @@ def adamw_update(vectors, now, *, betas, eps, scratch, coupled=False):
         How much of the two running means a step keeps.
     eps : float
         Added to the root of the second moment.
-    scratch : sequence of array
-        Two arrays to compute in; as many rows as they have are updated at a time.
+    chunks : list of tuple
+        The vectors in pieces to update at a time, each with an array to compute in. Factor and
+        decay are one number where all rows of a piece have the same.
     coupled : bool, default False
         Whether the decay is added to the gradient.
     """
     xp, (beta1, beta2) = namespace(vectors[0]), betas
-    rate, rate_over_bias1, root_over_bias2, shorten = now
-    for (p, g, m, v, factor, decay), (a, b) in _chunks(vectors, scratch):
-        xp.multiply(g, shorten, out=a)
-        g[...] = 0
+    # In the type of the parameters, in which a graph that is replayed reads them, too.
+    rate, rate_over_bias1, root_over_bias2, shorten = xp.asarray(now, vectors[0].dtype)
+    for p, g, m, v, factor, decay, a in chunks:
         if coupled:
-            xp.multiply(p, decay, out=b)
-            a += b
-        xp.multiply(a, 1 - beta1, out=b)
+            xp.multiply(p, decay / shorten, out=a)
+            g += a
+        xp.multiply(g, (1 - beta1) * shorten, out=a)
         m *= beta1
-        m += b
-        a *= a
-        a *= 1 - beta2
+        m += a
+        g *= math.sqrt(1 - beta2) * shorten
+        g *= g
         v *= beta2
-        v += a
+        v += g
+        g[...] = 0
         xp.sqrt(v, out=a)
-        a *= root_over_bias2
-        a += eps  # sqrt(vhat) + eps
-        xp.divide(m, a, out=b)
-        b *= rate_over_bias1 * factor
+        a += eps / root_over_bias2  # sqrt(vhat) + eps, over root_over_bias2
+        xp.divide(m, a, out=a)
+        a *= rate_over_bias1 / root_over_bias2 * factor
         if not coupled:
             p *= 1 - rate * factor * decay
-        p -= b
+        p -= a
 
 
 class SGD(Optimizer):
@@ -406,26 +406,32 @@ class SGD(Optimizer):
             The rate, and by what the gradients are multiplied.
         """
         xp, (rate, shorten) = namespace(self._flat_g), now
-        for (p, g, m, factor, decay), (a, b) in _chunks(self._vectors, self._scratch):
-            xp.multiply(g, shorten, out=a)
-            g[...] = 0
-            xp.multiply(p, decay, out=b)
-            a += b
+        for p, g, m, factor, decay, a in self._chunks:
+            g *= shorten
+            xp.multiply(p, decay, out=a)
+            g += a
             m *= self.momentum
-            m += a
-            xp.multiply(m, rate * factor * (self.momentum if self.nesterov else 1), out=b)
-            p -= b
+            m += g
+            xp.multiply(m, rate * factor * (self.momentum if self.nesterov else 1), out=a)
+            p -= a
             if self.nesterov:
-                a *= rate * factor
-                p -= a
+                g *= rate * factor
+                p -= g
+            g[...] = 0
 
 
-def _chunks(vectors, scratch):
+def _chunks(vectors, of_rows, room):
     # As many rows at a time as there is room to compute in: what fits the cache.
-    at_a_time = len(scratch[0])
-    for start in range(0, len(vectors[0]), at_a_time):
-        rows = [vector[start : start + at_a_time] for vector in vectors]
-        yield rows, [room[: len(rows[0])] for room in scratch]
+    chunks = []
+    for start in range(0, len(vectors[0]), len(room)):
+        rows = slice(start, start + len(room))
+        pieces = [vector[rows] for vector in vectors]
+        chunks.append((*pieces, *(_rate(x[rows]) for x in of_rows), room[: len(pieces[0])]))
+    return chunks
+
+
+def _rate(x):  # one number if it is that of all rows: faster than a number for each
+    return x[0, 0] if (x == x[0, 0]).all() else x
 
 
 def decays(name):

@@ -177,6 +177,18 @@ def test_views_of_packed_heads_have_two_batch_strides_and_are_copied(multiply):
     assert [call.batch for call in multiply.calls] == [8]
 
 
+@pytest.mark.parametrize("add", [False, True])
+def test_a_result_for_packed_heads_is_computed_elsewhere_and_copied(multiply, add):
+    rng = np.random.default_rng(0)
+    a, b, packed = (rng.random(n) for n in ((2, 4, 5, 7), (7, 8), (2, 5, 4, 8)))
+    out, before = packed.swapaxes(1, 2), packed.swapaxes(1, 2).copy()
+    with pytest.raises(Refused, match=r"c: its batch axes \(2, 4\) have no common stride"):
+        plan(*layouts(a, b, out))
+    assert multiply(a, b, out, add=add) is out
+    np.testing.assert_allclose(out, a @ b + before * add)
+    assert len(multiply.calls) == 1
+
+
 @pytest.mark.parametrize("shapes", [((0, 3), (3, 2)), ((2, 0), (0, 3)), ((4, 2, 3), (4, 3, 0))])
 def test_products_of_nothing_are_zeros(multiply, shapes):
     a, b = map(np.ones, shapes)

@@ -5,7 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scratch_vlm.backend import add_at, erf, project, row_dot, row_mean, rows
+from scratch_vlm.backend import (
+    add_at,
+    column_sum,
+    erf,
+    project,
+    row_dot,
+    row_max,
+    row_mean,
+    row_sum,
+    rows,
+)
 
 seeds, lengths = st.integers(0, 2**32 - 1), st.integers(1, 5)
 
@@ -58,15 +68,33 @@ def test_rows_of_a_contiguous_array_are_a_view():
 
 
 @given(seeds, st.lists(lengths, max_size=2), lengths, st.booleans())
-def test_row_dot_and_row_mean_are_their_definitions(seed, leading, d, imaginary):
+def test_sums_and_means_are_their_definitions(seed, leading, d, imaginary):
     rng = np.random.default_rng(seed)
     a, b = rng.standard_normal((2, *leading, d)) + 1j * imaginary * rng.standard_normal(d)
     a, b = (a, b) if imaginary else (a.real, b.real)
     np.testing.assert_allclose(row_dot(a, b), (a * b).sum(-1, keepdims=True), atol=1e-13)
     np.testing.assert_allclose(row_mean(a), a.mean(-1, keepdims=True), atol=1e-14)
+    np.testing.assert_allclose(row_sum(a), a.sum(-1, keepdims=True), atol=1e-14)
+    np.testing.assert_allclose(column_sum(a), rows(a).sum(0), atol=1e-13)
+    np.testing.assert_array_equal(row_max(a), a.real.max(-1, keepdims=True))
 
 
-@pytest.mark.parametrize("vocabulary", [7, 1024, 1025, 5000])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex64", "complex128"])
+def test_sums_keep_the_dtype(dtype):
+    x = np.ones((2, 3, 4), dtype)
+    assert row_sum(x).dtype == column_sum(x).dtype == dtype
+    assert (row_sum(x) == 4).all() and (column_sum(x) == 6).all()
+    assert column_sum(x.real.astype("float16"), "float32").dtype == "float32"
+
+
+def test_the_largest_of_nothing_but_minus_infinities_is_finite():
+    x = np.array([[-np.inf, -np.inf], [-np.inf, -3.0], [np.nan, 1.0], [np.inf, 0.0]], "float32")
+    top = row_max(x)[:, 0]
+    assert top.dtype == "float32" and top[0] == np.finfo("float32").min and top[1] == -3
+    assert np.isnan(top[2]) and top[3] == np.inf
+
+
+@pytest.mark.parametrize("vocabulary", [7, 256, 257, 5000])
 def test_add_at_sums_repeats_in_small_and_in_big_tables(vocabulary):
     rng = np.random.default_rng(0)
     target = rng.standard_normal((vocabulary, 3))
