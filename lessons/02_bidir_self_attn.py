@@ -204,7 +204,7 @@ assert np.allclose(shuffled, y[order])
 
 from scratch_vlm.data.digits import split
 from scratch_vlm.ops.patches import patchify_forward
-from scratch_vlm.viz.figures import attention_maps
+from scratch_vlm.viz.attention import attention_maps
 from scratch_vlm.viz.show import show
 
 digits = split("train")

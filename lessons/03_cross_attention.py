@@ -224,7 +224,7 @@ assert looked > 0.97 and right > 0.75
 # digit. What limits it is the naming, which a single linear layer does from raw pixels; the next
 # lessons give it a better eye. Here each of the four colours asks the same board:
 
-from scratch_vlm.viz.figures import attention_maps
+from scratch_vlm.viz.attention import attention_maps
 
 asked = np.arange(len(COLOUR_NAMES))
 full = next(i for i, board in enumerate(drawn) if len(board.items) == len(asked))

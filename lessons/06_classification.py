@@ -194,7 +194,8 @@ import tempfile
 
 from scratch_vlm.training.loop import TrainConfig, train
 from scratch_vlm.training.run import RunFolder
-from scratch_vlm.viz.figures import attention_maps, learning_curve
+from scratch_vlm.viz.attention import attention_maps
+from scratch_vlm.viz.curves import learning_curve
 from scratch_vlm.viz.show import show
 
 config = TrainConfig(3000, batch_size=64, peak_rate=3e-3, warmup=50, betas=(0.9, 0.98))

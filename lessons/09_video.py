@@ -73,8 +73,8 @@ assert frame_rate(23.976) == Fraction(24000, 1001)
 
 from itertools import pairwise
 
+from scratch_vlm.viz.clips import film_strip
 from scratch_vlm.viz.show import show
-from scratch_vlm.viz.vlm_figures import film_strip
 
 for before, after in pairwise(few.frames[:, row : row + 8]):
     assert np.array_equal(after, np.roll(before, 8, axis=1))

@@ -240,7 +240,7 @@ show(figure, "10_perceiver_shuffled")
 # the latent that looks most closely:
 
 from scratch_vlm.ops.attend import attention_weights
-from scratch_vlm.viz.figures import attention_maps
+from scratch_vlm.viz.attention import attention_maps
 
 i = some[3]
 first = attention_weights(saved["features"]["repeats"]["0"]["cross"]["attn"]["attend"])[i]

@@ -236,7 +236,7 @@ assert all(accuracy["without", frames] < 0.65 for frames in (8, 16, 30))
 # round is spread over them. The rest it gives to the latents:
 
 from scratch_vlm.ops.attend import attention_weights
-from scratch_vlm.viz.vlm_figures import frame_attention
+from scratch_vlm.viz.clips import frame_attention
 
 clips, labels = moving(np.random.default_rng(2), 1, "test", 8)
 _, (_, s_sampler, _, _) = model_forward(clips, learned["with times"], SMALL)

@@ -3,8 +3,19 @@
 import itertools
 
 import numpy as np
+import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.text import Text
+
+from scratch_vlm.viz.style import THEMES
+
+LONG = "red seven above green three and blue one left of yellow nine"
+
+
+def every(cases):
+    """Run a test for each figure of {name: draw}."""
+    return pytest.mark.parametrize("draw", [pytest.param(d, id=name) for name, d in cases.items()])
 
 
 def images(n, *shape):
@@ -14,6 +25,10 @@ def images(n, *shape):
 def softmax(*shape, seed=0):
     x = np.exp(2 * np.random.default_rng(seed).normal(size=shape))
     return x / x.sum(axis=-1, keepdims=True)
+
+
+def row(question="what colour is the seven", truth="red", **replies):
+    return question, truth, replies or {"unified": truth, "cross_modal": "blue"}
 
 
 def texts(figure):
@@ -33,6 +48,27 @@ def texts(figure):
 
 def words(figure):
     return [text.get_text().replace("\n", " ") for text in texts(figure)]
+
+
+def said(figure, text):
+    (found,) = [t for t in texts(figure) if t.get_text() == text]
+    return found
+
+
+def pictures(figure):
+    return figure.axes[0].images
+
+
+def assert_good(draw):
+    """It fits its page, has the colours of its theme, and says the same in both."""
+    light, dark = draw(), draw(theme="dark")
+    assert words(light) == words(dark)
+    titled = draw(title="A $1 to $2 title " * 8, theme="dark")
+    for figure, theme in ((light, "light"), (titled, "dark")):
+        assert figure.get_size_inches()[0] <= 7.6
+        assert to_hex(figure.get_facecolor()) == THEMES[theme].paper
+        assert not any(text.get_parse_math() for text in texts(figure)), "a $ is a letter"
+        assert_texts_fit(figure)
 
 
 def assert_texts_fit(figure):

@@ -112,7 +112,8 @@ def write_report(path, trained, metrics, curves, facts):
     facts : dict of str to str
         What to say about the run.
     """
-    from scratch_vlm.viz import vlm_figures  # matplotlib takes half a second to import
+    from scratch_vlm.viz.answers import accuracy_bars  # matplotlib takes half a second to import
+    from scratch_vlm.viz.curves import learning_curves
     from scratch_vlm.viz.report import Report
 
     report = Report(
@@ -125,7 +126,7 @@ def write_report(path, trained, metrics, curves, facts):
     beside = {arm: metrics["vqa"][arm] for arm in FUSIONS}
     report.figure(
         partial(
-            vlm_figures.accuracy_bars,
+            accuracy_bars,
             {
                 kind: {
                     **{arm: beside[arm][kind]["value"] for arm in FUSIONS},
@@ -152,7 +153,7 @@ def write_report(path, trained, metrics, curves, facts):
     )
     report.figure(
         partial(
-            vlm_figures.learning_curves,
+            learning_curves,
             {arm: (curves[arm]["step"], curves[arm]["loss"]) for arm in FUSIONS},
         ),
         "The loss of both models at each step.",
@@ -176,7 +177,7 @@ def write_report(path, trained, metrics, curves, facts):
 
 
 def _cost_section(report, metrics):
-    from scratch_vlm.viz import vlm_figures
+    from scratch_vlm.viz.curves import cost_curves
 
     report.section(
         "What it costs",
@@ -193,7 +194,7 @@ def _cost_section(report, metrics):
     every = {arm: [prompt_costs(vqa.model_of(arm), count) for count in IMAGES] for arm in FUSIONS}
     report.figure(
         partial(
-            vlm_figures.cost_curves,
+            cost_curves,
             IMAGES,
             {
                 title: {arm: [cost[key] for cost in every[arm]] for arm in FUSIONS}

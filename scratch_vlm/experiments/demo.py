@@ -108,6 +108,8 @@ def write_report(path, trained, metrics, curves, facts):
         What to say about the run.
     """
     from scratch_vlm.viz import figures  # matplotlib takes half a second to import
+    from scratch_vlm.viz.attention import attention_maps
+    from scratch_vlm.viz.curves import learning_curve
     from scratch_vlm.viz.report import Report
 
     vit, clip = trained["vit"], trained["clip"]
@@ -143,7 +145,7 @@ def write_report(path, trained, metrics, curves, facts):
     )
     report.figure(
         partial(
-            figures.learning_curve,
+            learning_curve,
             curves["clip"]["step"],
             curves["clip"]["loss"],
             chance=chance_loss(scenes.TRAINING.batch_size),
@@ -224,7 +226,7 @@ def write_report(path, trained, metrics, curves, facts):
     )
     report.figure(
         partial(
-            figures.attention_maps,
+            attention_maps,
             test.images[0],
             attention_of_class_token(clip, test.images[0]),
             grid=scenes.MODEL.image.grid,
@@ -239,7 +241,7 @@ def write_report(path, trained, metrics, curves, facts):
     )
     digit_test = split("test")
     report.figure(
-        partial(figures.learning_curve, curves["vit"]["step"], curves["vit"]["loss"]),
+        partial(learning_curve, curves["vit"]["step"], curves["vit"]["loss"]),
         "The ViT's loss; with label smoothing it cannot reach zero.",
         "A falling curve",
     )

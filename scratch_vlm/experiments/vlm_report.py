@@ -39,7 +39,8 @@ def image_sections(report, trained, arms, name="test"):
     name : {"val", "test"}
         Whose handwriting.
     """
-    from scratch_vlm.viz import vlm_figures
+    from scratch_vlm.viz.answers import answers
+    from scratch_vlm.viz.attention import word_attention
 
     test = boards.evaluation_boards(name, 64)
     media = scenes.prepare(test.images)[:, None]
@@ -71,7 +72,7 @@ def image_sections(report, trained, arms, name="test"):
         "about a pair of relation and digit that no training question asked for.",
     )
     report.figure(
-        partial(vlm_figures.answers, test.images[chosen], rows),
+        partial(answers, test.images[chosen], rows),
         "What was asked, what is right, and what was answered.",
         "Boards of coloured digits with questions and answers",
     )
@@ -86,7 +87,7 @@ def image_sections(report, trained, arms, name="test"):
         words, weights = gaze(trained[arm], arm, test.images[i], question.text)
         report.figure(
             partial(
-                vlm_figures.word_attention,
+                word_attention,
                 test.images[i],
                 words,
                 weights,
@@ -148,7 +149,8 @@ def gate_section(report, curves, metrics):
     metrics : dict
         Nested results, with ``vqa`` and ``gates``.
     """
-    from scratch_vlm.viz import vlm_figures
+    from scratch_vlm.viz.answers import accuracy_bars
+    from scratch_vlm.viz.curves import gate_curves
 
     report.section(
         "Gates",
@@ -162,7 +164,7 @@ def gate_section(report, curves, metrics):
     }
     report.figure(
         partial(
-            vlm_figures.gate_curves,
+            gate_curves,
             curves["cross_modal"]["step"],
             found,
             names=["block {1}, {2}".format(*name.split("_")) for name in names],
@@ -173,7 +175,7 @@ def gate_section(report, curves, metrics):
     every = {"cross_modal": metrics["vqa"]["cross_modal"], **metrics["gates"]}
     report.figure(
         partial(
-            vlm_figures.accuracy_bars,
+            accuracy_bars,
             {
                 kind: {said: every[arm][kind]["value"] for arm, said in GATES.items()}
                 for kind in every["cross_modal"]
@@ -196,7 +198,7 @@ def video_section(report, trained, name="test"):
     name : {"val", "test"}
         Whose handwriting.
     """
-    from scratch_vlm.viz import vlm_figures
+    from scratch_vlm.viz.clips import film_strip, frame_attention
 
     lengths, rows, films = (motion.FRAMES[0], motion.FRAMES[1], motion.LONGER), [], []
     for i, frames in enumerate(lengths):
@@ -219,12 +221,12 @@ def video_section(report, trained, name="test"):
         f"{motion.FRAMES[1]} frames; the last one here is longer.",
     )
     report.figure(
-        partial(vlm_figures.film_strip, films, marks=rows),
+        partial(film_strip, films, marks=rows),
         "Clips of the test, what was asked about them, and what was answered.",
         "Frames of clips in a row, with questions and answers under them",
     )
     report.figure(
-        partial(vlm_figures.frame_attention, films[1], frame_shares(trained["clips"], films[1])),
+        partial(frame_attention, films[1], frame_shares(trained["clips"], films[1])),
         "Which frames each visual token reads, mean over heads.",
         "A heat map of visual tokens and frames",
     )
@@ -270,7 +272,8 @@ def shots_section(report, p, metrics, name="test"):
     name : {"val", "test"}
         Whose handwriting.
     """
-    from scratch_vlm.viz import vlm_figures
+    from scratch_vlm.viz import curves
+    from scratch_vlm.viz.answers import answers
 
     report.section(
         "Learning from examples in the prompt",
@@ -287,14 +290,14 @@ def shots_section(report, p, metrics, name="test"):
         rows += [[(turn.question, turn.answer, {"shown": turn.answer})] for turn in chat[:-1]]
         rows.append([(chat[-1].question, chat[-1].answer, {"answered": said})])
     report.figure(
-        partial(vlm_figures.answers, test.images.reshape(-1, *test.images.shape[2:]), rows),
+        partial(answers, test.images.reshape(-1, *test.images.shape[2:]), rows),
         "Three episodes: two examples with their answers, then an image to answer for.",
         "Images with answers in groups of three",
     )
     counts = [int(count) for count in metrics["by_shots"]]
     report.figure(
         partial(
-            vlm_figures.shots,
+            curves.shots,
             counts,
             {"right answers": [entry["value"] for entry in metrics["by_shots"].values()]},
             chance=metrics["by_shots"]["0"]["baseline"],
@@ -321,7 +324,7 @@ def caption_section(report, trained, arms, name="test"):
     name : {"val", "test"}
         Whose handwriting.
     """
-    from scratch_vlm.viz import vlm_figures
+    from scratch_vlm.viz.answers import answers
 
     test = boards.evaluation_boards(name, 3)
     media = scenes.prepare(test.images)[:, None]
@@ -335,7 +338,7 @@ def caption_section(report, trained, arms, name="test"):
     report.section("Captions", "The same models, asked to describe the board.")
     report.figure(
         partial(
-            vlm_figures.answers,
+            answers,
             test.images,
             [
                 [(q.text, q.answer, {arm: said[arm][i] for arm in arms})]

@@ -5,8 +5,16 @@ from typing import NamedTuple
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.patches import Circle, FancyBboxPatch, Polygon, Rectangle
 
-from scratch_vlm.viz.style import MARGIN, SMALL, TEXT, THEMES, Sheet, line_height, text_width
-from scratch_vlm.viz.vlm_figures import SERIES
+from scratch_vlm.viz.style import (
+    MARGIN,
+    SERIES,
+    SMALL,
+    TEXT,
+    THEMES,
+    Sheet,
+    line_height,
+    text_width,
+)
 
 KINDS = ("step", "array", "learned", "frozen")
 HUES = ("visual", "words", "latents", "plain")

@@ -1,6 +1,6 @@
 """Images side by side, each with a few words under it."""
 
-from scratch_vlm.viz.figures import _images
+from scratch_vlm.viz import inputs
 from scratch_vlm.viz.style import MARGIN, SMALL, WIDTH, Sheet, line_height, styled, wrap
 
 
@@ -29,7 +29,7 @@ def gallery(images, captions, *, across=8, title=None, theme="light"):
     ValueError
         If there are no images, or not as many captions.
     """
-    images = _images(images)
+    images = inputs.images(images)
     if len(captions) != len(images):
         raise ValueError(f"there are {len(images)} images and {len(captions)} captions")
     if across < 1:

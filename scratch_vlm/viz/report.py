@@ -130,7 +130,7 @@ class Report:
         draw : callable or matplotlib.figure.Figure
             Called as ``draw(theme="light")`` and ``draw(theme="dark")``, and the reader's
             browser shows the one that fits; ``functools.partial`` of a function of
-            `scratch_vlm.viz.figures` is such a callable. A figure stays as it is in both themes.
+            `scratch_vlm.viz.curves` is such a callable. A figure stays as it is in both themes.
         caption : str
             What to see in it.
         alt : str

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import matplotlib
+import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -15,6 +16,7 @@ from matplotlib.textpath import TextPath
 WIDTH = 7.5  # inches; 720 px in a browser, the width of a column of the report
 SMALL, TEXT, TITLE = 8, 9, 11  # points; 9 pt are 12 px in a browser
 MARGIN = 0.1  # inches around everything
+TICK, CROSS = "✓", "✗"
 FONT = "DejaVu Sans"  # comes with Matplotlib, so a figure has the same layout on every machine
 
 
@@ -82,6 +84,10 @@ THEMES = {
         right="#20bd90",
         wrong="#f0883e",
     ),
+}
+SERIES = {  # the theme's main colour first; none of those that mean right and wrong
+    "light": ("#0072b2", "#aa4583", "#8a6d00", "#1f2328", "#7a828c"),
+    "dark": ("#56b4e9", "#e39ac4", "#e6cf45", "#e8eaed", "#8b949e"),
 }
 
 
@@ -233,6 +239,29 @@ class Sheet:
         )
         return self.page.imshow(image, cmap="gray", vmin=0, vmax=1, extent=extent, aspect="auto")
 
+    def scale(self, left, top, length, high, *, even=None):
+        """Draw the colour bar of shares that are shown in the theme's ramp.
+
+        Parameters
+        ----------
+        left, top, length : float
+            Inches.
+        high : float
+            The share that has the full colour; the bar begins at 0.
+        even : float, optional
+            The share that each would have if all had as much; marked where there is room.
+        """
+        axes = self.axes(left, top, 0.12, length)
+        ramp = self.look.ramp()(np.linspace(1, 0, 256))[:, None]
+        axes.imshow(ramp, aspect="auto", extent=(0, 1, 0, high))
+        axes.set(xticks=[])
+        axes.yaxis.tick_right()
+        marks = {0: "0", high: f"{high:.0%}"}
+        if even is not None and 0.16 < length * even / high < length - 0.16:
+            marks[even] = f"even {even:.0%}"
+        axes.set_yticks(list(marks), list(marks.values()))
+        axes.spines[:].set(visible=True)
+
 
 def line_height(size):
     """Height of a line of text.
@@ -301,6 +330,78 @@ def wrap(text, width, size=TEXT, *, bold=False):
         if all(text_width(line, size, bold=bold) <= width for line in lines):
             break
     return lines
+
+
+def widest(labels, *, bold=False):
+    """Measure labels that may have several lines.
+
+    Parameters
+    ----------
+    labels : iterable of list of str
+        The lines of each, as `wrap` returns them.
+    bold : bool, default False
+        Whether they will be bold.
+
+    Returns
+    -------
+    float
+        Inches that the widest takes.
+    """
+    return max(text_width("\n".join(lines), bold=bold) for lines in labels)
+
+
+def flow(entries, room, gap):
+    """Place the entries of a legend one after another, on as many lines as they need.
+
+    Parameters
+    ----------
+    entries : iterable of (str, float)
+        What each says, and the inches that its sign takes before it.
+    room : float
+        Inches of a line.
+    gap : float
+        Inches between two entries.
+
+    Returns
+    -------
+    places : list of (float, int)
+        For each entry the inches from the left, and its line.
+    lines : int
+        How many there are.
+    """
+    places, x, line = [], 0.0, 0
+    for text, sign in entries:
+        width = sign + text_width(text)
+        if x and x + width > room:
+            x, line = 0.0, line + 1
+        places.append((x, line))
+        x += width + gap
+    return places, line + 1
+
+
+def thinned(n, inches):
+    """Choose the rows to number: all while they fit, else every second, fifth, tenth, ...
+
+    Parameters
+    ----------
+    n : int
+        How many rows there are.
+    inches : float
+        Height of all together.
+
+    Returns
+    -------
+    range
+
+    Examples
+    --------
+    >>> thinned(8, 1.0), thinned(64, 1.0)
+    (range(0, 8), range(0, 64, 10))
+    """
+    for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000):
+        if n / step <= inches / 0.11:
+            break
+    return range(0, n, step)
 
 
 def ink_on(colour):

@@ -1,11 +1,10 @@
-import math
 import subprocess
 import sys
 from functools import partial
 
 import numpy as np
 import pytest
-from drawn import assert_texts_fit, images, softmax, texts, words
+from drawn import assert_good, every, images, pictures, softmax, words
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
@@ -15,11 +14,6 @@ from scratch_vlm.viz.style import THEMES
 
 LONG = "yellow seven above green three"
 LIGHT = THEMES["light"]
-
-
-def curve(n=300, **options):
-    steps = np.arange(1, n + 1)
-    return partial(figures.learning_curve, steps, 0.2 + 4.5 * np.exp(-steps / 60), **options)
 
 
 def matrix(n=10):
@@ -38,11 +32,6 @@ def search(shape=(24, 24, 3), t=4, b=30):
     return partial(figures.retrieval, [LONG] * t, images(b, *shape), scores, correct=range(t))
 
 
-def attention(heads, grid=(6, 6), share=1.0, **options):
-    weights = share * softmax(heads, grid[0] * grid[1])
-    return partial(figures.attention_maps, images(1)[0], weights, grid=grid, **options)
-
-
 def guess(n=8, truth=2):
     captions = [f"{LONG} {i}" for i in range(n)]
     return partial(figures.zero_shot_example, images(1)[0], captions, softmax(n), truth)
@@ -55,10 +44,6 @@ def errors(n=40, name=str):
 
 
 CASES = {
-    "curve": curve(title="Learning"),
-    "curve with rates": curve(chance=math.log(128), rates=np.linspace(1e-3, 0, 300)),
-    "curve at chance": partial(figures.learning_curve, [1, 2], [2.3, 2.3], chance=math.log(10)),
-    "curve of one step": curve(1, rates=[0.0]),
     "matrix": matrix(),
     "small matrix": matrix(2),
     "confusion": table(),
@@ -67,11 +52,6 @@ CASES = {
     "retrieval": search(),
     "retrieval of digits": search((8, 8)),
     "retrieval of few": search(t=1, b=2),
-    "attention of 1 head": attention(1),
-    "attention of 4 heads": attention(4, share=0.8, title="Where the class token looks"),
-    "attention of 8 heads": attention(8, share=0.9),
-    "attention of 12 heads": attention(12, (3, 3)),
-    "attention with long labels": attention(4, labels=["the last block's head"] * 4),
     "patches": partial(figures.patches, images(1)[0], 8),
     "many patches": partial(figures.patches, images(1)[0], 2),
     "thin patches": partial(figures.patches, images(1, 6, 28)[0], 1),
@@ -96,63 +76,18 @@ def frames(axes, colour, **style):
     ]
 
 
-def pictures(figure):
-    return figure.axes[0].images
-
-
-@pytest.mark.parametrize("draw", [pytest.param(draw, id=name) for name, draw in CASES.items()])
-@pytest.mark.parametrize(
-    "options", [{}, {"title": "A title " * 12, "theme": "dark"}], ids=["plain", "long title, dark"]
-)
-def test_no_text_is_clipped_or_overlaps(draw, options):
-    figure = draw(**options)
-    assert_texts_fit(figure)
-
-
-@pytest.mark.parametrize("draw", [pytest.param(draw, id=name) for name, draw in CASES.items()])
-def test_figure_is_no_wider_than_a_page_and_has_the_colours_of_its_theme(draw):
-    light, dark = draw(), draw(theme="dark")
-    assert light.get_size_inches()[0] <= 7.6
-    assert to_hex(light.get_facecolor()) == LIGHT.paper
-    assert to_hex(dark.get_facecolor()) == THEMES["dark"].paper
-    assert words(light) == words(dark)
+@every(CASES)
+def test_figure_is_good_in_both_themes(draw):
+    assert_good(draw)
 
 
 def test_pyplot_is_not_needed():
     code = (
-        "import sys, numpy as np; from scratch_vlm.viz import figures;"
-        "figures.patches(np.zeros((8, 8)), 4); assert 'matplotlib.pyplot' not in sys.modules"
+        "import sys, numpy as np; from scratch_vlm.viz import attention, clips, curves, figures;"
+        "figures.patches(np.zeros((8, 8)), 4); curves.shots([0], {'a': [0.5]});"
+        "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_curve_shows_the_losses_and_names_chance_by_the_number_of_choices():
-    figure = curve(chance=math.log(128))()
-    raw, smooth, chance = figure.axes[1].lines
-    np.testing.assert_allclose(raw.get_ydata(), 0.2 + 4.5 * np.exp(-np.arange(1, 301) / 60))
-    assert np.abs(smooth.get_ydata() - raw.get_ydata()).max() < 0.2
-    assert set(chance.get_ydata()) == {math.log(128)} and chance.get_linestyle() != "-"
-    assert "chance: ln 128 = 4.85" in words(figure)
-    assert "loss 0.23" in words(figure)
-
-
-def test_chance_that_is_no_logarithm_of_a_whole_number_is_only_a_number():
-    assert "chance: 1.50" in words(curve(chance=1.5)())
-
-
-def test_smoothing_does_not_lag_behind_a_straight_line():
-    steps = np.arange(400)
-    figure = figures.learning_curve(steps, steps * 2.0)
-    smooth = figure.axes[1].lines[1].get_ydata()
-    np.testing.assert_allclose(smooth[10:-10], steps[10:-10] * 2.0)
-    assert np.all(np.diff(smooth) > 0)
-
-
-def test_rates_have_a_panel_of_their_own():
-    rates = np.linspace(1e-3, 0, 300)
-    figure = curve(rates=rates)()
-    np.testing.assert_array_equal(figure.axes[2].lines[0].get_ydata(), rates)
-    assert "0.001" in words(figure) and "learning rate" in words(figure)
 
 
 def test_matrix_holds_every_value_caption_and_image_and_marks_the_diagonal():
@@ -210,77 +145,6 @@ def test_image_that_comes_first_is_said_to():
     assert len(pictures(figure)) == 2, "no more images than there are"
 
 
-@pytest.mark.parametrize(("heads", "maps"), [(1, 1), (4, 5), (8, 9)])
-def test_attention_has_the_image_the_mean_and_every_head(heads, maps):
-    figure = attention(heads)()
-    assert len(pictures(figure)) == 1 + maps
-    assert {f"head {a + 1}" for a in range(heads)} <= set(words(figure))
-    assert ("mean of heads" in words(figure)) == (heads > 1)
-
-
-def test_mean_of_heads_may_be_left_out():
-    figure = attention(2, mean=False)()
-    assert len(pictures(figure)) == 3
-    assert "mean of heads" not in words(figure)
-
-
-def test_attention_fills_the_block_of_its_patch():
-    weights = np.array([[0.0, 0.0, 0.0, 0.0, 0.0, 1.0]])
-    figure = figures.attention_maps(np.zeros((4, 6)), weights, grid=(2, 3))
-    shown = pictures(figure)[1].get_array()
-    assert shown.shape == (4, 6, 3)
-    blue = np.array([[to_hex(pixel) == LIGHT.main for pixel in row] for row in shown])
-    expected = np.zeros((4, 6), bool)
-    expected[2:, 4:] = True
-    np.testing.assert_array_equal(blue, expected)
-
-
-def test_image_is_drawn_in_grey_over_the_attention_and_the_background_keeps_its_colour():
-    image = np.zeros((4, 4))
-    image[1, 1] = image[2, 2] = 1.0  # in the first patch and in the last
-    figure = figures.attention_maps(image, np.array([[0.0, 0.0, 0.0, 1.0]]), grid=(2, 2))
-    shown = pictures(figure)[1].get_array()
-    background = np.ones((4, 4, 3))
-    background[2:, 2:] = shown[3, 3]
-    assert to_hex(shown[3, 3]) == LIGHT.main
-    np.testing.assert_array_equal(shown[image == 0], background[image == 0])
-    to_grey = np.abs(shown - 0.5).max(axis=2) < 0.6 * np.abs(background - 0.5).max(axis=2)
-    np.testing.assert_array_equal(to_grey, image > 0)
-
-
-def test_heads_share_one_scale_with_the_even_share_marked():
-    weights = np.array([[0.6, 0.2, 0.1, 0.1], [0.3, 0.3, 0.3, 0.1]])
-    figure = figures.attention_maps(np.zeros((4, 4)), weights, grid=(2, 2))
-    assert {"60%", "even 25%", "0"} <= set(words(figure))
-    first, second = (pictures(figure)[i].get_array() for i in (2, 3))
-    np.testing.assert_array_equal(first[3, 3], second[3, 3])
-    assert to_hex(first[0, 0]) == LIGHT.main != to_hex(second[0, 0])
-
-
-def test_patch_that_looks_is_framed():
-    weights = np.full((2, 6), 1 / 6)
-    figure = figures.attention_maps(
-        np.zeros((4, 6)), weights, grid=(2, 3), asking=[5, None], mean=False
-    )
-    (frame,) = (
-        patch for patch in figure.axes[0].patches if to_hex(patch.get_edgecolor()) == LIGHT.wrong
-    )
-    left, right, bottom, _ = pictures(figure)[1].get_extent()
-    assert np.allclose(frame.get_x() + frame.get_width(), right)
-    assert np.allclose(frame.get_y() + frame.get_height(), bottom)
-    assert np.allclose(frame.get_width(), (right - left) / 3)
-
-
-def test_attention_to_other_tokens_is_said():
-    weights = np.array([[0.5, 0.2], [0.5, 0.5]])
-    figure = figures.attention_maps(np.zeros((2, 4)), weights, grid=(1, 2))
-    assert [w for w in words(figure) if "elsewhere" in w] == [
-        "elsewhere 15%",
-        "elsewhere 30%",
-        "elsewhere 0%",
-    ]
-
-
 def test_patches_are_numbered_in_reading_order_and_their_shapes_are_written():
     image = images(1)[0]
     figure = figures.patches(image, 8)
@@ -321,27 +185,9 @@ def test_no_errors_is_a_result_and_not_a_failure():
     assert words(CASES["no digit errors"]()) == ["0 of 3 wrong (0.0%)"]
 
 
-@pytest.mark.parametrize("draw", [pytest.param(draw, id=name) for name, draw in CASES.items()])
-def test_dollar_signs_are_letters_and_not_formulas(draw):
-    assert not any(text.get_parse_math() for text in texts(draw(title="$1 to $2")))
-
-
-def test_inputs_are_left_as_they_were():
-    x, weights = images(1)[0], softmax(2, 9)
-    before = x.copy(), weights.copy()
-    figures.attention_maps(x, weights, grid=(3, 3))
-    np.testing.assert_array_equal(x, before[0])
-    np.testing.assert_array_equal(weights, before[1])
-
-
 A = images(2)
 D = images(1, 8, 8)[0]
 WRONG = {
-    "losses": (lambda: figures.learning_curve([1, 2], [1.0]), "2 steps and 1 losses"),
-    "rates": (lambda: figures.learning_curve([1], [1.0], rates=[1.0, 2.0]), "1 steps and 2 rates"),
-    "order": (lambda: figures.learning_curve([2, 1], [1.0, 1.0]), "increase"),
-    "nothing": (lambda: figures.learning_curve([], []), "steps must be"),
-    "NaN": (lambda: figures.learning_curve([1, 2], [1.0, math.nan]), r"losses\[1\] is nan"),
     "theme": (lambda: figures.patches(D, 4, theme="blue"), "'blue'"),
     "matrix": (
         lambda: figures.similarity_matrix(np.eye(3), A, ["a", "b"]),
@@ -366,23 +212,6 @@ WRONG = {
     "top": (
         lambda: figures.retrieval(["a"], A, np.ones((1, 2)), correct=[0], top=0),
         "at least 1; got 0",
-    ),
-    "class token": (
-        lambda: figures.attention_maps(D, softmax(2, 5), grid=(2, 2)),
-        "5 patches and a grid of 2 x 2 has 4; leave out",
-    ),
-    "grid": (
-        lambda: figures.attention_maps(D, softmax(2, 9), grid=(3, 3)),
-        "8 x 8 does not divide into 3 x 3",
-    ),
-    "logits": (lambda: figures.attention_maps(D, np.ones((1, 4)), grid=(2, 2)), "probabilities"),
-    "labels": (
-        lambda: figures.attention_maps(D, softmax(2, 4), grid=(2, 2), labels=["a"]),
-        "1 labels for 2 heads",
-    ),
-    "asking": (
-        lambda: figures.attention_maps(D, softmax(2, 4), grid=(2, 2), asking=[0, 4]),
-        r"a patch from 0 to 3 for each of 2 maps; got \[0, 4\]",
     ),
     "patch": (lambda: figures.patches(D, 3), "8 x 8 does not divide into patches of 3 x 3"),
     "batch": (lambda: figures.patches(A, 8), r"\(H, W\) or \(H, W, C\)"),

@@ -8,11 +8,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from scratch_vlm.viz import figures
+from scratch_vlm.viz.curves import learning_curve
+from scratch_vlm.viz.figures import patches
 from scratch_vlm.viz.report import Report
 
-CURVE = partial(figures.learning_curve, np.arange(1, 51), np.linspace(4.8, 0.3, 50))
-PATCHES = partial(figures.patches, np.linspace(0, 1, 64).reshape(8, 8), 4)
+CURVE = partial(learning_curve, np.arange(1, 51), np.linspace(4.8, 0.3, 50))
+PATCHES = partial(patches, np.linspace(0, 1, 64).reshape(8, 8), 4)
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -137,7 +138,7 @@ def test_table_shows_value_chance_and_baseline():
     said = Page(full().html()).text
     start = said.index("metric")
     assert said[start : start + 4] == ["metric", "value", "chance", "baseline"]
-    assert said[start + 4 : start + 10] == ["clip.", "zero_", "shot", "0.940", "0.125", "–"]
+    assert said[start + 4 : start + 8] == ["CLIP: zero shot", "0.940", "0.125", "–"]
 
 
 def test_same_calls_give_the_same_bytes():

@@ -1,7 +1,7 @@
 import matplotlib
 import pytest
 
-from scratch_vlm.viz.style import THEMES, ink_on, styled, text_width, wrap
+from scratch_vlm.viz.style import SERIES, THEMES, ink_on, styled, text_width, wrap
 
 
 def luminance(colour):
@@ -36,6 +36,12 @@ def test_text_stands_out_from_the_paper(look):
     assert contrast(look.ink, look.paper) >= 7
     assert contrast(look.muted, look.paper) >= 4.5
     assert min(contrast(c, look.paper) for c in (look.main, look.right, look.wrong)) >= 3
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_series_begin_with_the_main_colour_and_stand_out_from_the_paper(theme):
+    assert SERIES[theme][0] == THEMES[theme].main
+    assert min(contrast(colour, THEMES[theme].paper) for colour in SERIES[theme]) >= 3
 
 
 @pytest.mark.parametrize("look", THEMES.values(), ids=THEMES)
