@@ -71,6 +71,12 @@ def test_float32_neither_overflows_nor_is_nan_at_large_numbers(name):
         assert y[-1] == x[-1] and dx[-1] == 1
 
 
+def test_slope_of_gelu_by_tanh_is_none_or_one_where_the_cube_overflows():
+    with np.errstate(over="ignore"):
+        _, slope = gelu_tanh_forward(np.array([-1e18, -1e14, 1e14, 1e18], "float32"))
+    assert slope.tolist() == [0, 0, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("approximation", "least", "most"),
     [(gelu_tanh_forward, 4.7e-4, 5e-4), (quick_gelu_forward, 2.0e-2, 2.1e-2)],
