@@ -7,7 +7,7 @@ from scratch_vlm.backend.arrays import drawn, floating, namespace, to_device, to
 from scratch_vlm.backend.blocks import in_blocks, in_turns
 from scratch_vlm.backend.choose import BackendError, cupy_problem, load
 from scratch_vlm.backend.dispatch import fused
-from scratch_vlm.backend.factors import as_factor, factor_room
+from scratch_vlm.backend.factors import as_factor, factor_room, room_back, room_between
 from scratch_vlm.backend.feed import Feed
 from scratch_vlm.backend.graph import GraphError, Graphs
 from scratch_vlm.backend.memory import is_shortage, keep_freed_memory, memory_shortage
@@ -59,6 +59,8 @@ __all__ = [
     "products_in",
     "project",
     "rounded",
+    "room_back",
+    "room_between",
     "row_dot",
     "row_max",
     "row_mean",

@@ -127,7 +127,7 @@ def matmul(a, b, out=None, *, bias=None, add=False, precision="float32", xp, bla
         (..., T, N), where to write the product: of the dtype of `a` and `b`, float32, or what
         `precision` rounds to.
     bias : array, optional
-        (N,), added to every row; not together with `add`.
+        (N,), added to every row, rounded before if `out` has 16 bits; not together with `add`.
     add : bool, default False
         Add to `out` instead.
     precision : {"float32", "tf32", "bf16", "fp16"}
@@ -177,9 +177,11 @@ def matmul(a, b, out=None, *, bias=None, add=False, precision="float32", xp, bla
             else:
                 return _plus(_by_module(a.astype(dtype), b.astype(dtype), out, add, xp), bias)
     blas = blas or handle(xp)
-    # a and b, perhaps copies, stay alive until the call
+    if bias is not None and half is not None and out.dtype == half:
+        bias = lowered(bias, half)
+    # a, b and bias, perhaps copies, stay alive until the call
     where = [(_address(x), TYPES[name_of(x.dtype)]) for x in (a, b, out)]
-    if blas.lt and bias is not None and bias.dtype == out.dtype == "float32":
+    if blas.lt and bias is not None and bias.dtype == out.dtype and dtype == "float32":
         fits = bias.flags.c_contiguous
         if fits and blas.lt.multiply(planned, *where, _address(bias), compute=compute):
             return out

@@ -72,7 +72,7 @@ class CublasLt:
         a, b, c : (int, int)
             Address and type, of ``cublas.TYPES``, of each.
         bias : int
-            Address of as many float32 numbers as C has columns.
+            Address of as many numbers as C has columns, of its type.
         compute : int
             Of ``cublas.COMPUTE``.
 

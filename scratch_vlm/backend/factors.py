@@ -3,9 +3,10 @@
 In bf16 and fp16 a product rounds what it multiplies. An array that several products read is
 rounded once; one that nothing but products read need not exist in float32 at all, which halves the
 bytes that cross the memory of a device. Products compute what they did, since what was rounded
-stays as it is when it is rounded again, and what is too large for fp16 stays infinite. Two other
-things see rounded numbers: the gradient of a bias, which sums the array that products read, and the
-scale of attention, which comes after.
+stays as it is when it is rounded again, and what is too large for fp16 stays infinite. Other
+things see rounded numbers, too: the gradient of a bias, which sums the array that products read; the
+scale of attention, which comes after; and an activation by a kernel, which stands between two
+products, its slope, and the biases of products whose result is written in 16 bits.
 """
 
 from functools import cache
@@ -13,7 +14,7 @@ from functools import cache
 import numpy as np
 
 from scratch_vlm.backend.arrays import namespace
-from scratch_vlm.backend.dispatch import fused, kernels_in_use
+from scratch_vlm.backend.dispatch import Saved, fused, kernels_in_use
 from scratch_vlm.backend.precision import product_precision, rounded
 
 
@@ -66,12 +67,67 @@ def factor_room(x, otherwise=None):
     -------
     array of shape (...) or None
         Empty, of 16 bits; or `otherwise`.
+
+    See Also
+    --------
+    room_between : For what an op reads, too.
     """
-    xp = namespace(x)
-    if xp is np or x.dtype != "float32" or not kernels_in_use():
+    half = _half_by_kernels(x)
+    if half is None or x.dtype == half:
         return otherwise
+    return namespace(x).empty(x.shape, half)
+
+
+def room_between(x, width, op):
+    """Find memory for what a product writes and one op reads, to hand it to a product in turn.
+
+    Parameters
+    ----------
+    x : array of shape (..., D)
+        What is multiplied.
+    width : int
+        M, channels of the result.
+    op : callable
+        The op; it has to be done by a kernel, since its lines would round in every line.
+
+    Returns
+    -------
+    array of shape (..., M) or None
+        Empty, of 16 bits; None where products shall write float32.
+
+    """
+    half = _half_by_kernels(x)
+    if half is None or op.__name__ not in kernels_in_use():
+        return None
+    return namespace(x).empty((*x.shape[:-1], width), half)
+
+
+def room_back(saved, shape):
+    """Find memory for the gradient that goes into the backward of an op.
+
+    Parameters
+    ----------
+    saved : dict
+        What the op's forward saved, ``y`` among it.
+    shape : tuple of int
+        Of the gradient.
+
+    Returns
+    -------
+    array of shape (...) or None
+        Empty, of 16 bits, if a kernel did the op and gave as many; or None.
+    """
+    y = saved["y"]
+    if not isinstance(saved, Saved) or y.dtype.itemsize != 2:
+        return None
+    return namespace(y).empty(shape, y.dtype)
+
+
+def _half_by_kernels(x):  # the type of 16 bits that products of `x` read, if there are kernels
+    if namespace(x) is np or not kernels_in_use():
+        return None
     half = half_type(product_precision())
-    return otherwise if half is None else xp.empty(x.shape, half)
+    return half if x.dtype in ("float32", half) else None
 
 
 @cache

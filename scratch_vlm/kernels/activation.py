@@ -107,14 +107,13 @@ def backward(dy, slope, *, out=None):
     slope : array of shape (..., M)
         As the forward saved it.
     out : array of shape (..., M), optional
-        Where to write `dx`. Only where it has fewer bits than `dy` is there more to do than the
-        line of the op does.
+        Where to write `dx`; may be `dy`. In float32 the line of the op does as well.
 
     Returns
     -------
     dx : array of shape (..., M)
     """
-    if not can_launch(dy) or out is None or out.dtype == dy.dtype or not _can_hold(out, dy):
+    if not can_launch(dy) or out is None or out.dtype == "float32" or not _can_hold(out, dy):
         return NotImplemented
     alike = (slope.shape, slope.dtype) == (dy.shape, dy.dtype)
     if not alike or not dy.size or not dy.flags.c_contiguous or not slope.flags.c_contiguous:
@@ -133,9 +132,10 @@ def backward(dy, slope, *, out=None):
     return out
 
 
-def _several(width, *arrays):  # numbers at a time: in steps of 16 bytes, if all lie so
-    fits = width % 4 == 0 and all(address(x) % 16 == 0 for x in arrays)
-    return 4 if fits else 1
+def _several(width, *arrays):  # numbers at a time: 16 bytes of the first array, if all lie so
+    aligned = all(address(x) % 16 == 0 for x in arrays)
+    sizes = (16 // arrays[0].itemsize, 4) if aligned else ()
+    return next((several for several in sizes if width % several == 0), 1)
 
 
 def _can_hold(out, x):

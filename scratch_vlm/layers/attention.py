@@ -4,7 +4,7 @@ One head (``heads=1``) is the plain attention of a first lesson; several let a t
 questions at once; fewer heads of keys and values than of queries make grouped-query attention.
 """
 
-from scratch_vlm.backend import as_factor, namespace
+from scratch_vlm.backend import as_factor, namespace, room_back, room_between
 from scratch_vlm.layers.counts import check_counts
 from scratch_vlm.layers.linear import has_bias, linear_backward, linear_forward, linear_init
 from scratch_vlm.layers.norm import NORMS
@@ -128,9 +128,8 @@ def self_attention_forward(
     """
     s = {}
     kv_heads, k, j = _check_tokens(x, p, heads, kv_heads)
-    qkv, s["qkv"] = linear_forward(x, p["qkv"])  # (B, T, (A + G) K + G J)
-    if rotary_base is None and cache is None:  # only products read them
-        qkv = as_factor(qkv)
+    plain = rotary_base is None and cache is None
+    qkv, s["qkv"] = _project(x, p["qkv"], for_products=plain)  # (B, T, (A + G) K + G J)
     s["heads"] = ((heads, k), (kv_heads, k), (kv_heads, j))
     q, k, v = _split(qkv, s["heads"])  # each (B, heads, T, width)
     if rotary_base is not None:
@@ -173,8 +172,7 @@ def self_attention_backward(dy, s, g):
     Queries, keys and values were three products with the same x; side by side in one matrix
     their three gradients add up within one product.
     """
-    dy = linear_backward(dy, s["out"], g["out"])
-    (dy,) = _split(dy, (s["attend"]["y"].shape[1::2],))
+    dy = _project_back(dy, s, g)  # (B, A, T, J)
     dqkv, out = _room(dy.shape[2], s["heads"], s["attend"])
     dq, dk, _ = attend_backward(dy, s["attend"], out=out)
     if "rotary" in s:  # one rotation for both: queries and keys stand at the same positions
@@ -303,9 +301,8 @@ def cross_attention_forward(
     """
     s = {}
     kv_heads, k, j = _check_tokens(x, p, heads, kv_heads)
-    q, s["q"] = linear_forward(x, p["q"])
-    if "q_norm" not in p and kept is None:
-        q = as_factor(q)
+    plain = "q_norm" not in p and kept is None
+    q, s["q"] = _project(x, p["q"], for_products=plain)
     s["heads"] = ((heads, k), (kv_heads, k), (kv_heads, j))
     (q,) = _split(q, s["heads"][:1])  # (B, A, T, K)
     if "q_norm" in p:
@@ -315,9 +312,7 @@ def cross_attention_forward(
         k, v = kept["k"], kept["v"]
     else:
         _check_source(x, z)
-        kv, s["kv"] = linear_forward(z, p["kv"])  # (B, S, G (K + J))
-        if "q_norm" not in p and kept is None:
-            kv = as_factor(kv)
+        kv, s["kv"] = _project(z, p["kv"], for_products=plain)  # (B, S, G (K + J))
         k, v = _split(kv, s["heads"][1:])  # (B, G, S, K) and (B, G, S, J)
         if "q_norm" in p:
             k, s["k_norm"] = NORMS[s["norm"]][1](k, p["k_norm"], eps=eps)
@@ -352,8 +347,7 @@ def cross_attention_backward(dy, s, g):
     ValueError
         If the forward kept the keys and values, or had them from before.
     """
-    dy = linear_backward(dy, s["out"], g["out"])
-    (dy,) = _split(dy, (s["attend"]["y"].shape[1::2],))
+    dy = _project_back(dy, s, g)  # (B, A, T, J)
     asks, *answers = s["heads"]
     dq_tokens, queries = _room(dy.shape[2], [asks], s["attend"])
     dkv_tokens, keys = _room(s["attend"]["k"].shape[-2], answers, s["attend"])
@@ -372,6 +366,23 @@ def _check_source(x, z):
         raise ValueError("z may be None only where its keys and values were kept before")
     if z.ndim != 3 or len(z) != len(x):
         raise ValueError(f"z must be (B, S, E) with the B of x; got x {x.shape} and z {z.shape}")
+
+
+def _project(x, p, *, for_products):
+    # A linear layer; attention's products may be all that reads what comes out.
+    if not for_products:
+        return linear_forward(x, p)
+    room = None if "lora" in p else room_between(x, p["w"].shape[1], attend_forward)
+    y, saved = linear_forward(x, p, out=room)
+    return as_factor(y), saved
+
+
+def _project_back(dy, s, g):
+    # dL/dy of attention, from dL/dy of the linear layer behind it
+    b, a, t, j = s["attend"]["y"].shape
+    room = None if s["out"][-1] is not None else room_back(s["attend"], (b, t, a * j))
+    (dy,) = _split(linear_backward(dy, s["out"], g["out"], out=room), ((a, j),))
+    return dy
 
 
 def _attend_into_tokens(q, k, v, mask, scale, blind):

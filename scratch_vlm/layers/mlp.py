@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from scratch_vlm.backend import factor_room, namespace
+from scratch_vlm.backend import factor_room, namespace, room_between
 from scratch_vlm.layers.linear import has_bias, linear_backward, linear_forward, linear_init
 from scratch_vlm.ops.activations import ACTIVATIONS, activation
 
@@ -100,9 +100,12 @@ def mlp_forward(x, p, *, kind="gelu"):
     mlp_backward : The gradient of this function.
     swiglu_forward : The gated variant.
     """
-    s = {"kind": kind}
-    h, s["fc"] = linear_forward(x, p["fc"])  # (..., M)
-    h, s["act"] = activation(kind)[0](h, out=factor_room(h, otherwise=h))
+    s, bend, room = {"kind": kind}, activation(kind)[0], None
+    if "lora" not in p["fc"] and "lora" not in p["proj"]:  # whose changes are float32
+        room = room_between(x, p["fc"]["w"].shape[1], bend)
+    h, s["fc"] = linear_forward(x, p["fc"], out=room)  # (..., M)
+    h, s["act"] = bend(h, out=factor_room(h, otherwise=h))
+    s["between"] = room is not None
     h, s["proj"] = linear_forward(h, p["proj"])  # (..., E)
     return h, s
 
@@ -123,7 +126,8 @@ def mlp_backward(dy, s, g):
     -------
     dx : array of shape (..., D)
     """
-    dh = linear_backward(dy, s["proj"], g["proj"])
+    room = namespace(dy).empty_like(s["act"]) if s["between"] else None
+    dh = linear_backward(dy, s["proj"], g["proj"], out=room)
     dh = activation(s["kind"])[1](dh, s["act"], out=factor_room(dh, otherwise=dh))
     return linear_backward(dh, s["fc"], g["fc"])
 

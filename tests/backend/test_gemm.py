@@ -8,6 +8,7 @@ from strict.blas import Library, LtLibrary
 from scratch_vlm.backend import cublas, rounded
 from scratch_vlm.backend.cublas import COMPUTE, TYPES, Cublas, CublasError, matmul
 from scratch_vlm.backend.cublaslt import CublasLt
+from scratch_vlm.backend.factors import half_type
 from scratch_vlm.backend.gemm import Layout, Refused, plan
 
 
@@ -93,6 +94,25 @@ def test_a_bias_is_added_where_the_product_ends(multiply, precision, able):
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 if exact else 1e-2)
     assert len(library.calls) == 50 * able and len(multiply.calls) == 50 * (not able)
     assert {call.compute for call in library.calls} <= {COMPUTE["tf32"], COMPUTE["float32"]}
+
+
+@pytest.mark.parametrize("able", [True, False])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_result_of_16_bits_is_the_sum_rounded_once(multiply, precision, able):
+    rng, half = np.random.default_rng(0), half_type(precision)
+    library = LtLibrary(able)
+    multiply.blas.lt = CublasLt(library, 0, 0, cublas.WORKSPACE)
+    a, b, bias = (rng.standard_normal(n).astype("float32") for n in ((40, 30), (30, 20), 20))
+    for added in (None, bias):
+        exact = rounded(a, precision) @ rounded(b, precision)
+        if added is not None:
+            exact = exact + bias.astype(half).astype("float32")
+        found = multiply(a, b, np.empty(exact.shape, half), bias=added, precision=precision)
+        assert found.dtype == half
+        step = 2.0 ** (-8 if precision == "bf16" else -11)
+        roundings = 1 if able or added is None else 2
+        np.testing.assert_allclose(found.astype("float32"), exact, rtol=roundings * step, atol=1e-2)
+    assert len(library.calls) == able and len(multiply.calls) == 2 - able
 
 
 def test_a_bias_that_cublaslt_does_not_take_is_added_after(multiply):

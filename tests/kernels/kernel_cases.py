@@ -132,6 +132,11 @@ def activation_case(
         assert backward(dy, slope, out=place) is place
         twin = backward(_double(dy), _double(slope)).astype(place.dtype)
         yield Compared("dx in fewer bits", place, twin, 1)
+    else:
+        dy = _draw(rng, number, rows, width)
+        twin = _double(dy) * _double(slope)
+        assert getattr(activations, f"{kind}_backward")(dy, slope, out=dy) is dy
+        yield Compared("dx in place", dy, twin)
     if out:
         y, _ = forward(x, out=x)
         assert y is x

@@ -10,17 +10,25 @@ import strict
 from on_strict import StrictModule
 
 from scratch_vlm import kernels
-from scratch_vlm.backend import launch, products_in
+from scratch_vlm.backend import launch, products_in, to_device, to_host
 from scratch_vlm.backend.dispatch import Saved, set_kernels
 from scratch_vlm.backend.graph import WARMUP
 from scratch_vlm.backend.launch import set_compiler
+from scratch_vlm.layers.attention import (
+    self_attention_backward,
+    self_attention_forward,
+    self_attention_init,
+)
 from scratch_vlm.layers.block import BlockConfig
+from scratch_vlm.layers.lora import lora_add
+from scratch_vlm.layers.mlp import mlp_backward, mlp_forward, mlp_init
 from scratch_vlm.models.lm import LMConfig, lm_init, lm_loss_backward, lm_loss_forward
 from scratch_vlm.models.vit import ViTConfig, vit_backward, vit_forward, vit_init
 from scratch_vlm.ops.attend import attend_backward, attend_forward, attention_weights
 from scratch_vlm.ops.losses import cross_entropy_backward, cross_entropy_forward
 from scratch_vlm.training import loop
 from scratch_vlm.training.loop import TrainConfig, train
+from scratch_vlm.tree import leaves, tree_map
 
 CLOSE = {"bf16": 1.5e-2, "fp16": 2e-3}
 VIT = ViTConfig((8, 8, 1), (2, 2), 3, BlockConfig(16, 2, 24), 1)
@@ -94,6 +102,39 @@ def test_a_recorded_step_with_kernels_is_the_same_step(device, tmp_path):
     if device is strict:
         assert {"attention_forward", "attention_dkdv", "attention_dq"} <= run["launched"]
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def between_products(xp, precision, lora):
+    """An attention and an MLP behind it: what they save of 16 bits, and their gradients."""
+    rng = np.random.default_rng(0)
+    p = {"attn": self_attention_init(rng, 16, heads=2), "mlp": mlp_init(rng, 16, 24)}
+    for name, leaf in leaves(p):
+        leaf[...] = rng.standard_normal(leaf.shape) / 4
+    if lora:
+        p = lora_add(rng, p, [(".*", True)], rank=2)
+    p = tree_map(lambda x: to_device(x.astype("float32"), xp), p)
+    x, dy = (to_device(rng.standard_normal((2, 5, 16)).astype("float32"), xp) for _ in range(2))
+    g = tree_map(xp.zeros_like, p)
+    with products_in(precision):
+        h, s_attn = self_attention_forward(x, p["attn"], heads=2)
+        y, s_mlp = mlp_forward(h, p["mlp"], kind="gelu_tanh")
+        dh = mlp_backward(dy, s_mlp, g["mlp"])
+        dx = self_attention_backward(dh, s_attn, g["attn"])
+    found = {"q": s_attn["attend"]["q"], "slope": s_mlp["act"]}
+    return found, {"y": y, "dx": dx, **dict(leaves(g))}
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("lora", [False, True])
+def test_what_stands_between_two_products_has_16_bits(device, precision, lora):
+    saved, found = between_products(device, precision, lora)
+    assert saved["q"].dtype.itemsize == 2
+    assert saved["slope"].dtype.itemsize == (4 if lora else 2)
+    set_kernels({})
+    _, wanted = between_products(np, "float32", lora)
+    for name, x in wanted.items():
+        size = np.abs(x).max()
+        np.testing.assert_allclose(to_host(found[name]), x, rtol=0, atol=CLOSE["bf16"] * size)
 
 
 def test_an_overflow_in_a_backward_lowers_the_scale(device, tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ BUILDS = [
     *(("lowered.cu", "float32", {"OUTPUT": output}) for output in NUMBERS.values()),
     ("activation.cu", "float32", {"OUTPUT": NUMBERS["bfloat16"]}),
     ("activation.cu", "float32", {"AT_A_TIME": 1}),
+    ("activation.cu", "bfloat16", {"AT_A_TIME": 8}),
     ("adamw.cu", "float32", {}),
     *(("embedding.cu", number, {}) for number in NUMBERS),
     *(("contrastive.cu", "float32", {"SLICES": slices}) for slices in (1, 4)),

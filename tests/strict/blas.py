@@ -168,19 +168,22 @@ class LtLibrary:
 
 
 def _multiply_and_add(sizes, a, b, c, bias):
-    _multiply(sizes, a, b, c, 1, 0)
-    _, m, n, _ = sizes
-    _column_major(c, 1, m, n)[...] += _column_major(bias, 1, m, 1)
+    bias = _column_major(bias, 1, sizes[1], 1)
+    _multiply(sizes, a, b, c, 1, 0, bias.astype(_type_of_sums(bias)))
 
 
-def _multiply(sizes, a, b, c, alpha, beta):
+def _multiply(sizes, a, b, c, alpha, beta, bias=0):
     batch, m, n, k = sizes
     x, y, z = (
         _column_major(operand, batch, *shape)
         for operand, shape in ((a, (m, k)), (b, (k, n)), (c, (m, n)))
     )
-    x, y = (_widened(x, z.dtype) for x in (x, y))
-    z[...] = alpha * (x @ y) + (beta * z if beta else 0)
+    x, y = (_widened(x, _type_of_sums(z)) for x in (x, y))
+    z[...] = alpha * (x @ y) + bias + (beta * z if beta else 0)
+
+
+def _type_of_sums(x):
+    return np.dtype("float32") if x.dtype.itemsize == 2 else x.dtype
 
 
 def _column_major(operand, batch, rows, columns):
