@@ -5,8 +5,8 @@
 // operations an exact GELU and its slope take 26 passes over it, all to compute one function of one
 // number. Here the number is fetched once, and y and the slope are written: 3 passes. The bias of
 // the linear layer before, added here, saves the 2 passes of an addition of its own. The backward
-// is one multiplication; NumPy's line for it is as good as a kernel, but where only products read
-// what comes out: y and dx may be written in the 16 bits that those take, half a pass each.
+// is one multiplication; NumPy's line for it is as good as a kernel, but between products of 16
+// bits: x and dy may come in those, and y and dx be written in them, half a pass each.
 #include "common.cuh"
 
 #define ROOT_HALF 0.70710678f
