@@ -3,10 +3,10 @@
 In bf16 and fp16 a product rounds what it multiplies. An array that several products read is
 rounded once; one that nothing but products read need not exist in float32 at all, which halves the
 bytes that cross the memory of a device. Products compute what they did, since what was rounded
-stays as it is when it is rounded again, and what is too large for fp16 stays infinite. Other
-things see rounded numbers, too: the gradient of a bias, which sums the array that products read; the
-scale of attention, which comes after; and an activation by a kernel, which stands between two
-products, its slope, and the biases of products whose result is written in 16 bits.
+stays as it is when it is rounded again, and what is too large for fp16 stays infinite. Other things
+see rounded numbers, too: the gradient of a bias, which sums the array that products read; the scale
+of attention, which comes after; an activation by a kernel, which stands between two products, and
+its slope; and the biases of products whose result is written in 16 bits.
 """
 
 from functools import cache
