@@ -108,7 +108,7 @@ def between_products(xp, precision, lora):
     """An attention and an MLP behind it: what they save of 16 bits, and their gradients."""
     rng = np.random.default_rng(0)
     p = {"attn": self_attention_init(rng, 16, heads=2), "mlp": mlp_init(rng, 16, 24)}
-    for name, leaf in leaves(p):
+    for _, leaf in leaves(p):
         leaf[...] = rng.standard_normal(leaf.shape) / 4
     if lora:
         p = lora_add(rng, p, [(".*", True)], rank=2)
