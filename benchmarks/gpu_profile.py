@@ -7,6 +7,7 @@ must be installed. Each step runs three times before it is watched once.
 """
 
 import argparse
+import importlib
 import os
 import sys
 from collections import defaultdict
@@ -47,7 +48,7 @@ def main(arguments=None):
     # when it is set up again (pytorch/pytorch pull request 112507).
     os.environ.setdefault("TEARDOWN_CUPTI", "0")
     try:
-        import torch.profiler  # noqa: F401
+        importlib.import_module("torch.profiler")
     except ImportError:
         print("there is no profiler: python -m pip install torch", file=sys.stderr)
         return 3

@@ -126,9 +126,8 @@ EQUIVALENT = {
     },
     "_project_back: room = None if s['out'][-1] is not None else "
     "room_back(s['attend'], (b, t, a * j))": OF_DEVICES,
-    "mlp_backward: room = namespace(dy).empty_like(s['act']) if s['between'] else None": (
-        OF_DEVICES
-    ),
+    "mlp_backward: room = namespace(dy).empty_like(s['act']) if s['act'].dtype.itemsize == 2 "
+    "else None": OF_DEVICES,
     "linear_backward: if g['w'] is not FROZEN:": {"if True:": SKIPS},
     "linear_backward: dy = as_factor(dy)": {"dy = dy": ALL_BITS},
     "lora_backward: if g['scale'] is not FROZEN:": {"if True:": SKIPS},

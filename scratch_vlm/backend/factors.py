@@ -95,6 +95,9 @@ def room_between(x, width, op):
     array of shape (..., M) or None
         Empty, of 16 bits; None where products shall write float32.
 
+    See Also
+    --------
+    room_back : For the gradient that comes back.
     """
     half = _half_by_kernels(x)
     if half is None or op.__name__ not in kernels_in_use():

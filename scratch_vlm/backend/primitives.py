@@ -141,7 +141,7 @@ def row_max(x):
     Notes
     -----
     With a number to begin with NumPy takes whole vectors of a row of 64 or 128, and without one it
-    takes one number, vectors, and then a remainder one by one, which is slower by three times.
+    takes one number, vectors, and then a remainder one by one, which is slower.
     """
     xp = namespace(x)
     lowest = xp.finfo(x.dtype).min
@@ -206,7 +206,7 @@ def add_at(target, index, values):
     Notes
     -----
     Of a small table all entries are multiplied, by a one-hot matrix; on the host a larger one gains
-    row after row, half a microsecond each. ``np.add.at`` takes six times as long for rows of 512.
+    row after row, which is faster than ``np.add.at``.
     """
     xp = namespace(target)
     index, values = index.reshape(-1), rows(values)

@@ -92,9 +92,8 @@ def row_by_row(width):
     """Let NumPy combine long rows with one number each, or all with one row, without a detour.
 
     To loop over more numbers at a time NumPy fills a buffer of 8192 with copies of what it
-    broadcasts. That pays for rows of 64; rows of 512 cost twice as much with it as without. It is
-    left out where it is too short for two rows. For narrow rows a shorter one stays in the first
-    cache.
+    broadcasts. That pays for short rows and not for long ones, so it is made too short for two of
+    these, and is left out then. For narrow rows a shorter one stays in the first cache.
 
     Parameters
     ----------

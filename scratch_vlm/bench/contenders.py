@@ -86,14 +86,14 @@ class Contender:
 
     Attributes
     ----------
-    name, library : str
+    name, maker : str
         With precision and `only`, and without.
     clock : callable
         What measures it, see `clock.on_host`.
     """
 
     def __init__(self, name, precision, on_device, cores, only=""):
-        self.library = name
+        self.maker = name
         words = (name, "" if precision == "float32" else precision, only)
         self.name = " ".join(filter(None, words))
         self.precision, self.on_device, self.only = precision, on_device, only

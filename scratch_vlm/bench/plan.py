@@ -95,12 +95,12 @@ def pieces(chosen, found):
     return sorted(every, key=lambda piece: _importance(piece, sizes[piece.subject.family]))
 
 
-def _partner(compiled, others):  # the last of this library that computes alike: a graph, perhaps
+def _partner(compiled, others):  # the last of another maker that computes alike: a graph, perhaps
     alike = [
         one
         for one in others
         if (one.precision, one.on_device) == (compiled.precision, compiled.on_device)
-        and one.library != compiled.library
+        and one.maker != compiled.maker
     ]
     return alike[-1] if alike else others[0]
 

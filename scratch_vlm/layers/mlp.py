@@ -105,7 +105,6 @@ def mlp_forward(x, p, *, kind="gelu"):
         room = room_between(x, p["fc"]["w"].shape[1], bend)
     h, s["fc"] = linear_forward(x, p["fc"], out=room)  # (..., M)
     h, s["act"] = bend(h, out=factor_room(h, otherwise=h))
-    s["between"] = room is not None
     h, s["proj"] = linear_forward(h, p["proj"])  # (..., E)
     return h, s
 
@@ -126,7 +125,7 @@ def mlp_backward(dy, s, g):
     -------
     dx : array of shape (..., D)
     """
-    room = namespace(dy).empty_like(s["act"]) if s["between"] else None
+    room = namespace(dy).empty_like(s["act"]) if s["act"].dtype.itemsize == 2 else None
     dh = linear_backward(dy, s["proj"], g["proj"], out=room)
     dh = activation(s["kind"])[1](dh, s["act"], out=factor_room(dh, otherwise=dh))
     return linear_backward(dh, s["fc"], g["fc"])

@@ -204,7 +204,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_a_graph_cannot_hold_is_an_error(name, xp, graphs):
     if not hasattr(xp, "tape"):
-        pytest.skip("an error inside a capture of CUDA may end the process for others")
+        pytest.skip("an error within a capture can leave CUDA unusable for all tests after it")
     recorded = graphs.recorded(lambda x: REFUSED[name](xp, x))
     with pytest.raises(GraphError, match=r"no graph can hold this, .*: .* while a graph"):
         for x in batches(xp):
@@ -231,7 +231,7 @@ def test_ctrl_c_ends_the_recording(late, xp, graphs, monkeypatch):
 
 def test_the_stand_in_refuses_what_the_graph_is_there_to_avoid(xp):
     if not hasattr(xp, "tape"):
-        pytest.skip("is about the stand-in")
+        pytest.skip("asks what the stand-in refuses; CUDA refuses by itself")
     x, stream = xp.ones((2, 2), "float32"), xp.cuda.Stream(non_blocking=True)
     for mistake, said in (
         (lambda: x + 1, "outside of the graph's own pool"),
@@ -246,7 +246,7 @@ def test_the_stand_in_refuses_what_the_graph_is_there_to_avoid(xp):
 
 def test_memory_between_replays_belongs_to_others(xp, graphs):
     if not hasattr(xp, "tape"):
-        pytest.skip("on a GPU it is as it comes")
+        pytest.skip("what a GPU leaves in freed memory cannot be foretold; the stand-in puts NaN")
     kept = {}
 
     def function(x):
@@ -277,7 +277,7 @@ def test_a_pool_that_gives_back_what_it_can_keeps_the_memory_of_graphs(xp, graph
 def small_device(xp, monkeypatch):
     """Limit the memory of graphs, to so many numbers more than there are."""
     if not hasattr(xp, "tape"):
-        pytest.skip("a GPU has more memory than a test should fill")
+        pytest.skip("a test cannot fill a GPU that others may use; the stand-in can be made small")
 
     def limit(numbers):
         memory = xp.cuda.Memory

@@ -137,8 +137,11 @@ def test_memory_that_others_keep_is_given_back_before_giving_up(enough, tmp_path
     found = [Ours(np), Crowded(enough)]
     monkeypatch.setattr(run, "contenders", lambda backend, cores: (found, {}))
     monkeypatch.setattr(run, "raise_ceilings", lambda ceilings, found: ceilings.update(ONE_CORE))
-    free = lambda: setattr(found[1], "free_again", found[1].failed)  # noqa: E731
-    monkeypatch.setattr(found[0], "rest", free)
+
+    def rest():
+        found[1].free_again = found[1].failed
+
+    monkeypatch.setattr(found[0], "rest", rest)
     report = run_bench(tmp_path, only=["RMS"])
     names = [sorted(entry["times"]) for entry in report["results"]]
     assert names == ([["numpy", "other"]] * 2 if enough else [])
@@ -183,7 +186,7 @@ class Compiled(Strange):
 
     def __init__(self):
         super().__init__("torch compiled", lambda work: work)
-        self.library, self.only = "torch", "compiled"
+        self.maker, self.only = "torch", "compiled"
 
 
 def test_what_targets_speak_of_comes_first_then_each_op_once_and_what_is_compiled_last(monkeypatch):
@@ -216,7 +219,7 @@ def test_few_of_whom_targets_speak_come_before_everybody(tmp_path, monkeypatch):
     subject = replace(next(one for one in SMALL if one.family == "CLIP"), compiled=("float32",))
     monkeypatch.setattr(run, "subjects", lambda quick: [subject])
     found = [Ours(np), *(Strange(name, lambda work: work) for name in ("other", "torch"))]
-    found[2].library = "torch"
+    found[2].maker = "torch"
     found.append(Compiled())
     monkeypatch.setattr(run, "contenders", lambda *_, **__: (found, {}))
     order = [(piece.part, [one.name for one in piece.who]) for piece in pieces([subject], found)]

@@ -77,6 +77,24 @@ def test_files_begin_with_the_passes_that_were_counted(roofline):
             assert round(RESULT["ops"][name]["without"] / one) in said, (file, name, said)
 
 
+def test_what_16_bits_between_products_save_follows_from_sizes_and_a_measured_speed():
+    # bytes of a channel: to write and read float32, and to round it, less 16 bits written
+    rounded_after = (4 + 4 + 2) - 2
+    activated = 3 * (4 - 2)  # written, read, and beside it the slope written, or read
+    said = {"qkv": 3 * rounded_after, "hidden": 4 * activated, "dy": rounded_after}
+    total = said["qkv"] + 2 * said["hidden"] + said["dy"]
+    assert (said["qkv"], said["hidden"], said["dy"], total) == (24, 24, 8, 80)
+    assert "80 bytes more for each channel" in PAGE and "(24 each for" in PAGE
+    assert "hidden layer, and for its gradient, 8 for the" in PAGE
+    moved = total * 768 * 12 * 128 * (1 + (224 // 16) ** 2)
+    bench = ROOT / "benchmarks/results/gpu-2026-11-26/bench.json"
+    ceiling = json.loads(bench.read_text(encoding="utf-8"))["ceilings"]["GPU bf16"]
+    fastest = max(speed for _, speed in ceiling["bytes"])
+    assert (
+        f"{moved / 1e9:.0f} GB, which copies on an H200 take {1e3 * moved / fastest:.1f} ms" in PAGE
+    )
+
+
 def test_every_file_is_on_the_page_and_names_its_twin():
     for path in FOLDER.glob("*.cu"):
         assert f"(../scratch_vlm/kernels/{path.name})" in PAGE
